@@ -1,0 +1,61 @@
+"""Installs the package micro_diffusion, its bundled weights and the command `micro-diffusion`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+# mosaicml 0.32.1 needs torch below 2.7.1; the other bounds spare pip its search through hundreds of combinations.
+requirements = [
+    "torch>=2.6,<2.7.1",
+    "torchvision>=0.21,<0.22.1",
+    "numpy>=1.26,<3",
+    "mosaicml==0.32.1",
+    "mosaicml-streaming==0.13.0",
+    "diffusers>=0.33,<0.40",
+    "open_clip_torch>=3.2,<4",
+    "transformers>=4.53,<5",
+    "huggingface_hub>=0.30,<1",
+    "hydra-core>=1.3.2,<1.4",
+    "omegaconf>=2.3,<2.4",
+    "safetensors>=0.5,<1",
+    "einops>=0.8,<1",
+    "pillow>=10,<13",
+    "tqdm>=4.66,<5",
+    "tensorboard>=2.18,<3",
+]
+
+test = [
+    "pytest>=8,<10",
+    "hypothesis>=6.100,<7",
+    "ruff>=0.12,<1",
+    "pyright[nodejs]>=1.1.400,<2",
+    "setuptools>=77",
+    "wheel>=0.45",
+]
+
+extras = {
+    "test": test,
+    "dev": [*test, "pre-commit>=4,<5", "uv>=0.7"],
+    "wandb": ["wandb>=0.19,<1"],
+    "t5": ["sentencepiece>=0.2,<1"],
+    "eval": ["torch-fidelity>=0.3,<1"],
+}
+
+setup(
+    name="micro_diffusion",
+    version="0.1.0",
+    description="Text-to-image diffusion models trained from scratch on a small budget",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["micro_diffusion", "micro_diffusion.*"]),
+    package_data={"micro_diffusion.bundled": [f"**/*.{ending}" for ending in ("safetensors", "json", "yaml", "md")]},
+    include_package_data=False,
+    install_requires=requirements,
+    extras_require=extras,
+    entry_points={"console_scripts": ["micro-diffusion=micro_diffusion.cli:main"]},
+)
