@@ -1,0 +1,1 @@
+"""Text encoders: captions in, per-token features out."""

@@ -1,0 +1,83 @@
+"""A text encoder without weights: hashed words with their two predecessors, for experiments on a small machine.
+
+Legend: B captions, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from micro_diffusion.batch import TextCondition
+from micro_diffusion.text.truncation import warn_of_cut
+
+_WORD = re.compile(r"[^\W_]+")
+_START, _END = "<start>", "<end>"  # no word of a caption contains "<"
+_POSITION_AMPLITUDE = 0.5
+
+
+class TinyTextEncoder:
+    """Every word is a fixed random vector of signs; a token is its word and the two words before it.
+
+    The window of three words binds neighbours ("small red circle") without any attention or training. All entries
+    have about unit variance. The same caption gives the same features on every machine and in every version of the
+    libraries: the signs are the bits of a cryptographic hash, not draws of a random generator.
+
+    Args:
+        dim: D, a multiple of 3; a third for each word of the window.
+        max_length: L, tokens of a caption, end-of-text included.
+    """
+
+    def __init__(self, *, dim: int = 192, max_length: int = 24) -> None:
+        if dim < 3 or dim % 3:
+            raise ValueError(f"dim of the tiny text encoder is {dim}; set it to a positive multiple of 3")
+        if max_length < 1:
+            raise ValueError(f"max_length of the tiny text encoder is {max_length}; set it to at least 1")
+        self.name = f"tiny-{dim}"
+        self.dim = dim
+        self.max_length = max_length
+        self._positions = _POSITION_AMPLITUDE * sinusoids(max_length, dim)
+
+    def encode(self, captions: Sequence[str]) -> TextCondition:
+        """B captions -> tokens (B, L, D), zero after end-of-text, and mask (B, L)."""
+        tokens = torch.zeros(len(captions), self.max_length, self.dim)
+        mask = torch.zeros(len(captions), self.max_length, dtype=torch.bool)
+        for row, caption in enumerate(captions):
+            features = self._features(self._words(caption))
+            tokens[row, : len(features)] = features
+            mask[row, : len(features)] = True
+        return TextCondition(tokens, mask)
+
+    def _words(self, caption: str) -> list[str]:
+        """Lower-cased words of the caption that fit before end-of-text."""
+        words = _WORD.findall(caption.lower())
+        fitting = self.max_length - 1
+        if len(words) > fitting:
+            warn_of_cut(caption, " ".join(words[fitting:]), self.max_length)
+        return words[:fitting]
+
+    def _features(self, words: list[str]) -> Tensor:
+        """N words -> (N + 1, D), the last row for end-of-text."""
+        signs = torch.stack([word_signs(word, self.dim // 3) for word in (_START, _START, *words, _END)])
+        window = torch.cat([signs[2:], signs[1:-1], signs[:-2]], dim=1)
+        return (window + self._positions[: len(window)]) / math.sqrt(1 + _POSITION_AMPLITUDE**2 / 2)
+
+
+@lru_cache(maxsize=65536)
+def word_signs(word: str, size: int) -> Tensor:
+    """The first `size` bits of SHAKE-256 of the word, as a float vector (size,) of -1 and +1."""
+    digest = hashlib.shake_256(word.encode()).digest(math.ceil(size / 8))
+    return torch.tensor([1.0 if digest[bit // 8] >> bit % 8 & 1 else -1.0 for bit in range(size)])
+
+
+def sinusoids(length: int, size: int) -> Tensor:
+    """Sine and cosine of the position at geometrically falling frequencies (Vaswani et al. 2017) -> (length, size)."""
+    half = math.ceil(size / 2)
+    angles = torch.arange(length)[:, None] * torch.logspace(0, -3, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]

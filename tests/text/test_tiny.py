@@ -1,0 +1,57 @@
+"""The tiny text encoder: deterministic, order-aware, of unit variance, and honest about cuts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from micro_diffusion.text.encoder import TextEncoder
+from micro_diffusion.text.tiny import TinyTextEncoder, word_signs
+
+
+def test_is_a_text_encoder():
+    assert isinstance(TinyTextEncoder(), TextEncoder)
+
+
+def test_features_never_change():
+    """Features are stored beside latents, so a word's vector must be the same for ever."""
+    assert word_signs("red", 8).tolist() == [-1, -1, -1, 1, -1, -1, 1, -1]
+
+
+def test_padding_is_zero_and_mask_ends_with_end_of_text():
+    text = TinyTextEncoder(max_length=6).encode(["a red circle", ""])
+    assert text.mask is not None
+    assert text.mask.sum(dim=1).tolist() == [4, 1]
+    assert text.tokens[~text.mask].abs().sum() == 0
+    assert (text.tokens[text.mask].abs().sum(dim=1) > 0).all()
+
+
+def test_case_and_punctuation_do_not_matter_but_order_does():
+    encoder = TinyTextEncoder()
+    plain, shouted, swapped = encoder.encode(["a red circle", "A RED, circle!", "a circle red"]).tokens
+    assert torch.equal(plain, shouted)
+    assert not torch.allclose(plain, swapped)
+
+
+def test_a_token_knows_its_two_predecessors():
+    tokens = TinyTextEncoder().encode(["small red circle here", "large red circle here"]).tokens
+    differs = (tokens[0] - tokens[1]).abs().sum(dim=1) > 0
+    assert differs[:5].tolist() == [True, True, True, False, False]
+
+
+def test_entries_have_unit_variance():
+    text = TinyTextEncoder().encode([f"word{i} another{i} third{i}" for i in range(200)])
+    assert text.tokens[text.mask].square().mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_a_long_caption_is_cut_with_a_warning_naming_the_words():
+    encoder = TinyTextEncoder(max_length=3)
+    with pytest.warns(UserWarning, match="'circle here'"):
+        text = encoder.encode(["a red circle here"])
+    assert torch.equal(text.tokens, encoder.encode(["a red"]).tokens)
+
+
+@pytest.mark.parametrize("bad", [{"dim": 100}, {"dim": 0}, {"max_length": 0}])
+def test_bad_sizes_are_refused(bad):
+    with pytest.raises(ValueError, match=f"is {next(iter(bad.values()))}; set it to"):
+        TinyTextEncoder(**bad)
