@@ -1,0 +1,1 @@
+"""Captioned pictures to a streaming loader of latents."""
