@@ -1,0 +1,35 @@
+"""What every autoencoder offers. Legend: B pictures, C latent channels, f downsampling factor."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """Pictures to latents of about unit variance, and back; frozen when used by a diffusion model.
+
+    Attributes:
+        name: says which weights these are; stored beside the latents that they made.
+        channels: C, latent channels.
+        downsampling: f; a latent is H/f × W/f.
+    """
+
+    name: str
+    channels: int
+    downsampling: int
+
+    def encode(self, images: Tensor, *, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H/f, W/f), shifted and scaled: (z - shift) * scaling.
+
+        sample: draw from the posterior (with `generator`) rather than take its mean.
+        Raises ValueError when H or W is no multiple of f.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) as made by `encode` -> (B, 3, h*f, w*f), clamped to [-1, 1]."""
+        ...

@@ -1,0 +1,1 @@
+"""Networks that predict; they know nothing of noise schedules."""

@@ -1,0 +1,64 @@
+"""Multi-head attention with normalised queries and keys.
+
+Legend: B batch, T query tokens, L caption tokens, D model width, A attention width (heads · head_dim).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+class SelfAttention(nn.Module):
+    """Self-attention whose width may be narrower than the model (layer-wise scaling); no biases.
+
+    Queries and keys pass a parameter-free LayerNorm over the whole attention width before the heads are split.
+    """
+
+    def __init__(self, dim: int, *, attention_dim: int, head_dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.head_dim, self.eps = head_dim, eps
+        self.qkv = nn.Linear(dim, 3 * attention_dim, bias=False)
+        self.out = nn.Linear(attention_dim, dim, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) bool of rows that may be attended to, or None -> (B, T, D)."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out(attend(normalize(q, self.eps), normalize(k, self.eps), v, self.head_dim, mask))
+
+
+class CrossAttention(nn.Module):
+    """Attention of patches to caption tokens, at full width; no biases."""
+
+    def __init__(self, dim: int, *, head_dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.head_dim, self.eps = head_dim, eps
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, caption: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B, L, D), mask (B, L) bool or None -> (B, T, D)."""
+        q = normalize(self.q(x), self.eps)
+        k, v = self.kv(caption).chunk(2, dim=-1)
+        return self.out(attend(q, normalize(k, self.eps), v, self.head_dim, mask))
+
+
+def normalize(x: Tensor, eps: float) -> Tensor:
+    """LayerNorm without parameters over the last axis, in x's own dtype."""
+    return functional.layer_norm(x, x.shape[-1:], eps=eps).to(x.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None = None) -> Tensor:
+    """(B, T, A), (B, L, A), (B, L, A), mask (B, L) -> (B, T, A): softmax(q·kᵀ/√head_dim)·v, head by head."""
+    q, k, v = (y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in (q, k, v))
+    rows = None if mask is None else mask[:, None, None, :]
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+        # The CPU's flash kernel in bf16 is slower than the plain products.
+        with sdpa_kernel(SDPBackend.MATH):
+            y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+    else:
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+    return y.transpose(1, 2).flatten(2)

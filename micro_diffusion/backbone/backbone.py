@@ -1,0 +1,47 @@
+"""What every backbone offers. Legend: B batch, C latent channels, T patches, K kept patches."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict, runtime_checkable
+
+from torch import Tensor, nn
+
+from micro_diffusion.batch import TextCondition
+
+
+class ParameterGroup(TypedDict):
+    """Parameters that share a treatment by the optimizer.
+
+    name: for logs. lr_scale: factor on the base learning rate (0.5 for experts). decay: whether weight decay applies.
+    matrices: true where every parameter is a hidden layer's weight matrix (or stack of them), fit for Muon.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    lr_scale: float
+    decay: bool
+    matrices: bool
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network that maps (noisy latents, noise level, captions) to a prediction of the latents' shape.
+
+    Attributes:
+        in_channels: C. patch_size: p, side of a patch in latent cells. caption_dim: width of a caption feature.
+    """
+
+    in_channels: int
+    patch_size: int
+    caption_dim: int
+
+    def __call__(self, x: Tensor, level: Tensor, text: TextCondition, keep: Tensor | None = None) -> Tensor:
+        """x (B, C, h, w), level (B,), keep (B, K) indices of visible patches or None -> (B, C, h, w).
+
+        With `keep`, patches that are not kept come back as zeros. Patches are numbered row by row.
+        """
+        ...
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every trainable parameter, exactly once."""
+        ...

@@ -1,0 +1,116 @@
+"""The transformer block of patch mixer and backbone, and the caption's block.
+
+Legend: B batch, T patches, L caption tokens, D width, c the conditioning vector (noise level and pooled caption).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
+from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
+
+
+class BlockShape(NamedTuple):
+    """Widths of one block, after layer-wise scaling (Mehta et al. 2024, arXiv 2404.14619).
+
+    dim: D. conditioning_dim: width of c. attention_dim: heads · head_dim. hidden: of the feed-forward layer.
+    experts: 0 for a dense SwiGLU. convolution: a 3×3 depth-wise convolution over the patch grid before the
+    feed-forward layer (as in LocalViT, arXiv 2104.05707); needs every patch.
+    """
+
+    dim: int
+    conditioning_dim: int
+    attention_dim: int
+    hidden: int
+    head_dim: int
+    experts: int = 0
+    expert_capacity: float = 1.0
+    convolution: bool = False
+    eps: float = 1e-6
+
+
+class Block(nn.Module):
+    """x + gate·attention(mod(norm1 x)), + cross(norm2 x, caption), + gate·ffn(mod(norm3 x))."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        dim, eps = shape.dim, shape.eps
+        self.norm1 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.attention = SelfAttention(dim, attention_dim=shape.attention_dim, head_dim=shape.head_dim, eps=eps)
+        self.norm2 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.cross_attention = CrossAttention(dim, head_dim=shape.head_dim, eps=eps)
+        self.norm3 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.convolution = GridConvolution(dim) if shape.convolution else None
+        self.ffn = (
+            ExpertChoice(dim, shape.hidden, experts=shape.experts, capacity=shape.expert_capacity)
+            if shape.experts
+            else SwiGLU(dim, shape.hidden)
+        )
+        self.modulation = nn.Linear(shape.conditioning_dim, 6 * dim)
+
+    def forward(
+        self, x: Tensor, c: Tensor, caption: Tensor, mask: Tensor | None = None, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """x (B, T, D), c (B, ·) after its GELU, caption (B, L, D), mask (B, L), grid (rows, columns) -> (B, T, D)."""
+        shift1, scale1, gate1, shift3, scale3, gate3 = self.modulation(c)[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        x = x + self.cross_attention(self.norm2(x), caption, mask)
+        y = modulate(self.norm3(x), shift3, scale3)
+        if self.convolution is not None:
+            y = self.convolution(y, grid)
+        return x + gate3 * self.ffn(y)
+
+    def initialize(self, depth: int) -> None:
+        """Zero modulation, and the last projections shrunk with the block's index (0-based `depth`)."""
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        last = self.ffn.w2 if isinstance(self.ffn, ExpertChoice) else self.ffn.w3.weight
+        for weight in (self.attention.out.weight, self.cross_attention.out.weight, last):
+            nn.init.trunc_normal_(weight, std=0.02 / math.sqrt(2 * (depth + 1)))
+
+
+class CaptionBlock(nn.Module):
+    """One self-attention and SwiGLU block over the caption's tokens."""
+
+    def __init__(self, dim: int, *, hidden: int, head_dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.attention = SelfAttention(dim, attention_dim=dim, head_dim=head_dim, eps=eps)
+        self.norm2 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.ffn = SwiGLU(dim, hidden)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D), mask (B, L) -> (B, L, D)."""
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.ffn(self.norm2(x))
+
+    def initialize(self) -> None:
+        """The block begins as the identity."""
+        nn.init.zeros_(self.attention.out.weight)
+        nn.init.zeros_(self.ffn.w3.weight)
+
+
+class GridConvolution(nn.Module):
+    """x + depth-wise 3×3 convolution of x over the patch grid; begins as the identity."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim, 1, 3, 3))
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """(B, rows·columns, D) -> the same shape."""
+        if grid is None:
+            raise ValueError("a block with a convolution needs the whole patch grid; use it in the patch mixer only")
+        image = x.transpose(1, 2).unflatten(2, grid)
+        return x + functional.conv2d(image, self.weight, padding=1, groups=x.shape[2]).flatten(2).transpose(1, 2)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x·(1 + scale) + shift (adaptive layer norm; Peebles & Xie 2023, arXiv 2212.09748)."""
+    return x * (1 + scale) + shift

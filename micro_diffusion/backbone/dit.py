@@ -1,0 +1,267 @@
+"""The sparse diffusion transformer: patch mixer, masked patches, layer-wise scaled blocks, expert-choice experts.
+
+Sehwag et al. 2024, "Stretching Each Dollar", arXiv 2407.15811.
+Legend: B batch, C latent channels, h w latent cells, p patch side, T patches, K kept patches, D width, L caption tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
+from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.backbone.block import Block, BlockShape, CaptionBlock, modulate
+from micro_diffusion.backbone.embedding import GeluMlp, NoiseEmbedding, patchify, sincos_positions, unpatchify
+from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
+from micro_diffusion.backbone.masking import keep_tokens, restore_tokens
+from micro_diffusion.batch import TextCondition
+
+
+class EncodedCaption(NamedTuple):
+    """tokens: (B, L, D) after the caption block. mask: (B, L) or None. pooled: (B, D)."""
+
+    tokens: Tensor
+    mask: Tensor | None
+    pooled: Tensor
+
+
+class SparseDiT(nn.Module):
+    """Maps (noisy latents, noise level, caption) to a prediction of the latents' shape.
+
+    Args:
+        input_size: latent cells along a side, or (height, width).
+        in_channels: C.
+        patch_size: p.
+        dim: D, a multiple of head_dim and of 4.
+        depth: blocks of the backbone.
+        head_dim: width of an attention head.
+        caption_dim: width of a caption token's feature.
+        qkv_ratio: attention width over D; two values are spread evenly over depth, otherwise one value a block.
+        mlp_ratio: hidden width over D of the feed-forward layers, likewise.
+        multiple_of: hidden widths are rounded up to a multiple of it.
+        mixer_depth: blocks of the patch mixer, which sees every patch; 0 for none.
+        mixer_dim: width of the patch mixer.
+        mixer_qkv_ratio: attention width over mixer_dim.
+        mixer_mlp_ratio: hidden width over mixer_dim.
+        mixer_convolution: a depth-wise 3×3 convolution before each feed-forward layer of the mixer.
+        experts: number of experts in a sparse block; 0 for dense blocks only.
+        expert_capacity: experts that take a token on average.
+        experts_every: every how many blocks one is sparse (never the last block of the backbone).
+        position_scale: grid positions are divided by it; see `sincos_positions`.
+        use_caption_mask: attend to a caption's own rows only. The released weights were trained without.
+        norm_eps: epsilon of every LayerNorm.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int | Sequence[int],
+        in_channels: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        head_dim: int,
+        caption_dim: int,
+        qkv_ratio: Sequence[float] = (0.5, 1.0),
+        mlp_ratio: Sequence[float] = (0.5, 4.0),
+        multiple_of: int = 256,
+        mixer_depth: int = 4,
+        mixer_dim: int = 512,
+        mixer_qkv_ratio: float = 1.0,
+        mixer_mlp_ratio: float = 4.0,
+        mixer_convolution: bool = False,
+        experts: int = 8,
+        expert_capacity: float = 2.0,
+        experts_every: int = 2,
+        position_scale: float = 1.0,
+        use_caption_mask: bool = False,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
+        self.dim, self.use_caption_mask = dim, use_caption_mask
+        for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
+            if width % head_dim:
+                raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")
+
+        def block(width: int, qkv: float, mlp: float, sparse: bool, convolution: bool = False) -> Block:
+            hidden = mlp * width if sparse else 2 * mlp * width / 3
+            return Block(
+                BlockShape(
+                    dim=width,
+                    conditioning_dim=dim,
+                    attention_dim=_round_up(qkv * width, 2 * head_dim if qkv < 1 else head_dim),
+                    hidden=_round_up(hidden, multiple_of),
+                    head_dim=head_dim,
+                    experts=experts if sparse else 0,
+                    expert_capacity=expert_capacity,
+                    convolution=convolution,
+                    eps=norm_eps,
+                )
+            )
+
+        def sparse(index: int) -> bool:
+            return experts > 0 and (index + 1) % experts_every == 0
+
+        self.patch_embedding = nn.Linear(patch_size**2 * in_channels, dim)
+        self.noise_embedding = NoiseEmbedding(dim)
+        self.caption_embedding = GeluMlp(caption_dim, dim, normalize=True, eps=norm_eps)
+        caption_hidden = _round_up(2 * 4 * dim / 3, multiple_of)
+        self.caption_block = CaptionBlock(dim, hidden=caption_hidden, head_dim=head_dim, eps=norm_eps)
+        self.pooled_embedding = GeluMlp(dim, dim, normalize=True, eps=norm_eps)
+
+        mixer_dim = mixer_dim if mixer_depth else dim
+        self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
+        self.mixer = nn.ModuleList(
+            block(mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, sparse(i), mixer_convolution) for i in range(mixer_depth)
+        )
+        self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
+
+        ratios = zip(_over_depth(qkv_ratio, depth, "qkv_ratio"), _over_depth(mlp_ratio, depth, "mlp_ratio"), strict=True)
+        self.blocks = nn.ModuleList(
+            block(dim, qkv, mlp, sparse(i) and i < depth - 1) for i, (qkv, mlp) in enumerate(ratios)
+        )
+        self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
+        self.final_modulation = nn.Linear(dim, 2 * dim)
+        self.final = nn.Linear(dim, patch_size**2 * in_channels)
+
+        self.resize(input_size, position_scale)
+        self._initialize()
+
+    def resize(self, input_size: int | Sequence[int], position_scale: float) -> None:
+        """Build the positions for latents of `input_size` cells (a side, or height and width); no weight changes.
+
+        Raises ValueError when the size is no multiple of the patch.
+        """
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        patch = self.patch_size
+        if height % patch or width % patch:
+            raise ValueError(f"input_size {height}×{width} is no multiple of patch_size={patch}; choose multiples")
+        self.input_size, self.grid = (height, width), (height // patch, width // patch)
+        positions = sincos_positions(*self.grid, self.dim, position_scale)
+        self.register_buffer("positions", positions.to(self.patch_embedding.weight.device), persistent=False)
+
+    @property
+    def patches(self) -> int:
+        """T, patches of a picture."""
+        return self.grid[0] * self.grid[1]
+
+    def encode_caption(self, text: TextCondition) -> EncodedCaption:
+        """Everything that depends on the caption alone; a sampling run needs it once."""
+        if text.tokens.shape[-1] != self.caption_dim:
+            raise ValueError(
+                f"captions have features of width {text.tokens.shape[-1]}, but the network was built for "
+                f"{self.caption_dim}; set backbone.caption_dim={text.tokens.shape[-1]} or choose the text encoder it was built for"
+            )
+        mask = text.mask if self.use_caption_mask else None
+        tokens = self.caption_block(self.caption_embedding(text.tokens), mask)
+        if mask is None:
+            pooled = tokens.mean(dim=1)
+        else:
+            weight = mask.to(tokens.dtype)
+            pooled = torch.einsum("bld,bl->bd", tokens, weight / weight.sum(dim=1, keepdim=True))
+        return EncodedCaption(tokens, mask, self.pooled_embedding(pooled))
+
+    def forward(
+        self, x: Tensor, level: Tensor, text: TextCondition | EncodedCaption, keep: Tensor | None = None
+    ) -> Tensor:
+        """x (B, C, h, w), level (B,), text, keep (B, K) indices of visible patches or None -> (B, C, h, w).
+
+        With `keep`, patches that are not kept come back as zeros.
+        Raises ValueError when x does not have the channels and the size that the network was built for.
+        """
+        if x.shape[1:] != (self.in_channels, *self.input_size):
+            raise ValueError(
+                f"latents are {tuple(x.shape[1:])} (channels, height, width), but the network was built for "
+                f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
+            )
+        caption = text if isinstance(text, EncodedCaption) else self.encode_caption(text)
+        c = functional.gelu(self.noise_embedding(level) + caption.pooled, approximate="tanh")
+        tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
+
+        tokens, mixer_caption = self.mixer_in(tokens), self.mixer_caption(caption.tokens)
+        for block in self.mixer:
+            tokens = block(tokens, c, mixer_caption, caption.mask, self.grid)
+        if keep is not None:
+            tokens = keep_tokens(tokens, keep)
+        tokens = self.mixer_out(tokens)
+        for block in self.blocks:
+            tokens = block(tokens, c, caption.tokens, caption.mask)
+
+        shift, scale = self.final_modulation(c)[:, None].chunk(2, dim=-1)
+        patches = self.final(modulate(self.final_norm(tokens), shift, scale))
+        if keep is not None:
+            patches = restore_tokens(patches, keep, self.patches)
+        return unpatchify(patches, self.patch_size, *self.input_size)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Hidden matrices, experts at half the learning rate, other matrices, and vectors without weight decay."""
+        experts = [p for m in self.modules() if isinstance(m, ExpertChoice) for p in (m.w1, m.w2)]
+        layers = [m for m in self.modules() if isinstance(m, SelfAttention | CrossAttention | SwiGLU)]
+        matrices = [p for layer in layers for p in layer.parameters()]
+        named = {id(p) for p in (*experts, *matrices)}
+        rest = [p for p in self.parameters() if id(p) not in named]
+        groups: list[ParameterGroup] = [
+            {"name": "matrices", "parameters": matrices, "lr_scale": 1.0, "decay": True, "matrices": True},
+            {"name": "experts", "parameters": experts, "lr_scale": 0.5, "decay": True, "matrices": True},
+            {
+                "name": "embeddings",
+                "parameters": [p for p in rest if p.ndim == 2],
+                "lr_scale": 1.0,
+                "decay": True,
+                "matrices": False,
+            },
+            {
+                "name": "vectors",
+                "parameters": [p for p in rest if p.ndim != 2],
+                "lr_scale": 1.0,
+                "decay": False,
+                "matrices": False,
+            },
+        ]
+        return [group for group in groups if group["parameters"]]
+
+    def _initialize(self) -> None:
+        """Xavier for linear layers, small noise MLP, zero modulation and output, shrunk last projections."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for layer in (self.noise_embedding.fc1, self.noise_embedding.fc2):
+            nn.init.normal_(layer.weight, std=0.02)
+        for stack in (self.mixer, self.blocks):
+            for depth, block in enumerate(stack):
+                block.initialize(depth)
+        self.caption_block.initialize()
+        for layer in (self.final_modulation, self.final):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def _round_up(value: float, multiple: int) -> int:
+    """The smallest multiple that is no less than the whole part of value."""
+    return math.ceil(int(value) / multiple) * multiple
+
+
+def _over_depth(ratios: Sequence[float], depth: int, name: str) -> list[float]:
+    """Two values are spread evenly over depth; otherwise there is one for each block."""
+    if len(ratios) == 2:
+        first, last = ratios
+        return [first + (last - first) * i / max(depth - 1, 1) for i in range(depth)]
+    if len(ratios) != depth:
+        raise ValueError(f"{name} has {len(ratios)} values for {depth} blocks; give two, or one for each block")
+    return list(ratios)
+
+
+def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:
+    """LayerNorm and a linear map between the widths of backbone and mixer; nothing where they agree."""
+    if dim_in == dim_out:
+        return nn.Identity()
+    return nn.Sequential(nn.LayerNorm(dim_in, eps=eps, bias=False), nn.Linear(dim_in, dim_out, bias=False))

@@ -1,0 +1,90 @@
+"""What enters the transformer: patches, their positions, the noise level and the caption.
+
+Legend: B batch, C latent channels, h w latent cells, p patch side, T patches, D width, L caption tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class GeluMlp(nn.Module):
+    """fc1 → GELU (tanh form) → optional LayerNorm → fc2, with biases; for noise levels and captions."""
+
+    def __init__(self, in_dim: int, dim: int, *, normalize: bool, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=eps, bias=False) if normalize else nn.Identity()
+        self.fc2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) -> (..., dim)."""
+        return self.fc2(self.norm(functional.gelu(self.fc1(x), approximate="tanh")))
+
+
+class NoiseEmbedding(GeluMlp):
+    """A noise level as seen by the network (c_noise, any real number) to a vector of width D."""
+
+    features = 512
+    max_period = 10_000.0
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(self.features, dim, normalize=False)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B,) -> (B, D)."""
+        return super().forward(sinusoidal_features(level, self.features, self.max_period).to(self.fc1.weight.dtype))
+
+
+def sinusoidal_features(level: Tensor, features: int, max_period: float) -> Tensor:
+    """(B,) -> (B, features): cos then sin of level·exp(−ln(max_period)·i/half) (Vaswani et al. 2017, §3.5)."""
+    half = features // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=level.device) / half)
+    angles = level.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """(B, C, h, w) -> (B, T, p·p·C): patches row by row, each ordered (row, column, channel).
+
+    Raises ValueError when h or w is no multiple of p.
+    """
+    batch, channels, height, width = x.shape
+    if height % patch or width % patch:
+        raise ValueError(f"latents of {height}×{width} cells cannot be cut into patches of {patch}; choose multiples")
+    x = x.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """(B, T, p·p·C) -> (B, C, h, w); the inverse of `patchify`."""
+    batch, _, features = tokens.shape
+    channels = features // patch**2
+    tokens = tokens.reshape(batch, height // patch, width // patch, patch, patch, channels)
+    return tokens.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+
+
+def sincos_positions(rows: int, columns: int, dim: int, scale: float) -> Tensor:
+    """Fixed 2-D positions -> (rows·columns, dim); the column (width) axis fills the first half of the vector.
+
+    scale: a grid index is divided by it: 1 where training begins, 2 at twice the resolution, so that a picture's
+    content keeps its positions.
+    Raises ValueError when dim is no multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"the network's width {dim} must be a multiple of 4 for two-dimensional positions")
+    row_code = _axis_code(torch.arange(rows, dtype=torch.float64) / scale, dim // 2)
+    column_code = _axis_code(torch.arange(columns, dtype=torch.float64) / scale, dim // 2)
+    grid = [column_code[None].expand(rows, -1, -1), row_code[:, None].expand(-1, columns, -1)]
+    return torch.cat(grid, dim=-1).reshape(rows * columns, dim).float()
+
+
+def _axis_code(position: Tensor, dim: int) -> Tensor:
+    """(n,) -> (n, dim): sin then cos of position·10000^(−2i/dim)."""
+    frequency = 10_000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angle = position[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)

@@ -1,0 +1,61 @@
+"""Feed-forward layers: SwiGLU, and a mixture of experts in which the experts choose their tokens.
+
+Legend: B batch, T tokens, D width, H hidden width, E experts, N tokens an expert takes from one sample.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(w1·x) · w2·x), without biases (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(dim, hidden, bias=False)
+        self.w2 = nn.Linear(dim, hidden, bias=False)
+        self.w3 = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.w3(functional.silu(self.w1(x)) * self.w2(x))
+
+
+class ExpertChoice(nn.Module):
+    """Mixture of experts with expert choice (Zhou et al. 2022, arXiv 2202.09368).
+
+    A softmax over experts scores every token; each expert takes the N = capacity·T/E tokens of a sample that score it
+    highest (at least one), and its output is weighted by the score. A token may be taken by several experts or none.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, experts: int, capacity: float) -> None:
+        super().__init__()
+        if not 0 < capacity <= experts:
+            raise ValueError(f"expert_capacity is {capacity}; choose more than 0 and at most the {experts} experts")
+        self.experts, self.capacity = experts, capacity
+        self.gate = nn.Linear(dim, experts, bias=False)
+        self.w1 = nn.Parameter(torch.empty(experts, dim, hidden))
+        self.w2 = nn.Parameter(torch.empty(experts, hidden, dim))
+        for stack in (self.w1, self.w2):
+            for weight in stack:
+                nn.init.xavier_uniform_(weight)
+
+    def tokens_per_expert(self, tokens: int) -> int:
+        """T -> N, from 1 to T."""
+        return max(1, int(self.capacity * tokens / self.experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        batch, tokens, dim = x.shape
+        scores = self.gate(x).float().softmax(dim=-1)
+        score, chosen = scores.transpose(1, 2).topk(self.tokens_per_expert(tokens), dim=-1)  # (B, E, N)
+        sample_start = torch.arange(batch, device=x.device)[:, None, None] * tokens
+        rows = (chosen + sample_start).transpose(0, 1).reshape(-1)  # expert by expert
+        taken = x.reshape(-1, dim).index_select(0, rows).unflatten(0, (self.experts, -1))
+        made = torch.bmm(functional.gelu(torch.bmm(taken, self.w1)), self.w2)
+        made = made * score.transpose(0, 1).reshape(self.experts, -1, 1).to(made.dtype)
+        gathered = made.new_zeros(batch * tokens, dim)
+        return gathered.index_add(0, rows, made.flatten(0, 1)).unflatten(0, (batch, tokens))

@@ -1,0 +1,41 @@
+"""The vocabulary of a batch: what the loader yields, the objectives read and the image logger shows.
+
+Legend: B batch, C latent channels, h w latent height and width, L caption tokens, D caption width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+from torch import Tensor
+
+
+class TextCondition(NamedTuple):
+    """Encoded captions as a backbone takes them.
+
+    tokens: (B, L, D) float, one feature row per caption token; all zero for a dropped (null) caption.
+    mask: (B, L) bool, true on rows that belong to the caption, or None when every row counts.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None = None
+
+    def to(self, *args, **kwargs) -> TextCondition:
+        """Move or cast the tokens; the mask follows in device only."""
+        tokens = self.tokens.to(*args, **kwargs)
+        return TextCondition(tokens, None if self.mask is None else self.mask.to(tokens.device))
+
+
+class LatentBatch(TypedDict):
+    """One collated batch of precomputed latents.
+
+    latents: (B, C, h, w) float, already shifted and scaled by the autoencoder's constants.
+    caption_tokens: (B, L, D) float.
+    caption_mask: (B, L) bool, true up to and including end-of-text.
+    caption: B strings, the captions themselves.
+    """
+
+    latents: Tensor
+    caption_tokens: Tensor
+    caption_mask: Tensor
+    caption: list[str]

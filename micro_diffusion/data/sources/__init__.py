@@ -1,0 +1,1 @@
+"""Sources of captioned pictures: each only yields (picture, caption, key)."""

@@ -1,0 +1,10 @@
+"""The keystone type: objectives export it, guidance wraps it, samplers consume it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_noisy (B, C, h, w), sigma () or (B,)) -> x_clean (B, C, h, w), with x_noisy = x + sigma·n in latent units."""
