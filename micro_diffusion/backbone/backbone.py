@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -23,6 +23,17 @@ class ParameterGroup(TypedDict):
     matrices: bool
 
 
+class Prediction(NamedTuple):
+    """What a backbone makes of its input.
+
+    value: (B, C, h, w); zero where `visible` is false.
+    visible: (B, 1, h, w) bool, true on the cells that were predicted, or None when all were.
+    """
+
+    value: Tensor
+    visible: Tensor | None = None
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """A network that maps (noisy latents, noise level, captions) to a prediction of the latents' shape.
@@ -35,10 +46,10 @@ class Backbone(Protocol):
     patch_size: int
     caption_dim: int
 
-    def __call__(self, x: Tensor, level: Tensor, text: TextCondition, keep: Tensor | None = None) -> Tensor:
-        """x (B, C, h, w), level (B,), keep (B, K) indices of visible patches or None -> (B, C, h, w).
+    def __call__(self, x: Tensor, level: Tensor, text: TextCondition, keep: Tensor | None = None) -> Prediction:
+        """x (B, C, h, w), level (B,), keep (B, K) indices of visible patches or None -> Prediction.
 
-        With `keep`, patches that are not kept come back as zeros. Patches are numbered row by row.
+        Patches are numbered row by row.
         """
         ...
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
-from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
 from micro_diffusion.backbone.block import Block, BlockShape, CaptionBlock, modulate
 from micro_diffusion.backbone.embedding import GeluMlp, NoiseEmbedding, patchify, sincos_positions, unpatchify
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
-from micro_diffusion.backbone.masking import keep_tokens, restore_tokens
+from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.batch import TextCondition
 
 
@@ -170,10 +170,9 @@ class SparseDiT(nn.Module):
 
     def forward(
         self, x: Tensor, level: Tensor, text: TextCondition | EncodedCaption, keep: Tensor | None = None
-    ) -> Tensor:
-        """x (B, C, h, w), level (B,), text, keep (B, K) indices of visible patches or None -> (B, C, h, w).
+    ) -> Prediction:
+        """x (B, C, h, w), level (B,), text, keep (B, K) indices of visible patches or None -> Prediction.
 
-        With `keep`, patches that are not kept come back as zeros.
         Raises ValueError when x does not have the channels and the size that the network was built for.
         """
         if x.shape[1:] != (self.in_channels, *self.input_size):
@@ -196,9 +195,11 @@ class SparseDiT(nn.Module):
 
         shift, scale = self.final_modulation(c)[:, None].chunk(2, dim=-1)
         patches = self.final(modulate(self.final_norm(tokens), shift, scale))
-        if keep is not None:
-            patches = restore_tokens(patches, keep, self.patches)
-        return unpatchify(patches, self.patch_size, *self.input_size)
+        if keep is None:
+            return Prediction(unpatchify(patches, self.patch_size, *self.input_size))
+        patches = restore_tokens(patches, keep, self.patches)
+        shown = visible(keep, self.patches)[:, :, None].expand(-1, -1, self.patch_size**2)
+        return Prediction(*(unpatchify(y, self.patch_size, *self.input_size) for y in (patches, shown)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hidden matrices, experts at half the learning rate, other matrices, and vectors without weight decay."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from micro_diffusion.backbone.backbone import Backbone
 
 
 class Loss(NamedTuple):

@@ -1,0 +1,20 @@
+"""Lists of noise levels for a sampler to walk down."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """Karras et al. 2022, eq. 5 -> (steps + 1,) float64, from sigma_max down to sigma_min, then 0.
+
+    One step goes from sigma_max straight to 0.
+    Raises ValueError for fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"the number of sampling steps is {steps}; choose at least 1")
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    highest, lowest = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    levels = (highest + ramp * (lowest - highest)) ** rho
+    return torch.cat([levels, levels.new_zeros(1)])
