@@ -1,4 +1,4 @@
-"""Options of the test-suite: slow tests run on request, GPU tests where there is a GPU, and no test uses the network."""
+"""Options of the test-suite: slow tests run on request, GPU tests where there is a GPU, none uses the network."""
 
 import os
 

@@ -38,7 +38,8 @@ PROTOCOLS = {
 
 ONLY_IN = {"composer": "training", "streaming": "data"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-TORCH_ALONE = ("batch", "diffusion", "backbone", "sampling")
+TORCH_ALONE = {"batch", "diffusion", "backbone", "sampling"}
+DRAWS_WITH_PILLOW = {"micro_diffusion.sampling.grid"}
 
 
 def module_name(path: Path) -> str:
@@ -158,7 +159,9 @@ for module in sys.argv[1:]:
 
 
 def test_core_imports_with_torch_alone():
-    modules = [name for name in MODULES if name.count(".") and room(name) in TORCH_ALONE]
+    modules = [
+        name for name in MODULES if name.count(".") and room(name) in TORCH_ALONE and name not in DRAWS_WITH_PILLOW
+    ]
     command = [sys.executable, "-W", "ignore", "-c", IMPORT_WITH_TORCH_ALONE, *modules]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
