@@ -1,0 +1,52 @@
+"""Classifier-free guidance against its formula."""
+
+import pytest
+import torch
+
+from micro_diffusion.backbone.backbone import Prediction
+from micro_diffusion.batch import TextCondition
+from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.sampling.guidance import guided_denoiser, null_text
+
+OBJECTIVE = EDM(sigma_data=0.9, P_mean=0.0, P_std=1.0)
+
+
+class CaptionSum:
+    """A backbone whose prediction is the input plus the sum of its caption's features; counts its calls."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x, level, text, keep=None):
+        self.batches.append(len(x))
+        return Prediction(x + text.tokens.sum(dim=(1, 2)).view(-1, 1, 1, 1))
+
+
+@pytest.fixture
+def text():
+    tokens = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    return TextCondition(tokens, torch.ones(2, 3, dtype=torch.bool))
+
+
+X, SIGMA = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor(1.7)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 5.0])
+def test_guidance_interpolates_between_unconditional_and_conditional(text, scale):
+    conditional = OBJECTIVE.denoiser(CaptionSum(), text)(X, SIGMA)
+    unconditional = OBJECTIVE.denoiser(CaptionSum(), null_text(text))(X, SIGMA)
+    guided = guided_denoiser(OBJECTIVE, CaptionSum(), text, scale)(X, SIGMA)
+    torch.testing.assert_close(guided, unconditional + scale * (conditional - unconditional))
+
+
+@pytest.mark.parametrize(("scale", "batch"), [(0, 2), (1, 2), (5, 4)])
+def test_the_unguided_scales_cost_half(text, scale, batch):
+    backbone = CaptionSum()
+    guided_denoiser(OBJECTIVE, backbone, text, scale)(X, SIGMA)
+    assert backbone.batches == [batch]
+
+
+def test_null_text_leaves_the_caption_alone(text):
+    before = text.tokens.clone()
+    assert not null_text(text).tokens.any()
+    assert torch.equal(text.tokens, before)
