@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# From nothing to pictures. Run it again after an interruption and it goes on where it stopped.
+#
+#   bash execute.sh quickstart [key=value ...]   data, latents, four short stages, samples and score; on a CPU, minutes
+#   bash execute.sh [key=value ...]              the four full-size stages; on GPUs and prepared data, days
+#   bash execute.sh test [pytest options]        style, types and tests; --slow adds the slow tests
+#
+# key=value are Hydra overrides for every training stage. PYTHON=... chooses the interpreter of a new environment.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$PWD
+
+fail() {
+    echo "execute.sh: $*" >&2
+    exit 1
+}
+
+# ---------------------------------------------------------------------------------------------------- environment
+
+supported() {
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
+        if supported "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# Whether the active environment, other than our own .venv, has the package installed from this very checkout.
+active_environment_has_checkout() {
+    (cd / && env -u PYTHONPATH python -c '
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import micro_diffusion
+
+root = Path(sys.argv[1]).resolve()
+distribution("micro_diffusion")
+installed_from = Path(micro_diffusion.__file__).resolve().parents[1]
+sys.exit(installed_from != root or Path(sys.prefix).resolve() == root / ".venv")' "$root") 2>/dev/null
+}
+
+create_environment() {
+    local python
+    python=$(find_python) || {
+        [[ -z ${PYTHON:-} ]] || fail "$PYTHON is no Python 3.10, 3.11 or 3.12; set PYTHON to one that is."
+        command -v uv >/dev/null || fail "No Python 3.10, 3.11 or 3.12 found; install one, or set PYTHON to its path."
+        python=3.11 # uv brings it
+    }
+    echo "Making .venv with $python"
+    if command -v uv >/dev/null; then
+        uv venv --quiet --allow-existing --python "$python" .venv
+    else
+        "$python" -m venv .venv
+    fi
+}
+
+# The lock file names every package, so that nothing is left to resolve.
+install_locked() {
+    echo "Installing the packages of requirements.lock into .venv (about 6 GB)"
+    if command -v uv >/dev/null; then
+        set -- uv pip install --python .venv/bin/python
+    else
+        .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip
+        set -- .venv/bin/python -m pip install --disable-pip-version-check
+    fi
+    "$@" --quiet --no-deps -r requirements.lock
+    "$@" --quiet --no-deps --no-build-isolation -e .
+}
+
+use_environment() {
+    active_environment_has_checkout && return
+    if [[ ! -e .venv/bin/python ]]; then
+        create_environment
+    elif ! supported .venv/bin/python; then
+        fail ".venv holds $(.venv/bin/python --version 2>&1), but 3.10 to 3.12 is needed; remove .venv and run this again."
+    fi
+    local wanted
+    wanted="$root $(cat requirements.lock setup.py pyproject.toml | cksum)"
+    if [[ $(cat .venv/installed 2>/dev/null) != "$wanted" ]]; then
+        install_locked
+        echo "$wanted" >.venv/installed
+    fi
+    export VIRTUAL_ENV="$root/.venv" PATH="$root/.venv/bin:$PATH"
+}
+
+# --------------------------------------------------------------------------------------------------------- steps
+
+output_dir=trained_models
+report=()
+clocks=()
+
+read_overrides() {
+    local override
+    for override in "$@"; do
+        case $override in
+        output_dir=*) output_dir=${override#*=} ;;
+        exp_name=* | init_from=*)
+            fail "$override is set by execute.sh for each stage; leave it out, or run train.py for a single stage." ;;
+        *=* | ~*) ;;
+        *) fail "'$override' is neither quickstart, test nor a Hydra override (key=value)." ;;
+        esac
+    done
+}
+
+# line NAME TEXT: one line per step, repeated at the end.
+line() {
+    local text
+    text=$(printf '%-26s %s' "$1" "$2")
+    report+=("$text")
+    echo "==> $text"
+}
+
+duration() {
+    local seconds=$1
+    if ((seconds < 120)); then
+        echo "$seconds s"
+    elif ((seconds < 7200)); then
+        echo "$((seconds / 60)) min $((seconds % 60)) s"
+    else
+        echo "$((seconds / 3600)) h $((seconds % 3600 / 60)) min"
+    fi
+}
+
+# step NAME RESULT COMMAND...: run the command unless the file RESULT, which it leaves at its end, is there already.
+# The seconds of all tries stand beside the result.
+step() {
+    local name=$1 result=$2 start=$SECONDS status=0 clock spent
+    shift 2
+    clock=${result%.*}.seconds
+    if [[ -e $result ]]; then
+        line "$name" "complete already: $result"
+    else
+        echo "==> $name: $*"
+        "$@" || status=$?
+        spent=$((SECONDS - start + $(cat "$clock" 2>/dev/null || echo 0)))
+        [[ ! -d $(dirname "$clock") ]] || echo "$spent" >"$clock"
+        ((status == 0)) || fail "$name failed (status $status); see the message above, then run the same command again."
+        [[ -e $result ]] || fail "$name ended without leaving $result."
+        line "$name" "$(duration "$spent"): $result"
+    fi
+    clocks+=("$name" "$clock")
+}
+
+# stages LAUNCHER NAME... -- OVERRIDES...: train the configs in a row, each from the result of the one before.
+stages() {
+    local launcher=$1 name previous=() names=()
+    shift
+    while [[ $1 != -- ]]; do
+        names+=("$1")
+        shift
+    done
+    shift
+    for name in "${names[@]}"; do
+        step "$name" "$output_dir/$name/complete.json" \
+            "$launcher" train.py --config-path ./configs --config-name "$name.yaml" \
+            exp_name="$name" ${previous[@]+"${previous[@]}"} "$@"
+        previous=("init_from=$output_dir/$name")
+    done
+}
+
+# add_seconds METRICS: write what each step took into the metrics, and print them.
+add_seconds() {
+    python - "$1" "${clocks[@]}" <<'PYTHON'
+import json, sys
+from pathlib import Path
+
+metrics, steps = Path(sys.argv[1]), sys.argv[2:]
+content = json.loads(metrics.read_text())
+content["seconds"] = {name: int(Path(clock).read_text()) for name, clock in zip(steps[::2], steps[1::2]) if Path(clock).exists()}
+metrics.write_text(json.dumps(content, indent=2) + "\n")
+print(metrics.read_text())
+PYTHON
+}
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+quickstart() {
+    read_overrides "$@"
+    local data=data/quickstart final=$output_dir/quickstart_64_finetune split
+    mkdir -p "$output_dir"
+    for split in train eval; do
+        step "convert_$split" "$data/images/$split/index.json" \
+            python scripts/convert.py --config-name "quickstart_convert_$split" out="$data/images/$split"
+        step "precompute_$split" "$data/latents/$split/index.json" \
+            python scripts/precompute.py --config-name quickstart_precompute \
+            images="$data/images/$split" out="$data/latents/$split"
+    done
+    stages python quickstart_{32,64}_{pretrain,finetune} -- "$@"
+    step samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
+    step score "$final/metrics.json" micro-diffusion evaluate "$final" --out "$final/metrics.json"
+    add_seconds "$final/metrics.json"
+}
+
+full() {
+    read_overrides "$@"
+    mkdir -p "$output_dir"
+    stages composer {256,512}_{pretrain,finetune} -- "$@"
+}
+
+case ${1-} in
+-h | --help) sed -n '2,8s/^# \{0,1\}//p' execute.sh ;;
+test)
+    use_environment
+    python -c 'import hypothesis, pyright, pytest, ruff' 2>/dev/null ||
+        fail "The active environment lacks the packages of the tests; run: python -m pip install -e '.[test]'"
+    exec python -m pytest "${@:2}"
+    ;;
+quickstart)
+    use_environment
+    quickstart "${@:2}"
+    printf '\n%s\n' "Summary:" "${report[@]}"
+    ;;
+*)
+    use_environment
+    full "$@"
+    printf '\n%s\n' "Summary:" "${report[@]}"
+    ;;
+esac
