@@ -20,10 +20,11 @@ RANK = {
     "diffusion": 2,
     "backbone": 3,
     "checkpoint": 4,
-    "sampling": 5,
-    "training": 6,
-    "evaluation": 7,
-    "cli": 8,
+    "released_weights": 5,
+    "sampling": 6,
+    "training": 7,
+    "evaluation": 8,
+    "cli": 9,
 }
 
 # Type declarations without code of their own: every module may name them.

@@ -1,0 +1,233 @@
+"""Run folder <-> model: a folder with `config.yaml` and `*.safetensors` is all that the rest of the package needs.
+
+trained_models/<name>/config.yaml         the fully resolved configuration
+trained_models/<name>/model.safetensors   the backbone's raw weights, plain keys
+trained_models/<name>/ema.safetensors     their exponential moving average, when training kept one
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_FILE = "config.yaml"
+WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+Weights = Literal["ema", "raw"]
+_WRAPPER_PREFIXES = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")
+
+
+def plain_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the `_orig_mod.` of torch.compile and the `module.` of DDP and averaging, wherever they stand.
+
+    Raises:
+        ValueError: when two keys become one.
+    """
+    plain = {_WRAPPER_PREFIXES.sub("", key).lstrip("."): value for key, value in state.items()}
+    if len(plain) != len(state):
+        raise ValueError(
+            "the state dict holds one tensor with and without a wrapper's prefix; save one model at a time"
+        )
+    return plain
+
+
+def save_weights(folder: str | Path, state: Mapping[str, Tensor], weights: Weights) -> Path:
+    """Write a backbone's state dict with plain keys, atomically; returns the file.
+
+    Args:
+        folder: the run folder, made when it does not exist.
+        state: parameters and persistent buffers on any device.
+        weights: "ema" or "raw", which decides the file's name.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / WEIGHT_FILES[weights]
+    unfinished = path.with_suffix(".unfinished")
+    # clone: safetensors refuses tensors that share memory, such as tied weights
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in plain_keys(state).items()}
+    save_file(tensors, unfinished, metadata={"format": "pt", "weights": weights})
+    unfinished.replace(path)
+    return path
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Every tensor of a `.safetensors` file, on the CPU.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no complete safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no weight file {path}; give a file that training or an import has written")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); copy or train it again") from error
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy `state` into `module`, cast to the module's dtypes.
+
+    Raises:
+        ValueError: that lists every missing, unexpected and misshapen key at once; the module is then unchanged.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    differences = key_differences(expected, {key: tuple(value.shape) for key, value in state.items()})
+    if differences:
+        raise ValueError(f"{source} does not fit the network: {differences}; use the configuration it was trained with")
+    module.load_state_dict(dict(state))
+
+
+def key_differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
+    """A complete list of keys that are missing, unexpected or misshapen, as part of a sentence; empty when all fit."""
+    missing = [key for key in expected if key not in given]
+    unexpected = [key for key in given if key not in expected]
+    misshapen = [
+        f"{key} {list(given[key])} instead of {list(shape)}"
+        for key, shape in expected.items()
+        if key in given and tuple(given[key]) != tuple(shape)
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    return "; ".join(f"{len(keys)} {kind} ({', '.join(keys)})" for kind, keys in found.items() if keys)
+
+
+def choose_weights(folder: str | Path, weights: Weights | None = None) -> Weights:
+    """Which weights of a run to use: those asked for, else the average when the run has one, else the raw ones.
+
+    Raises:
+        FileNotFoundError: when the run does not have them; says what it has.
+    """
+    folder = Path(folder)
+    present = [kind for kind, file in WEIGHT_FILES.items() if (folder / file).is_file()]
+    if not present:
+        raise FileNotFoundError(
+            f"{folder} holds no weights ({' or '.join(WEIGHT_FILES.values())}); its training has not finished, so "
+            "start it again to resume it"
+        )
+    if weights is None:
+        return "ema" if "ema" in present else "raw"
+    if weights not in present:
+        raise FileNotFoundError(
+            f"{folder} has no {weights} weights ({WEIGHT_FILES[weights]}); use {present[0]} instead"
+        )
+    return weights
+
+
+def initialise_from(backbone: nn.Module, folder: str | Path, weights: Weights | None = None) -> Weights:
+    """Start a stage from the result of another: copy a run's weights into `backbone`; returns which were taken.
+
+    Positions are no part of the weights; the backbone has built them for its own resolution.
+    """
+    folder = Path(folder)
+    chosen = choose_weights(_existing(folder), weights)
+    load_strictly(backbone, read_weights(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, ready to draw: the parts that its config describes, with the backbone's weights loaded.
+
+    weights: which weights the backbone holds, "ema" or "raw". config: the resolved configuration as plain containers.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    weights: Weights
+    backbone: nn.Module
+    objective: Any
+    text_encoder: Any
+    autoencoder: Any
+    sampler: Any
+
+
+def load_run(folder: str | Path, *, weights: Weights | None = None, device: str | torch.device = "cpu") -> Run:
+    """Build everything that a run's `config.yaml` describes and load the backbone's weights, in `eval` mode.
+
+    The config's `_target_`s are called: load run folders only from people you would run code of.
+
+    Raises:
+        FileNotFoundError: when the folder, its config or its weights are missing.
+        ValueError: when the config lacks a part, or the weights do not fit it.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    chosen = choose_weights(folder, weights)
+    backbone, objective, text_encoder, autoencoder, sampler = (
+        build(config, part, folder) for part in ("backbone", "objective", "text_encoder", "autoencoder", "sampler")
+    )
+    load_strictly(backbone, read_weights(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
+    for module in (backbone, text_encoder, autoencoder):
+        if isinstance(module, nn.Module):
+            module.to(device).eval().requires_grad_(False)
+    return Run(folder, config, chosen, backbone, objective, text_encoder, autoencoder, sampler)
+
+
+def load_backbone(
+    folder: str | Path, *, weights: Weights | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """The backbone of a run alone, with its weights, in `eval` mode."""
+    backbone = build(read_config(folder), "backbone", Path(folder))
+    initialise_from(backbone, folder, weights)
+    return backbone.to(device).eval().requires_grad_(False)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """A run's `config.yaml` as plain containers, interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    path = _existing(Path(folder)) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {CONFIG_FILE}, so it is no run folder; give the folder of a training"
+        )
+    config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no mapping of parts; write it with training or an import")
+    return config  # pyright: ignore[reportReturnType]
+
+
+def write_config(folder: str | Path, config: Mapping[str, Any]) -> Path:
+    """Write a resolved configuration as a run's `config.yaml`."""
+    from omegaconf import OmegaConf
+
+    path = Path(folder) / CONFIG_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(dict(config)), path, resolve=True)
+    return path
+
+
+def build(config: Mapping[str, Any], part: str, folder: Path) -> Any:
+    """The object that the node `part` of a run's config describes."""
+    from hydra.utils import instantiate
+
+    node = config.get(part)
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"{folder / CONFIG_FILE} describes no {part}; add a `{part}:` with a `_target_`")
+    return instantiate(dict(node))
+
+
+def run_folders(parent: str | Path) -> list[str]:
+    """Names of the run folders in `parent`, sorted."""
+    return sorted(path.parent.name for path in Path(parent).glob(f"*/{CONFIG_FILE}"))
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        names = run_folders(folder.parent)
+        there = f"the ones in {folder.parent} are: {', '.join(names)}" if names else f"there is none in {folder.parent}"
+        raise FileNotFoundError(f"there is no run folder {folder}; {there}")
+    return folder
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Numbers in all parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,168 @@
+"""Captions in, pictures out: text encoder, guided denoiser, sampler and autoencoder joined.
+
+Legend: B pictures, C latent channels, h w latent height and width, H W picture height and width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from micro_diffusion.autoencoder.autoencoder import Autoencoder
+from micro_diffusion.diffusion.objective import Objective
+from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.text.encoder import TextEncoder
+
+
+def picture_generator(seed: int, index: int) -> torch.Generator:
+    """A CPU generator that depends on the pair (seed, index) alone, so that no two pictures share their noise."""
+    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+class Pipeline:
+    """Draws pictures for captions with a trained backbone.
+
+    Args:
+        text_encoder: turns captions into features as wide as the backbone's `caption_dim`.
+        autoencoder: turns latents of the backbone's `in_channels` into pictures.
+        backbone: the network, on the device and in the mode (`eval`) that it is to run in.
+        objective: makes a denoiser of the backbone.
+        sampler: walks from noise to latents with that denoiser.
+
+    Raises:
+        ValueError: when the widths of the parts do not fit one another.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        autoencoder: Autoencoder,
+        backbone: nn.Module,
+        objective: Objective,
+        sampler: Sampler,
+    ) -> None:
+        if text_encoder.dim != backbone.caption_dim:
+            raise ValueError(
+                f"the text encoder {text_encoder.name} gives features of width {text_encoder.dim}, but the network "
+                f"takes {backbone.caption_dim}; use the text encoder that the network was trained with"
+            )
+        if autoencoder.channels != backbone.in_channels:
+            raise ValueError(
+                f"the autoencoder {autoencoder.name} has {autoencoder.channels} latent channels, but the network "
+                f"takes {backbone.in_channels}; use the autoencoder that the network was trained with"
+            )
+        self.text_encoder = text_encoder
+        self.autoencoder = autoencoder
+        self.backbone = backbone
+        self.objective = objective
+        self.sampler = sampler
+
+    @torch.no_grad()
+    def generate(
+        self,
+        captions: Sequence[str],
+        *,
+        seed: int,
+        guidance_scale: float,
+        resolution: int | tuple[int, int],
+        steps: int | None = None,
+        batch_size: int = 16,
+    ) -> Tensor:
+        """One picture for each caption, as uint8 (B, 3, H, W) on the CPU.
+
+        Picture i starts from noise that follows from (seed, i) alone, so up to rounding it depends neither on
+        `batch_size` nor on the other captions.
+
+        Args:
+            captions: B texts, at least one.
+            seed: any integer, 0 included.
+            guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
+            resolution: H = W, or (H, W), in pixels; positions are stretched when the backbone was built for another.
+            steps: sampling steps, when not the sampler's own number.
+            batch_size: pictures drawn at once.
+
+        Raises:
+            ValueError: for a resolution that patches do not fill, fewer than one step, or no captions.
+        """
+        if not captions or batch_size < 1:
+            raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
+        sampler = copy.copy(self.sampler)
+        sampler.steps = self.sampler.steps if steps is None else steps
+        pictures = []
+        with self._sized(self.latent_size(resolution)) as latent_size:
+            for start in range(0, len(captions), batch_size):
+                chunk = captions[start : start + batch_size]
+                generators = [picture_generator(seed, start + i) for i in range(len(chunk))]
+                pictures.append(self._draw(chunk, generators, latent_size, sampler, guidance_scale))
+        return torch.cat(pictures)
+
+    def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the latents of a picture of this resolution.
+
+        Raises:
+            ValueError: when a side is not divisible by the side of a patch in pixels; names the nearest that are.
+        """
+        height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+        factor, patch = self.autoencoder.downsampling, self.backbone.patch_size
+        for side in (height, width):
+            if side < 1 or side % (factor * patch):
+                below = side // (factor * patch) * factor * patch
+                nearest = " or ".join(str(near) for near in (below, below + factor * patch) if near > 0)
+                raise ValueError(
+                    f"resolution {side} is not divisible by {factor * patch} (the autoencoder's downsampling {factor} "
+                    f"times the network's patch size {patch}); use {nearest}"
+                )
+        return height // factor, width // factor
+
+    def _draw(
+        self,
+        captions: Sequence[str],
+        generators: list[torch.Generator],
+        latent_size: tuple[int, int],
+        sampler: Sampler,
+        guidance_scale: float,
+    ) -> Tensor:
+        """One batch -> uint8 (B, 3, H, W) on the CPU."""
+        device = next(self.backbone.parameters()).device
+        shape = (self.autoencoder.channels, *latent_size)
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
+        latents = sampler(
+            guided_denoiser(self.objective, self.backbone, text, guidance_scale),
+            noise,
+            sigma_min=self.objective.sigma_min,
+            sigma_max=self.objective.sigma_max,
+            generators=generators,
+        )
+        return to_uint8(self.autoencoder.decode(latents)).cpu()
+
+    @contextmanager
+    def _sized(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """The backbone made for latents of this size, for a while; its positions then span the same range.
+
+        A backbone without `resize` takes any size as it is.
+        """
+        backbone = self.backbone
+        if not hasattr(backbone, "resize") or backbone.input_size == latent_size:
+            yield latent_size
+            return
+        trained_size, trained_scale = backbone.input_size, backbone.position_scale
+        backbone.resize(latent_size, trained_scale * math.sqrt(math.prod(latent_size) / math.prod(trained_size)))
+        try:
+            yield latent_size
+        finally:
+            backbone.resize(trained_size, trained_scale)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float pictures in [-1, 1] -> uint8 in 0..255, rounded to nearest."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
