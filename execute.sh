@@ -183,7 +183,6 @@ PYTHON
 # ------------------------------------------------------------------------------------------------------ commands
 
 quickstart() {
-    read_overrides "$@"
     local data=data/quickstart final=$output_dir/quickstart_64_finetune split
     mkdir -p "$output_dir"
     for split in train eval; do
@@ -200,7 +199,6 @@ quickstart() {
 }
 
 full() {
-    read_overrides "$@"
     mkdir -p "$output_dir"
     stages composer {256,512}_{pretrain,finetune} -- "$@"
 }
@@ -214,11 +212,13 @@ test)
     exec python -m pytest "${@:2}"
     ;;
 quickstart)
+    read_overrides "${@:2}"
     use_environment
     quickstart "${@:2}"
     printf '\n%s\n' "Summary:" "${report[@]}"
     ;;
 *)
+    read_overrides "$@"
     use_environment
     full "$@"
     printf '\n%s\n' "Summary:" "${report[@]}"
