@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 CONFIG_FILE = "config.yaml"
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+PARTS = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "prompts")
 Weights = Literal["ema", "raw"]
 _WRAPPER_PREFIXES = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")
 
@@ -147,6 +148,7 @@ class Run:
     text_encoder: Any
     autoencoder: Any
     sampler: Any
+    prompts: Any
 
 
 def load_run(folder: str | Path, *, weights: Weights | None = None, device: str | torch.device = "cpu") -> Run:
@@ -161,14 +163,13 @@ def load_run(folder: str | Path, *, weights: Weights | None = None, device: str 
     folder = Path(folder)
     config = read_config(folder)
     chosen = choose_weights(folder, weights)
-    backbone, objective, text_encoder, autoencoder, sampler = (
-        build(config, part, folder) for part in ("backbone", "objective", "text_encoder", "autoencoder", "sampler")
-    )
-    load_strictly(backbone, read_weights(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
-    for module in (backbone, text_encoder, autoencoder):
+    parts = {part: build(config, part, folder) for part in PARTS}
+    path = folder / WEIGHT_FILES[chosen]
+    load_strictly(parts["backbone"], read_weights(path), source=str(path))
+    for module in parts.values():
         if isinstance(module, nn.Module):
             module.to(device).eval().requires_grad_(False)
-    return Run(folder, config, chosen, backbone, objective, text_encoder, autoencoder, sampler)
+    return Run(folder=folder, config=config, weights=chosen, **parts)
 
 
 def load_backbone(
@@ -206,13 +207,25 @@ def write_config(folder: str | Path, config: Mapping[str, Any]) -> Path:
 
 
 def build(config: Mapping[str, Any], part: str, folder: Path) -> Any:
-    """The object that the node `part` of a run's config describes."""
+    """The object that the node `part` of a run's config describes.
+
+    Raises:
+        ValueError: when there is no such node, or its target cannot be called with its arguments.
+        OSError: when the object's own files are missing.
+    """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     node = config.get(part)
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ValueError(f"{folder / CONFIG_FILE} describes no {part}; add a `{part}:` with a `_target_`")
-    return instantiate(dict(node))
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{part} of {folder / CONFIG_FILE} cannot be built: {reason}; correct that node") from error
 
 
 def run_folders(parent: str | Path) -> list[str]:

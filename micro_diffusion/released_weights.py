@@ -177,7 +177,7 @@ def check_positions(pos_embed: Tensor, backbone: SparseDiT) -> None:
     Raises:
         ValueError: when they differ by more than rounding.
     """
-    ours = backbone.positions
+    ours = backbone.get_buffer("positions")
     if ours.is_meta:
         return
     if pos_embed.shape[1:] != ours.shape:
@@ -237,6 +237,10 @@ def published_config(backbone: Mapping[str, Any]) -> dict[str, Any]:
             "P_std": 0.6,
         },
         "sampler": {"_target_": "micro_diffusion.sampling.heun.HeunSampler", "steps": 30},
+        "prompts": {
+            "_target_": "micro_diffusion.sampling.prompts.Prompts",
+            "captions": ["a lighthouse on a cliff at sunset, oil painting"],
+        },
     }
 
 

@@ -144,6 +144,7 @@ class SparseDiT(nn.Module):
         if height % patch or width % patch:
             raise ValueError(f"input_size {height}×{width} is no multiple of patch_size={patch}; choose multiples")
         self.input_size, self.grid = (height, width), (height // patch, width // patch)
+        self.position_scale = position_scale
         positions = sincos_positions(*self.grid, self.dim, position_scale)
         self.register_buffer("positions", positions.to(self.patch_embedding.weight.device), persistent=False)
 

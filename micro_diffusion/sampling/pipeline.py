@@ -10,11 +10,13 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
+from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.guidance import guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler
@@ -25,6 +27,18 @@ def picture_generator(seed: int, index: int) -> torch.Generator:
     """A CPU generator that depends on the pair (seed, index) alone, so that no two pictures share their noise."""
     digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A backbone with positions, built for latents of `input_size` (height, width) cells."""
+
+    input_size: tuple[int, int]
+    position_scale: float
+
+    def resize(self, input_size: tuple[int, int], position_scale: float) -> None:
+        """Build the positions for another size."""
+        ...
 
 
 class Pipeline:
@@ -46,7 +60,7 @@ class Pipeline:
         *,
         text_encoder: TextEncoder,
         autoencoder: Autoencoder,
-        backbone: nn.Module,
+        backbone: Backbone,
         objective: Objective,
         sampler: Sampler,
     ) -> None:
@@ -132,7 +146,7 @@ class Pipeline:
         guidance_scale: float,
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
-        device = next(self.backbone.parameters()).device
+        device = self.backbone.parameter_groups()[0]["parameters"][0].device
         shape = (self.autoencoder.channels, *latent_size)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
@@ -149,10 +163,10 @@ class Pipeline:
     def _sized(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """The backbone made for latents of this size, for a while; its positions then span the same range.
 
-        A backbone without `resize` takes any size as it is.
+        A backbone without positions takes any size as it is.
         """
         backbone = self.backbone
-        if not hasattr(backbone, "resize") or backbone.input_size == latent_size:
+        if not isinstance(backbone, Resizable) or backbone.input_size == latent_size:
             yield latent_size
             return
         trained_size, trained_scale = backbone.input_size, backbone.position_scale

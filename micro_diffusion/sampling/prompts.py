@@ -1,0 +1,25 @@
+"""What a run draws to show itself: in its image log, and when `generate` is given no prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Prompts:
+    """Captions and how to draw them.
+
+    Args:
+        captions: one picture each.
+        guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
+        seed: fixes the noise, so that pictures of several moments of a training can be compared.
+
+    Raises:
+        ValueError: when there are no captions.
+    """
+
+    def __init__(self, *, captions: Sequence[str], guidance_scale: float = 5.0, seed: int = 0) -> None:
+        if not captions or isinstance(captions, str):
+            raise ValueError(f"prompts.captions is {captions!r}; set it to a list of at least one caption")
+        self.captions = list(captions)
+        self.guidance_scale = guidance_scale
+        self.seed = seed
