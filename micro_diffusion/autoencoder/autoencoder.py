@@ -33,3 +33,22 @@ class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) as made by `encode` -> (B, 3, h*f, w*f), clamped to [-1, 1]."""
         ...
+
+
+def check_divisible(images: Tensor, downsampling: int) -> None:
+    """Raise ValueError when the pictures (B, 3, H, W) do not divide into latent cells of `downsampling` pixels."""
+    height, width = images.shape[-2:]
+    if height % downsampling or width % downsampling:
+        raise ValueError(
+            f"pictures of {height}×{width} pixels do not divide by the autoencoder's downsampling factor; "
+            f"make height and width multiples of {downsampling}"
+        )
+
+
+def check_stated(autoencoder: str, quantity: str, stated: int | None, actual: int) -> None:
+    """Raise ValueError when a config states another `quantity` than the weights have; None states nothing."""
+    if stated is not None and stated != actual:
+        raise ValueError(
+            f"autoencoder.{quantity} is {stated}, but {autoencoder} has {actual}; "
+            f"set autoencoder.{quantity}={actual} and precompute again"
+        )
