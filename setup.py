@@ -49,7 +49,7 @@ setup(
     description="Text-to-image diffusion models trained from scratch on a small budget",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["micro_diffusion", "micro_diffusion.*"]),
