@@ -1,0 +1,142 @@
+"""The pipeline: pictures follow from caption, seed and index, and wrong sizes are refused with a remedy."""
+
+import pytest
+import torch
+
+from micro_diffusion.autoencoder.identity import IdentityAutoencoder
+from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.sampling.heun import HeunSampler
+from micro_diffusion.sampling.pipeline import Pipeline, picture_generator, to_uint8
+from micro_diffusion.text.tiny import TinyTextEncoder
+from tests.run_folder import random_backbone
+
+CAPTIONS = ["a large red circle", "a small blue star", "a gray square", "a cat", "a dog"]
+
+
+class FakeAutoencoder(IdentityAutoencoder):
+    """A decoder that repeats every pixel, so that latents are smaller than pictures."""
+
+    downsampling: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downsampling = 2
+
+    def decode(self, latents):
+        return super().decode(latents).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def pipeline(**changes) -> Pipeline:
+    parts = {
+        "text_encoder": TinyTextEncoder(dim=24, max_length=8),
+        "autoencoder": IdentityAutoencoder(),
+        "backbone": random_backbone(seed=0),
+        "objective": EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0),
+        "sampler": HeunSampler(steps=3),
+    }
+    return Pipeline(**{**parts, **changes})
+
+
+def draw(captions=CAPTIONS, *, seed=0, guidance_scale=3.0, resolution=16, **options) -> torch.Tensor:
+    parts = {key: options.pop(key) for key in ("sampler", "autoencoder") if key in options}
+    return pipeline(**parts).generate(
+        captions, seed=seed, guidance_scale=guidance_scale, resolution=resolution, **options
+    )
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> int:
+    return int((a.int() - b.int()).abs().max())
+
+
+def test_a_seed_fixes_the_pictures_and_zero_is_a_seed():
+    first = draw(seed=0)
+    assert first.shape == (5, 3, 16, 16)
+    assert first.dtype == torch.uint8
+    torch.manual_seed(1)
+    assert torch.equal(draw(seed=0), first)
+    assert difference(draw(seed=1), first) > 10
+    assert difference(draw(seed=-1), first) > 10
+
+
+def test_generation_leaves_the_global_draws_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    draw()
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("sampler", [HeunSampler(steps=3), HeunSampler(steps=3, churn=2.0)])
+def test_a_picture_does_not_depend_on_its_batch(sampler: HeunSampler):
+    together = draw(sampler=sampler)
+    assert difference(draw(sampler=sampler, batch_size=2), together) <= 1
+    assert difference(draw(CAPTIONS[:1], sampler=sampler), together[:1]) <= 1
+
+
+def test_equal_captions_give_different_pictures():
+    a, b = draw(["a cat", "a cat"])
+    assert difference(a, b) > 10
+
+
+def test_caption_guidance_and_steps_matter():
+    base = draw(["a cat"])
+    assert difference(draw(["a dog"]), base) > 2
+    assert difference(draw(["a cat"], guidance_scale=0), base) > 2
+    assert difference(draw(["a cat"], steps=9), base) > 2
+    assert torch.equal(draw(["a cat"], guidance_scale=0), draw(["a dog"], guidance_scale=0))
+
+
+def test_the_number_of_steps_is_the_calls_alone():
+    pipe = pipeline()
+    pipe.generate(["a cat"], seed=0, guidance_scale=1, resolution=16, steps=1)
+    assert pipe.sampler.steps == 3
+
+
+def test_one_step_is_finite_and_zero_steps_are_an_error():
+    assert draw(steps=1).float().std() > 0
+    with pytest.raises(ValueError, match="sampling steps is 0"):
+        draw(steps=0)
+
+
+def test_other_resolutions_stretch_the_positions_for_a_while():
+    pipe = pipeline()
+    backbone, seen = pipe.backbone, []
+    resize = backbone.resize
+    backbone.resize = lambda size, scale: (seen.append((tuple(size), scale)), resize(size, scale))
+    images = pipe.generate(["a cat"], seed=0, guidance_scale=1, resolution=(16, 64))
+    assert images.shape == (1, 3, 16, 64)
+    assert seen == [((16, 64), 2.0), ((16, 16), 1.0)]
+    assert backbone.input_size == (16, 16)
+
+
+def test_latents_may_be_smaller_than_pictures():
+    assert draw(["a cat"], autoencoder=FakeAutoencoder(), resolution=32).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "wrong", "remedy"), [(20, 20, "use 16 or 24"), ((16, 3), 3, "use 8"), (0, 0, "")]
+)
+def test_a_resolution_that_patches_do_not_fill_is_refused(resolution, wrong, remedy):
+    with pytest.raises(ValueError, match=f"resolution {wrong} is not divisible by 8 .*{remedy}"):
+        draw(autoencoder=FakeAutoencoder(), resolution=resolution)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="tiny-30 gives features of width 30, but the network takes 24"):
+        pipeline(text_encoder=TinyTextEncoder(dim=30))
+    wide = IdentityAutoencoder()
+    wide.channels = 4
+    with pytest.raises(ValueError, match="identity has 4 latent channels, but the network takes 3"):
+        pipeline(autoencoder=wide)
+    with pytest.raises(ValueError, match="0 captions"):
+        draw([])
+
+
+def test_every_pair_of_seed_and_index_has_its_own_noise():
+    draws = {torch.randn(1, generator=picture_generator(seed, index)).item() for seed in range(9) for index in range(9)}
+    assert len(draws) == 81
+
+
+def test_rounding_to_bytes():
+    values = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
