@@ -1,0 +1,103 @@
+"""Whether pictures show what captions of the shapes data set say: the score of a text-to-image model's composition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from micro_diffusion.data.shapes import RELATIONS, Description, caption, parse_caption, scene
+from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition, recognise
+
+
+class Judgement(NamedTuple):
+    """Which statements of a caption hold in a picture.
+
+    count: the picture shows as many objects as the caption names, and nothing else. colour, shape, size: those of
+    every named object. relation: true for a caption without one.
+    """
+
+    background: bool
+    count: bool
+    colour: bool
+    shape: bool
+    size: bool
+    relation: bool
+
+    @property
+    def correct(self) -> bool:
+        """Whether everything that the caption says holds."""
+        return all(self)
+
+
+def judge(image: np.ndarray, text: str) -> Judgement:
+    """Judge a picture, (H, H, 3) uint8, against a caption of the shapes data set.
+
+    Raises:
+        ValueError: when the picture has another form or the caption is none of that data set's.
+    """
+    return compare(recognise(image), parse_caption(text))
+
+
+def compare(seen: Recognition, said: Description) -> Judgement:
+    """Judge what a picture shows against what a caption says, naming its objects to the caption's greatest favour."""
+    named = len(said.objects)
+    candidates: list[RecognisedObject | None] = [*seen.objects[:8], *[None] * named]
+    verdicts = (_verdict(chosen, said) for chosen in permutations(candidates, named))
+    colour, shape, size, relation = max(verdicts, key=sum)
+    count = len(seen.objects) == named and seen.unexplained == 0
+    return Judgement(seen.background == said.background, count, colour, shape, size, relation)
+
+
+def _verdict(chosen: Sequence[RecognisedObject | None], said: Description) -> tuple[bool, bool, bool, bool]:
+    """Colour, shape, size and relation, taking the chosen objects for the caption's, None for a missing one."""
+    pairs = list(zip(chosen, said.objects, strict=True))
+    colour, shape, size = (
+        all(seen is not None and getattr(seen, field) == getattr(named, field) for seen, named in pairs)
+        for field in ("colour", "shape", "size")
+    )
+    return colour, shape, size, said.relation is None or _related(chosen, said.relation)
+
+
+def _related(chosen: Sequence[RecognisedObject | None], relation: str) -> bool:
+    """Whether the first object lies where the relation says, and more so than in the other direction."""
+    first, second = chosen
+    if first is None or second is None:
+        return False
+    step = np.array([first.x - second.x, first.y - second.y])
+    direction = np.array(RELATIONS[relation])
+    return bool(step @ direction > abs(step @ direction[::-1]))
+
+
+def score(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, float]:
+    """The fraction of pictures that show what their captions say: "correct", and each statement by itself.
+
+    Raises:
+        ValueError: when there are no pictures, or not as many captions.
+    """
+    if not len(images) or len(images) != len(captions):
+        raise ValueError(f"{len(images)} pictures and {len(captions)} captions; give one caption for every picture")
+    judgements = [judge(image, text) for image, text in zip(images, captions, strict=True)]
+    statements = {name: float(np.mean([getattr(j, name) for j in judgements])) for name in Judgement._fields}
+    return {"correct": float(np.mean([j.correct for j in judgements])), **statements}
+
+
+PromptKind = Literal["single", "two", "held_out"]
+
+
+def composition_prompts(*, kind: PromptKind, count: int, seed: int) -> list[str]:
+    """Prompts to measure composition with, the same for the same arguments.
+
+    Args:
+        kind: "single" names one object and "two" a pair of them, all of colours and shapes that training shows
+            together; "held_out" names one object of a colour and shape that it never does.
+        count: number of prompts.
+        seed: non-negative.
+    """
+    drawn = {"single": (0.0, "exclude"), "two": (1.0, "exclude"), "held_out": (0.0, "only")}
+    if kind not in drawn:
+        raise ValueError(f"kind is {kind!r}; set it to one of {', '.join(drawn)}")
+    pairs, held_out = drawn[kind]
+    return [caption(scene(seed, index, pairs=pairs, held_out=held_out)) for index in range(count)]
