@@ -40,7 +40,7 @@ PROTOCOLS = {
 ONLY_IN = {"composer": "training", "streaming": "data"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 TORCH_ALONE = {"batch", "diffusion", "backbone", "sampling"}
-DRAWS_WITH_PILLOW = {"micro_diffusion.sampling.grid"}
+DRAWS_WITH_PILLOW = {"micro_diffusion.sampling.grid", "micro_diffusion.sampling.picture_file"}
 
 
 def module_name(path: Path) -> str:
