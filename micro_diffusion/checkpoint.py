@@ -143,7 +143,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     weights: Weights
-    backbone: nn.Module
+    backbone: Any
     objective: Any
     text_encoder: Any
     autoencoder: Any

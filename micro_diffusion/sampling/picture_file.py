@@ -1,0 +1,52 @@
+"""Pictures as files that say what they show: PNG carries prompt and settings along."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def check_picture_file(path: Path) -> None:
+    """Find out before an hour of drawing that its result cannot be written.
+
+    Raises:
+        ValueError: when the ending is none of FORMATS.
+        NotADirectoryError: when a parent of the file is a file.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path} ends in {path.suffix!r}, which is no picture; use one of {', '.join(FORMATS)}")
+    make_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents; a NotADirectoryError names the file that stands in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{folder} cannot be a folder, because a file stands there; choose another") from error
+
+
+def save_picture(picture: Image.Image, path: Path, description: Mapping[str, Any]) -> None:
+    """Write the picture; its description becomes JSON in the PNG text entry `micro_diffusion`.
+
+    The bytes follow from picture and description alone.
+    """
+    if path.suffix.lower() == ".png":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("micro_diffusion", json.dumps(dict(description), ensure_ascii=False))
+        picture.save(path, pnginfo=text)
+    else:
+        picture.save(path, quality=95)
+
+
+def free_path(path: Path) -> Path:
+    """The path itself while nothing is there, else the first of `name-1`, `name-2`, … that is free."""
+    candidates = itertools.chain([path], (path.with_stem(f"{path.stem}-{i}") for i in itertools.count(1)))
+    return next(candidate for candidate in candidates if not candidate.exists())

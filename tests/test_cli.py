@@ -1,0 +1,207 @@
+"""The command line, with a small run folder of random weights: what it draws, and what it says to bad input."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from micro_diffusion import cli
+from micro_diffusion.checkpoint import save_weights
+from tests.run_folder import CONFIG, make_run, random_backbone
+from tests.test_released_weights import small_release
+
+PROMPT = "a large red circle on a white background"
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with one trained run."""
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "trained_models" / "first", raw=2, ema=1)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence on stderr of a command that must fail with status 2."""
+    try:
+        status = run(*arguments)
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    return captured.err.splitlines()[-1]
+
+
+def pixels(path: str) -> bytes:
+    return Image.open(path).tobytes()
+
+
+def test_one_prompt_gives_a_plain_picture_that_says_what_it_is(capsys: pytest.CaptureFixture[str]):
+    assert run("generate", "trained_models/first", PROMPT, "--seed", "0", "--out", "new/out.png") == 0
+    picture = Image.open("new/out.png")
+    assert picture.size == (16, 16)
+    description = json.loads(picture.text["micro_diffusion"])
+    assert description == {
+        "prompts": [PROMPT],
+        "run": "first",
+        "weights": "ema",
+        "seed": 0,
+        "guidance_scale": 2.0,
+        "steps": 3,
+        "resolution": 16,
+    }
+    assert capsys.readouterr().out == "new/out.png: 1 picture, ema weights of trained_models/first\n"
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_another_picture():
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert run("generate", "first", PROMPT, "--seed", seed, "--out", f"{name}.png") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    assert pixels("a.png") != pixels("c.png")
+
+
+def test_several_pictures_make_a_grid_or_numbered_files():
+    prompts = [PROMPT, "../../a\nstar", "/etc/x"]
+    assert run("generate", "first", *prompts, "--out", "grid.png") == 0
+    assert Image.open("grid.png").width > 3 * 100
+    assert run("generate", "first", *prompts, "--count", "2", "--out", "folder") == 0
+    assert sorted(path.name for path in Path("folder").iterdir()) == [f"000{i}.png" for i in range(6)] + ["prompts.txt"]
+    lines = Path("folder/prompts.txt").read_text().splitlines()
+    assert lines[0] == f"0000.png\t{PROMPT}"
+    assert lines[2] == "0002.png\t../../a star"
+    assert run("generate", "first", PROMPT, "--out", "alone.png") == 0
+    assert pixels("folder/0000.png") == pixels("alone.png")
+    assert pixels("folder/0000.png") != pixels("folder/0001.png")
+
+
+def test_pictures_do_not_depend_on_the_batch_size():
+    run("generate", "first", *"abcde", "--out", "together", "--batch-size", "5")
+    run("generate", "first", *"abcde", "--out", "two", "--batch-size", "2")
+    for index in range(5):
+        pair = [torch.tensor(list(pixels(f"{folder}/000{index}.png"))) for folder in ("together", "two")]
+        assert (pair[0] - pair[1]).abs().max() <= 1
+
+
+def test_options_reach_the_drawing():
+    pictures = set()
+    options = [(), ("--steps", 5), ("--guidance-scale", 0), ("--weights", "raw"), ("--resolution", "32x16")]
+    for index, option in enumerate(options):
+        assert run("generate", "first", PROMPT, "--out", f"{index}.png", *option) == 0
+        pictures.add(pixels(f"{index}.png"))
+    assert len(pictures) == len(options)
+    assert Image.open("4.png").size == (16, 32)
+
+
+def test_prompts_may_follow_options_and_default_to_the_runs():
+    assert run("generate", "first", "--seed", "0", PROMPT, "--out", "a.png") == 0
+    assert json.loads(Image.open("a.png").text["micro_diffusion"])["prompts"] == [PROMPT]
+    assert run("generate", "first", "--out", "b.png") == 0
+    assert json.loads(Image.open("b.png").text["micro_diffusion"])["prompts"] == CONFIG["prompts"]["captions"]
+
+
+def test_without_out_no_file_is_replaced():
+    for _ in range(3):
+        assert run("generate", "first", PROMPT) == 0
+    assert sorted(path.name for path in Path().glob("*.png")) == ["generated-1.png", "generated-2.png", "generated.png"]
+
+
+def test_raw_weights_serve_where_there_is_no_average(capsys: pytest.CaptureFixture[str]):
+    make_run(Path("trained_models/second"), raw=1, ema=None)
+    assert run("generate", "second", PROMPT, "--out", "a.png") == 0
+    assert "raw weights" in capsys.readouterr().out
+    assert "has no ema weights" in fails(capsys, "generate", "second", PROMPT, "--weights", "ema")
+
+
+def test_a_prompt_that_is_too_long_says_once_what_was_cut(capsys: pytest.CaptureFixture[str]):
+    prompt = " ".join(["word"] * 15 + ["these", "are", "lost"])
+    assert run("generate", "first", prompt, "--count", "20", "--out", "a.png") == 0
+    warning = capsys.readouterr().err.splitlines()
+    assert len(warning) == 1
+    assert warning[0].startswith("micro-diffusion: warning: ")
+    assert "'these are lost'" in warning[0]
+
+
+def test_an_unknown_run_lists_those_that_exist(capsys: pytest.CaptureFixture[str]):
+    make_run(Path("elsewhere/other"))
+    assert "no run folder none; there are trained_models: first" in fails(capsys, "generate", "none", PROMPT)
+    assert "elsewhere: other; trained_models: first" in fails(capsys, "generate", "elsewhere/none", PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--steps", "0"], "0 is too few"),
+        (["--count", "0"], "0 is too few"),
+        (["--steps", "many"], "invalid positive"),
+        (["--resolution", "18"], "resolution 18 is not divisible by 4 .* use 16 or 20"),
+        (["--resolution", "16x16x16"], "has 3 sides"),
+        (["--sede", "1"], "unknown option --sede"),
+        (["--out", "a.gif"], "'.gif', which is no picture; use one of .png"),
+        (["--out", "trained_models/first/config.yaml/a.png"], "cannot be a folder"),
+        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--weights", "best"], "invalid choice: 'best'"),
+    ],
+)
+def test_bad_options(capsys: pytest.CaptureFixture[str], options: list[str], sentence: str):
+    error = fails(capsys, "generate", "first", PROMPT, *options)
+    assert re.search(sentence, error), error
+    assert list(Path().glob("*.png")) == []
+
+
+def test_unfinished_and_wrong_runs(capsys: pytest.CaptureFixture[str]):
+    make_run(Path("trained_models/unfinished"), ema=None)
+    assert "holds no weights" in fails(capsys, "generate", "unfinished", PROMPT)
+    Path("trained_models/empty").mkdir()
+    assert "holds no config.yaml" in fails(capsys, "generate", "empty", PROMPT)
+    state = random_backbone(1).state_dict()
+    del state["final.bias"]
+    save_weights("trained_models/first", state, "ema")
+    assert "1 missing (final.bias)" in fails(capsys, "generate", "first", PROMPT)
+
+
+def test_out_of_memory_says_what_to_lower(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def exhausted(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
+
+    monkeypatch.setattr(cli.Pipeline, "generate", exhausted)
+    assert "out of memory; lower --batch-size" in fails(capsys, "generate", "first", PROMPT)
+
+
+def test_evaluation_writes_scores_and_a_grid(capsys: pytest.CaptureFixture[str]):
+    assert run("evaluate", "first", "--count", "3", "--steps", "1", "--out", "new/metrics.json") == 0
+    report = json.loads(Path("new/metrics.json").read_text())
+    assert report["composition"].keys() == {"single", "two", "held_out"}
+    assert all(0 <= value <= 1 for value in report["composition"].values())
+    assert report["parameters"] == sum(parameter.numel() for parameter in random_backbone(1).parameters())
+    assert report["settings"] == {"seed": 0, "guidance_scale": 2.0, "steps": 1}
+    assert report["seconds"].keys() == {"draw", "judge"}
+    assert Image.open("new/metrics.png").width > 8 * 100
+    assert "single 0.000" in capsys.readouterr().out
+    assert "cannot be drawn from seed -1" in fails(capsys, "evaluate", "first", "--seed", "-1", "--out", "a.json")
+
+
+def test_released_weights_become_a_run(capsys: pytest.CaptureFixture[str]):
+    backbone, state = small_release()
+    torch.save(state, "released.pt")
+    assert run("import-microdit", "released.pt", "trained_models/released") == 0
+    assert f"{sum(p.numel() for p in backbone.parameters()):,} parameters" in capsys.readouterr().out
+    assert "is a run folder already" in fails(capsys, "import-microdit", "released.pt", "trained_models/released")
+    assert "no weight file other.pt" in fails(capsys, "import-microdit", "other.pt", "new")
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["evaluate"], ["import-microdit"]])
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: list[str]):
+    with pytest.raises(SystemExit) as stop:
+        run(*command, "--help")
+    assert stop.value.code == 0
+    assert "usage: micro-diffusion" in capsys.readouterr().out
