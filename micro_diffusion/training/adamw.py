@@ -1,0 +1,37 @@
+"""AdamW over the parameter groups of a model (Loshchilov & Hutter 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.optim import AdamW
+
+from micro_diffusion.backbone.backbone import ParameterGroup
+
+
+def adamw(
+    groups: Sequence[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> AdamW:
+    """AdamW whose learning rate and weight decay follow what the groups say of themselves.
+
+    Args:
+        groups: every trainable parameter, once.
+        lr: base learning rate, times the group's lr_scale.
+        betas: decay of the first and second moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled, times lr; only where the group decays.
+    """
+    return AdamW(
+        [
+            {
+                "params": group["parameters"],
+                "name": group["name"],
+                "lr": lr * group["lr_scale"],
+                "weight_decay": weight_decay if group["decay"] else 0.0,
+            }
+            for group in groups
+        ],
+        betas=tuple(betas),
+        eps=eps,
+        fused=True,
+    )

@@ -1,0 +1,123 @@
+"""Exponential moving average of the weights, which evaluation, sampling and later stages use.
+
+Own code rather than Composer's algorithm: that one swaps the average into every checkpoint, and finds the weights by
+names that change with the number of ranks, so a run resumed on another number goes on without averaging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from composer import Algorithm, Event, Logger, State, Time
+from torch import Tensor, nn
+
+from micro_diffusion.training.trainable import trained_model
+
+
+class EMA(Algorithm):
+    """average ← smoothing·average + (1 − smoothing)·weights after every step.
+
+    Args:
+        smoothing: weight of the old average, inside (0, 1).
+        start: when averaging begins, as a Composer time such as `1000ba`; the average then starts from the weights.
+
+    Raises:
+        ValueError: for a smoothing outside (0, 1), or a start that training does not reach.
+    """
+
+    def __init__(self, *, smoothing: float, start: str) -> None:
+        if not 0 < smoothing < 1:
+            raise ValueError(f"algorithms.ema.smoothing is {smoothing}; set it to a number between 0 and 1")
+        self.smoothing = smoothing
+        self.start = Time.from_timestring(start)
+        self.average: dict[str, Tensor] = {}
+        self._raw: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"EMA(smoothing={self.smoothing}, start='{self.start.to_timestring()}')"
+
+    def match(self, event: Event, state: State) -> bool:
+        """Runs around steps and evaluations."""
+        return event in (Event.FIT_START, Event.BATCH_END, Event.EVAL_START, Event.EVAL_END)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Update after a step; show the average to evaluations."""
+        network = trained_model(state.model).network
+        if event == Event.FIT_START:
+            self._check_start(state)
+        elif event == Event.BATCH_END and state.timestamp.get(self.start.unit) >= self.start:
+            self.update(network)
+        elif event == Event.EVAL_START:
+            self._swap_in(network)
+        elif event == Event.EVAL_END:
+            self._swap_out(network)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """One step of the average, which begins as a copy of the weights."""
+        weights = _weights(network)
+        if not self.average:
+            self.average = {name: weight.clone() for name, weight in weights.items()}
+            return
+        self._move_to(weights)
+        averages = [self.average[name] for name in weights]
+        torch._foreach_lerp_(averages, [*weights.values()], 1 - self.smoothing)
+
+    @contextmanager
+    def averaged(self, network: nn.Module) -> Iterator[bool]:
+        """The network with its average for a while; yields whether there is one."""
+        self._swap_in(network)
+        try:
+            yield bool(self.average)
+        finally:
+            self._swap_out(network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average goes into checkpoints beside the raw weights."""
+        return {**super().state_dict(), "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
+        """Takes the average of a checkpoint."""
+        self.average = state["average"]
+
+    def _check_start(self, state: State) -> None:
+        end = state.max_duration
+        if end is not None and end.unit == self.start.unit and self.start >= end:
+            raise ValueError(
+                f"algorithms.ema.start is {self.start.to_timestring()}, but training ends after {end.to_timestring()}; "
+                "start earlier, or leave EMA out with ~algorithms.ema"
+            )
+
+    @torch.no_grad()
+    def _swap_in(self, network: nn.Module) -> None:
+        if self.average and not self._raw:
+            weights = _weights(network)
+            self._move_to(weights)
+            self._raw = {name: weight.clone() for name, weight in weights.items()}
+            torch._foreach_copy_([*weights.values()], [self.average[name] for name in weights])
+
+    @torch.no_grad()
+    def _swap_out(self, network: nn.Module) -> None:
+        if self._raw:
+            weights = _weights(network)
+            torch._foreach_copy_([*weights.values()], [self._raw[name] for name in weights])
+            self._raw = {}
+
+    def _move_to(self, weights: dict[str, Tensor]) -> None:
+        """A checkpoint's average comes on the CPU."""
+        missing = weights.keys() ^ self.average.keys()
+        if missing:
+            raise ValueError(f"the average of the checkpoint is of another network; they differ in {sorted(missing)}")
+        self.average = {name: self.average[name].to(weight.device) for name, weight in weights.items()}
+
+
+def find_average(state: State) -> EMA | None:
+    """The EMA of a training, if it has one."""
+    return next((algorithm for algorithm in state.algorithms if isinstance(algorithm, EMA)), None)
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}

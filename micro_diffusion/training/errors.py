@@ -1,0 +1,75 @@
+"""Errors as one sentence on the terminal; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from micro_diffusion.training.schema import ROOT_KEYS, accepted, unknown_key
+
+_FULL = "HYDRA_FULL_ERROR"
+EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
+"""Errors that bad input, a bad machine or a diverged training raise."""
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Turn expected errors, those of Hydra included, into one sentence on stderr and exit status 1."""
+    if os.environ.get(_FULL, "0") not in ("", "0"):
+        yield
+        return
+    os.environ[_FULL] = "1"  # Hydra would print its own errors and exit
+    try:
+        yield
+    except (
+        ValueError,
+        OSError,
+        ArithmeticError,
+        HydraException,
+        OmegaConfBaseException,
+        torch.OutOfMemoryError,
+    ) as error:
+        print(f"Error: {sentence(error)}\n(set {_FULL}=1 to see where it was raised)", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        os.environ.pop(_FULL, None)
+
+
+def sentence(error: BaseException) -> str:
+    """What is wrong and what to do, in one line."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return sentence(error.__cause__)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory does not hold a microbatch; set trainer.device_train_microbatch_size to a smaller "
+            f"number, or to auto ({_one_line(str(error))})"
+        )
+    if isinstance(error, MissingConfigException):
+        return _one_line(str(error).split("Config search path")[0])
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _unknown_override(cause)
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _unknown_override(error: OmegaConfBaseException) -> str:
+    """An override of a key that the configuration does not have."""
+    key, parent = str(error.full_key), error.parent_node
+    keys = list(parent) if isinstance(parent, Mapping) else []
+    path, _, name = key.rpartition(".")
+    if not path:
+        return unknown_key(key, ROOT_KEYS)
+    parameters = accepted(parent["_target_"]) if isinstance(parent, Mapping) and "_target_" in parent else {}
+    if parameters is None or name in parameters:
+        return f"the configuration leaves {key} at its default; add it with a plus sign: +{key}=VALUE"
+    return unknown_key(key, [str(k) for k in keys if not str(k).startswith("_")], path)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

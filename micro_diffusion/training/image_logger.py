@@ -1,0 +1,84 @@
+"""Draws the prompts of a run while it trains: PNG grids with captions in the run folder, pictures to the loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from composer import Callback, Event, Logger, State
+from composer.core import get_precision_context
+from composer.utils import create_interval_scheduler, dist
+
+from micro_diffusion.sampling.grid import captioned_grid
+from micro_diffusion.sampling.pipeline import Pipeline
+from micro_diffusion.sampling.prompts import Prompts
+from micro_diffusion.training.ema import find_average
+from micro_diffusion.training.latent_diffusion import LatentDiffusion
+from micro_diffusion.training.trainable import trained_model
+
+
+class ImageLogger(Callback):
+    """Draws with the averaged weights where there are some, on rank 0, and at the end of training in any case.
+
+    Args:
+        pipeline: takes a backbone and an objective, and has the text encoder, autoencoder and sampler already.
+        prompts: what to draw.
+        resolution: side of the pictures in pixels.
+        interval: how often, as a Composer time such as `1000ba`.
+        folder: for the grids.
+        batch_size: pictures drawn at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Callable[..., Pipeline],
+        prompts: Prompts,
+        resolution: int,
+        interval: str,
+        folder: str,
+        batch_size: int,
+    ) -> None:
+        self.pipeline = pipeline
+        self.prompts = prompts
+        self.resolution = resolution
+        self.folder = Path(folder)
+        self.batch_size = batch_size
+        self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
+        self._drawn_at = -1
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Draw when the interval counts batches."""
+        if self._is_due(state, Event.BATCH_CHECKPOINT):
+            self._draw(state, logger)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Draw when the interval counts epochs."""
+        if self._is_due(state, Event.EPOCH_CHECKPOINT):
+            self._draw(state, logger)
+
+    def _draw(self, state: State, logger: Logger) -> None:
+        step = state.timestamp.batch.value
+        if dist.get_global_rank() != 0 or step == self._drawn_at:
+            return
+        self._drawn_at = step
+        model = trained_model(state.model)
+        if not isinstance(model, LatentDiffusion):
+            raise ValueError(f"the image logger cannot draw with {type(model).__name__}; leave it out of callbacks")
+        pipeline = self.pipeline(backbone=model.network, objective=model.objective)
+        average, training = find_average(state), model.network.training
+        model.network.eval()
+        averaged = average.averaged(model.network) if average is not None else nullcontext()
+        with averaged, get_precision_context(state.precision, state.precision_config):
+            images = pipeline.generate(
+                self.prompts.captions,
+                seed=self.prompts.seed,
+                guidance_scale=self.prompts.guidance_scale,
+                resolution=self.resolution,
+                batch_size=self.batch_size,
+            )
+        model.network.train(training)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        captioned_grid(images, self.prompts.captions).save(self.folder / f"step_{step:07d}.png")
+        logger.log_images(list(images), name="samples", channels_last=False, step=step)

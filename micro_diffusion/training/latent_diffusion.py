@@ -1,0 +1,153 @@
+"""Training of a latent diffusion model: an objective over a backbone, as a ComposerModel.
+
+Legend: B batch, C latent channels, h w latent cells, L caption tokens, D caption width, K kept patches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from composer import ComposerModel
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from micro_diffusion.backbone.backbone import Backbone, ParameterGroup
+from micro_diffusion.backbone.masking import kept_patches, random_keep
+from micro_diffusion.batch import TextCondition
+from micro_diffusion.checkpoint import Weights, save_weights
+from micro_diffusion.diffusion.objective import Loss, Objective
+from micro_diffusion.text.dropout import drop_captions
+from micro_diffusion.training.trainable import Batch
+
+
+class LatentDiffusion(ComposerModel):
+    """The loss of an objective on batches of latents; it holds neither the text encoder nor the autoencoder.
+
+    Args:
+        backbone: the network to train.
+        objective: what it learns to predict.
+        train_mask_ratio: share of patches hidden from the backbone in training, from 0 up to, but not including, 1.
+        caption_drop: probability of a caption to be replaced by the null caption in training.
+        noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
+
+    Raises:
+        ValueError: for a mask ratio that keeps no patch, a probability outside [0, 1] or bands that do not rise.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        objective: Objective,
+        train_mask_ratio: float,
+        caption_drop: float,
+        noise_bands: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise ValueError(f"{type(backbone).__name__} is no backbone; it lacks a part of backbone/backbone.py")
+        if not 0 <= caption_drop <= 1:
+            raise ValueError(f"model.caption_drop is {caption_drop}; set it to a probability from 0 to 1")
+        kept_patches(backbone.patches, train_mask_ratio)
+        self.network = backbone
+        self.objective = objective
+        self.train_mask_ratio = train_mask_ratio
+        self.caption_drop = caption_drop
+        self.metrics: dict[str, Metric] = {"loss": BandLoss(0.0, math.inf)}
+        for low, high in itertools.pairwise([0.0, *noise_bands, math.inf]):
+            self.metrics[f"loss_sigma_{low:g}-{high:g}"] = BandLoss(low, high)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network under its own name."""
+        return self.network  # pyright: ignore[reportReturnType]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The backbone knows which of its parameters belong together."""
+        return self.backbone.parameter_groups()
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Adds level_normal (B,), noise (B, C, h, w) and keep (B, K), and drops captions, in a new batch."""
+        latents = batch["latents"]
+        text = TextCondition(batch["caption_tokens"], batch["caption_mask"])
+        drawn = {
+            **batch,
+            "level_normal": torch.randn(len(latents), generator=generator),
+            "noise": torch.randn(latents.shape, generator=generator),
+            "caption_tokens": drop_captions(text, self.caption_drop, generator).tokens,
+        }
+        height, width = latents.shape[-2:]
+        patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
+        keep = random_keep(len(latents), patches, self.train_mask_ratio, generator=generator)
+        return drawn if keep is None else {**drawn, "keep": keep}
+
+    def draw_eval(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
+        latents = batch["latents"]
+        quantile = (torch.arange(len(latents)) + 0.5) / len(latents)
+        noise = torch.randn(latents.shape, generator=generator)
+        return {**batch, "level_normal": torch.special.ndtri(quantile), "noise": noise}
+
+    def forward(self, batch: Batch) -> Loss:
+        """A batch with its random numbers drawn -> the loss of each sample."""
+        return self.objective.loss(
+            self.backbone,
+            batch["latents"],
+            TextCondition(batch["caption_tokens"], batch["caption_mask"]),
+            level_normal=batch["level_normal"],
+            noise=batch["noise"],
+            keep=batch.get("keep"),
+        )
+
+    def loss(self, outputs: Loss, batch: Batch) -> Tensor:
+        """The mean over the batch."""
+        return outputs.per_sample.mean()
+
+    def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
+        """The same as `forward`."""
+        return self(batch) if outputs is None else outputs
+
+    def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
+        """Evaluation losses; training reports its loss by itself."""
+        return {} if is_train else self.metrics
+
+    def update_metric(self, batch: Batch, outputs: Loss, metric: Metric) -> None:
+        """Count the losses of a batch that fall into the metric's band."""
+        metric.update(outputs.per_sample, outputs.sigma)
+
+    def save(self, folder: Path, weights: Weights) -> None:
+        """Write the backbone's weights with plain keys."""
+        save_weights(folder, self.network.state_dict(), weights)
+
+
+class BandLoss(Metric):
+    """Mean loss of the samples whose noise level lies in [low, high); nan when there was none.
+
+    Args:
+        low: lowest sigma of the band.
+        high: sigma at which the next band begins.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, per_sample: Tensor, sigma: Tensor) -> None:
+        """per_sample (B,), sigma (B,)."""
+        inside = (sigma >= self.low) & (sigma < self.high)
+        self.total += per_sample[inside].float().sum()
+        self.count += inside.sum()
+
+    def compute(self) -> Tensor:
+        """The mean, ()."""
+        return self.total / self.count

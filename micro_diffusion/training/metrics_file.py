@@ -1,0 +1,39 @@
+"""Every logged number as one JSON object a line: `metrics.jsonl` in the run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from composer import Logger, State
+from composer.loggers import LoggerDestination
+from composer.utils import dist
+from torch import Tensor
+
+
+class MetricsFile(LoggerDestination):
+    """Appends `{"step": …, name: number, …}` for each call that logs numbers; written by rank 0.
+
+    Args:
+        path: the file; a resumed run appends to it.
+    """
+
+    def __init__(self, *, path: str) -> None:
+        self.path = Path(path)
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Make the folder."""
+        if dist.get_global_rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Append the finite numbers among the metrics."""
+        if dist.get_global_rank():
+            return
+        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float | Tensor)}
+        numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        if numbers:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **numbers}) + "\n")

@@ -1,0 +1,30 @@
+"""Configuration values that follow from the machine or from other values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+
+def by_device(gpu: Any, cpu: Any) -> Any:
+    """The first value where there is a CUDA device, the second where there is none."""
+    return gpu if torch.cuda.is_available() else cpu
+
+
+def divide(a: int, b: int) -> int:
+    """a / b, which must be whole.
+
+    Raises:
+        ValueError: when it is not; names the nearest numbers that are divisible.
+    """
+    if a % b:
+        raise ValueError(f"{a} is not divisible by {b}; use {a - a % b} or {a - a % b + b}")
+    return a // b
+
+
+def register_resolvers() -> None:
+    """Make `${by_device:GPU_VALUE,CPU_VALUE}` and `${divide:A,B}` known to OmegaConf."""
+    OmegaConf.register_new_resolver("by_device", by_device, replace=True)
+    OmegaConf.register_new_resolver("divide", divide, replace=True)

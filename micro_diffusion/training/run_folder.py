@@ -1,0 +1,88 @@
+"""The folder of a training: which configuration it belongs to, and whether it is complete.
+
+trained_models/<exp_name>/config.yaml     written at the start, fully resolved
+                         /checkpoints/    Composer's, to resume from
+                         /*.safetensors   written at the end
+                         /complete.json   written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
+
+COMPLETE_FILE = "complete.json"
+FREE = ("callbacks", "loggers", "machine", "prompts", "sampler", "metric", "trainer")
+"""Keys that may change when a run goes on: they decide how it runs and what it shows, not what is learned."""
+
+
+class RunFolder:
+    """Guards `trained_models/<exp_name>` against a second, different run.
+
+    Args:
+        path: the folder.
+        config: the run's fully resolved configuration.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run of this configuration has finished already."""
+        complete = self.path / COMPLETE_FILE
+        if not complete.is_file():
+            return False
+        return json.loads(complete.read_text())["max_duration"] == str(self.config["trainer"]["max_duration"])
+
+    def check(self) -> None:
+        """Compare with the configuration that is in the folder already, if any.
+
+        Raises:
+            ValueError: when it differs in what is learned; says where.
+        """
+        if not (self.path / CONFIG_FILE).is_file():
+            return
+        earlier = read_config(self.path)
+        keys = [key for key in differing_keys(earlier, self.config) if key.split(".")[0] not in FREE]
+        if keys:
+            changes = [f"{key}={_at(self.config, key)} (was {_at(earlier, key)})" for key in keys[:5]]
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            raise ValueError(
+                f"{self.path} holds a run of another configuration, which differs in {', '.join(changes)}{more}; "
+                "choose another exp_name, or set these back to resume that run"
+            )
+
+    def begin(self) -> None:
+        """Write the configuration."""
+        write_config(self.path, self.config)
+
+    def finish(self, **result: Any) -> None:
+        """Mark the run as complete, with some numbers about it."""
+        content = {"max_duration": str(self.config["trainer"]["max_duration"]), **result}
+        unfinished = (self.path / COMPLETE_FILE).with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.replace(self.path / COMPLETE_FILE)
+
+
+def differing_keys(a: Any, b: Any, path: str = "") -> list[str]:
+    """Dotted keys at which two nested configurations differ, or which only one of them has."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        names = [*a, *(name for name in b if name not in a)]
+        return [
+            key
+            for name in names
+            for key in differing_keys(a.get(name), b.get(name), f"{path}.{name}" if path else str(name))
+        ]
+    return [] if a == b else [path]
+
+
+def _at(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config

@@ -1,0 +1,51 @@
+"""What every model offers that `train` can fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from composer import ComposerModel
+from torch import nn
+
+from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.checkpoint import Weights
+
+Batch = dict[str, Any]
+"""One collated batch: tensors and lists whose first axis counts the samples."""
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A ComposerModel that draws its random numbers only when told to, and saves what its run is for.
+
+    Attributes:
+        network: the weights that training is about; averaged by EMA and started from an earlier run.
+    """
+
+    network: nn.Module
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every trainable parameter, exactly once."""
+        ...
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """A new batch with every random number of a training step added, drawn on the CPU."""
+        ...
+
+    def draw_eval(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The same for evaluation, where the generator has the same state at every call for the same batch."""
+        ...
+
+    def save(self, folder: Path, weights: Weights) -> None:
+        """Write what later stages and programs need into the run folder; `network` holds the weights so called."""
+        ...
+
+
+def trained_model(state_model: nn.Module) -> Trainable:
+    """The model inside Composer's `state.model`, which DDP may wrap."""
+    inner = state_model.module if isinstance(state_model, nn.parallel.DistributedDataParallel) else state_model
+    if not isinstance(inner, ComposerModel):
+        raise TypeError(f"{type(inner).__name__} is no ComposerModel; train one of micro_diffusion.training")
+    return cast(Trainable, inner)

@@ -1,0 +1,25 @@
+"""Trains what a configuration describes.
+
+composer train.py --config-path ./configs --config-name 256_pretrain.yaml exp_name=masked model.train_mask_ratio=0.75
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.resolvers import register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="quickstart_32_pretrain")
+def main(config: DictConfig) -> None:
+    """Compose, build, fit."""
+    from micro_diffusion.training.build import train  # imports the whole stack; --help and typos need not wait
+
+    train(config)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()
