@@ -7,6 +7,7 @@ trained_models/<name>/ema.safetensors     their exponential moving average, when
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,20 +40,26 @@ def plain_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def save_weights(folder: str | Path, state: Mapping[str, Tensor], weights: Weights) -> Path:
+def save_weights(
+    folder: str | Path, state: Mapping[str, Tensor], weights: Weights, *, dtype: torch.dtype | None = None
+) -> Path:
     """Write a backbone's state dict with plain keys, atomically; returns the file.
 
     Args:
         folder: the run folder, made when it does not exist.
         state: parameters and persistent buffers on any device.
         weights: "ema" or "raw", which decides the file's name.
+        dtype: what to round floating-point numbers to; None keeps them.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHT_FILES[weights]
     unfinished = path.with_suffix(".unfinished")
     # clone: safetensors refuses tensors that share memory, such as tied weights
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in plain_keys(state).items()}
+    tensors = {
+        key: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous().clone()
+        for key, value in plain_keys(state).items()
+    }
     save_file(tensors, unfinished, metadata={"format": "pt", "weights": weights})
     unfinished.replace(path)
     return path
@@ -106,7 +113,7 @@ def choose_weights(folder: str | Path, weights: Weights | None = None) -> Weight
     Raises:
         FileNotFoundError: when the run does not have them; says what it has.
     """
-    folder = Path(folder)
+    folder = _existing(Path(folder))
     present = [kind for kind, file in WEIGHT_FILES.items() if (folder / file).is_file()]
     if not present:
         raise FileNotFoundError(
@@ -128,7 +135,7 @@ def initialise_from(backbone: nn.Module, folder: str | Path, weights: Weights | 
     Positions are no part of the weights; the backbone has built them for its own resolution.
     """
     folder = Path(folder)
-    chosen = choose_weights(_existing(folder), weights)
+    chosen = choose_weights(folder, weights)
     load_strictly(backbone, read_weights(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
     return chosen
 
@@ -163,7 +170,7 @@ def load_run(folder: str | Path, *, weights: Weights | None = None, device: str 
     folder = Path(folder)
     config = read_config(folder)
     chosen = choose_weights(folder, weights)
-    parts = {part: build(config, part, folder) for part in PARTS}
+    parts = {part: build(config, part, folder, device) for part in PARTS}
     path = folder / WEIGHT_FILES[chosen]
     load_strictly(parts["backbone"], read_weights(path), source=str(path))
     for module in parts.values():
@@ -179,6 +186,23 @@ def load_backbone(
     backbone = build(read_config(folder), "backbone", Path(folder))
     initialise_from(backbone, folder, weights)
     return backbone.to(device).eval().requires_grad_(False)
+
+
+def export_run(
+    folder: str | Path, out: str | Path, *, weights: Weights | None = None, dtype: torch.dtype | None = None
+) -> Path:
+    """Copy what drawing needs of a run into a new folder: one set of weights and the nodes of the config that it uses.
+
+    Raises:
+        FileExistsError: when `out` is a run folder already.
+    """
+    folder, out = Path(folder), Path(out)
+    if (out / CONFIG_FILE).exists():
+        raise FileExistsError(f"{out} is a run folder already; choose a new one, or remove it first")
+    config, chosen = read_config(folder), choose_weights(folder, weights)
+    path = save_weights(out, read_weights(folder / WEIGHT_FILES[chosen]), chosen, dtype=dtype)
+    write_config(out, {key: config[key] for key in ("resolution", *PARTS) if key in config})
+    return path
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -206,22 +230,23 @@ def write_config(folder: str | Path, config: Mapping[str, Any]) -> Path:
     return path
 
 
-def build(config: Mapping[str, Any], part: str, folder: Path) -> Any:
-    """The object that the node `part` of a run's config describes.
+def build(config: Mapping[str, Any], part: str, folder: Path, device: str | torch.device = "cpu") -> Any:
+    """The object that the node `part` of a run's config describes, on `device` when its constructor takes one.
 
     Raises:
         ValueError: when there is no such node, or its target cannot be called with its arguments.
         OSError: when the object's own files are missing.
     """
     from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+    from hydra.utils import get_object, instantiate
 
     node = config.get(part)
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ValueError(f"{folder / CONFIG_FILE} describes no {part}; add a `{part}:` with a `_target_`")
     try:
-        return instantiate(dict(node), _convert_="all")
-    except InstantiationException as error:
+        takes_device = "device" in inspect.signature(get_object(node["_target_"])).parameters
+        return instantiate(dict(node), _convert_="all", **({"device": str(device)} if takes_device else {}))
+    except (InstantiationException, ImportError) as error:
         if isinstance(error.__cause__, ValueError | OSError):
             raise error.__cause__ from None
         reason = " ".join(str(error).split())

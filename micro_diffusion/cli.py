@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from micro_diffusion import bundled
-from micro_diffusion.checkpoint import CONFIG_FILE, Run, load_run, parameter_count, run_folders
+from micro_diffusion.checkpoint import CONFIG_FILE, Run, export_run, load_run, parameter_count, run_folders
 from micro_diffusion.evaluation.report import composition_report, write_report
 from micro_diffusion.released_weights import import_run
 from micro_diffusion.sampling.grid import captioned_grid, to_pil
@@ -89,6 +91,13 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=run_evaluate)
 
+    export = commands.add_parser("export", help="copy what drawing needs of a run into a new folder")
+    export.add_argument("run", metavar="RUN", help="as for generate")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="the run folder to make")
+    export.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
+    export.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: as they are")
+    export.set_defaults(command=run_export)
+
     released = commands.add_parser("import-microdit", help="make a run folder of released MicroDiT weights")
     released.add_argument("file", type=Path, metavar="WEIGHTS", help="a released .pt file")
     released.add_argument("folder", type=Path, metavar="FOLDER", help="the run folder to make")
@@ -105,7 +114,7 @@ def run_generate(options: argparse.Namespace) -> None:
     run, pipeline, settings = open_run(options)
     prompts = [prompt for prompt in options.prompts or run.prompts.captions for _ in range(options.count)]
     settings["resolution"] = options.resolution or run.config["resolution"]
-    images = pipeline.generate(prompts, batch_size=options.batch_size, **settings)
+    images = draw(pipeline, prompts, batch_size=options.batch_size, **settings)
 
     described = {"run": run.folder.name, "weights": run.weights, **settings}
     if as_folder:
@@ -127,8 +136,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     make_folder(options.out.parent)
     run, pipeline, settings = open_run(options)
     report, picture = composition_report(
-        lambda captions: pipeline.generate(
-            captions, batch_size=options.batch_size, resolution=run.config["resolution"], **settings
+        lambda captions: draw(
+            pipeline, captions, batch_size=options.batch_size, resolution=run.config["resolution"], **settings
         ),
         count=options.count,
         seed=settings["seed"],
@@ -138,6 +147,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
     save_picture(picture, grid, {"run": run.folder.name, "weights": run.weights, **settings})
     scores = ", ".join(f"{kind} {value:.3f}" for kind, value in report["composition"].items())
     print(f"{options.out}: {scores}; the judged pictures are in {grid}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`micro-diffusion export`."""
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    path = export_run(find_run(options.run), options.folder, weights=options.weights, dtype=dtype)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def run_import(options: argparse.Namespace) -> None:
@@ -161,6 +177,12 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
     asked = {"seed": options.seed, "guidance_scale": options.guidance_scale, "steps": options.steps}
     usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}
     return run, pipeline, {key: usual[key] if value is None else value for key, value in asked.items()}
+
+
+def draw(pipeline: Pipeline, prompts: Sequence[str], **settings: Any) -> Tensor:
+    """`Pipeline.generate` with a progress bar where somebody watches."""
+    with tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty()) as bar:
+        return pipeline.generate(prompts, on_batch=bar.update, **settings)
 
 
 def find_run(name: str) -> Path:

@@ -11,6 +11,7 @@ from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.checkpoint import (
     build,
     choose_weights,
+    export_run,
     initialise_from,
     load_backbone,
     load_run,
@@ -36,9 +37,7 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path):
 
 def test_wrappers_leave_no_trace(tmp_path: Path):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    wrapped = torch.optim.swa_utils.AveragedModel(torch.compile(model))  # keys: module._orig_mod.0.weight, n_averaged
-    state = {key: value for key, value in wrapped.state_dict().items() if key != "n_averaged"}
-    assert all(key.startswith("module._orig_mod.") for key in state)
+    state = {f"module._orig_mod.{key}": value for key, value in model.state_dict().items()}  # DDP of a compiled model
     save_weights(tmp_path, state, "ema")
     assert sorted(load_file(tmp_path / "ema.safetensors")) == sorted(model.state_dict())
     assert plain_keys({"blocks._orig_mod.0.w": torch.ones(1)}).keys() == {"blocks.0.w"}
@@ -152,3 +151,32 @@ def test_a_truncated_weight_file_is_refused(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"ema\.safetensors cannot be read"):
         load_run(tmp_path)
+
+
+def test_an_export_draws_as_the_run_does(tmp_path: Path):
+    make_run(tmp_path / "run", raw=2, ema=1)
+    write_config(tmp_path / "run", {**read_config(tmp_path / "run"), "optimizer": {"lr": 1.0}})
+    export_run(tmp_path / "run", tmp_path / "half", dtype=torch.float16)
+    assert sorted(path.name for path in (tmp_path / "half").iterdir()) == ["config.yaml", "ema.safetensors"]
+    assert "optimizer" not in read_config(tmp_path / "half")
+    assert all(value.dtype == torch.float16 for value in read_weights(tmp_path / "half" / "ema.safetensors").values())
+    backbone = load_run(tmp_path / "half").backbone
+    assert backbone.final.weight.dtype == torch.float32
+    torch.testing.assert_close(backbone.final.weight, random_backbone(1).final.weight, rtol=1e-3, atol=1e-6)
+    with pytest.raises(FileExistsError, match="is a run folder already"):
+        export_run(tmp_path / "run", tmp_path / "half")
+
+
+class Encoder:
+    def __init__(self, *, device: str = "cpu") -> None:
+        self.device = device
+
+
+def test_parts_that_take_a_device_get_the_runs(tmp_path: Path):
+    node = {"_target_": f"{__name__}.Encoder"}
+    assert build({"text_encoder": node}, "text_encoder", tmp_path, "meta").device == "meta"
+
+
+def test_an_unknown_target_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"sampler of .* cannot be built: .*NoSampler"):
+        build({"sampler": {"_target_": "micro_diffusion.sampling.heun.NoSampler"}}, "sampler", tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ def run(*arguments: str) -> int:
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one sentence on stderr of a command that must fail with status 2."""
+    capsys.readouterr()
     try:
         status = run(*arguments)
     except SystemExit as stop:  # argparse
@@ -199,7 +202,23 @@ def test_released_weights_become_a_run(capsys: pytest.CaptureFixture[str]):
     assert "no weight file other.pt" in fails(capsys, "import-microdit", "other.pt", "new")
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["evaluate"], ["import-microdit"]])
+def test_an_exported_run_is_half_as_large(capsys: pytest.CaptureFixture[str]):
+    assert run("export", "first", "half", "--dtype", "float16") == 0
+    sizes = [Path(folder, "ema.safetensors").stat().st_size for folder in ("trained_models/first", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert run("generate", "half", PROMPT, "--out", "a.png") == 0
+    assert "is a run folder already" in fails(capsys, "export", "first", "half")
+
+
+def test_the_command_runs_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "micro_diffusion.cli", "generate", "first", PROMPT, "--out"]
+    for name in ("a.png", "b.png"):
+        result = subprocess.run([*command, name], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["evaluate"], ["export"], ["import-microdit"]])
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: list[str]):
     with pytest.raises(SystemExit) as stop:
         run(*command, "--help")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -90,6 +90,7 @@ class Pipeline:
         resolution: int | tuple[int, int],
         steps: int | None = None,
         batch_size: int = 16,
+        on_batch: Callable[[int], object] | None = None,
     ) -> Tensor:
         """One picture for each caption, as uint8 (B, 3, H, W) on the CPU.
 
@@ -103,6 +104,7 @@ class Pipeline:
             resolution: H = W, or (H, W), in pixels; positions are stretched when the backbone was built for another.
             steps: sampling steps, when not the sampler's own number.
             batch_size: pictures drawn at once.
+            on_batch: called after each batch with its number of pictures.
 
         Raises:
             ValueError: for a resolution that patches do not fill, fewer than one step, or no captions.
@@ -117,6 +119,8 @@ class Pipeline:
                 chunk = captions[start : start + batch_size]
                 generators = [picture_generator(seed, start + i) for i in range(len(chunk))]
                 pictures.append(self._draw(chunk, generators, latent_size, sampler, guidance_scale))
+                if on_batch is not None:
+                    on_batch(len(chunk))
         return torch.cat(pictures)
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
