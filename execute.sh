@@ -129,38 +129,59 @@ duration() {
     fi
 }
 
-# step NAME RESULT COMMAND...: run the command unless the file RESULT, which it leaves at its end, is there already.
+# step NAME RESULT COMMAND...: run a command, which leaves the file RESULT when it is done, and say how long it took.
 # The seconds of all tries stand beside the result.
 step() {
-    local name=$1 result=$2 start=$SECONDS status=0 clock spent
+    local name=$1 result=$2 start=$SECONDS status=0 clock spent before
     shift 2
     clock=${result%.*}.seconds
-    if [[ -e $result ]]; then
-        line "$name" "complete already: $result"
-    else
-        echo "==> $name: $*"
-        "$@" || status=$?
-        spent=$((SECONDS - start + $(cat "$clock" 2>/dev/null || echo 0)))
-        [[ ! -d $(dirname "$clock") ]] || echo "$spent" >"$clock"
-        ((status == 0)) || fail "$name failed (status $status); see the message above, then run the same command again."
-        [[ -e $result ]] || fail "$name ended without leaving $result."
-        line "$name" "$(duration "$spent"): $result"
+    before=$(fingerprint "$result")
+    echo "==> $name: $*"
+    "$@" || status=$?
+    if ((status == 0)) && [[ -n $before && $before == "$(fingerprint "$result")" ]]; then
+        already "$name" "$result"
+        return
     fi
+    spent=$((SECONDS - start + $(cat "$clock" 2>/dev/null || echo 0)))
+    [[ ! -d $(dirname "$clock") ]] || echo "$spent" >"$clock"
+    ((status == 0)) || fail "$name failed (status $status); see the message above, then run the same command again."
+    [[ -e $result ]] || fail "$name ended without leaving $result."
+    line "$name" "$(duration "$spent"): $result"
     clocks+=("$name" "$clock")
 }
 
+already() {
+    line "$1" "complete already: $2"
+    clocks+=("$1" "${2%.*}.seconds")
+}
+
+fingerprint() {
+    [[ ! -e $1 ]] || cksum <"$1"
+}
+
+# once NAME RESULT COMMAND...: a step that is skipped when its result is there.
+once() {
+    if [[ -e $2 ]]; then
+        already "$1" "$2"
+    else
+        step "$@"
+    fi
+}
+
 # stages LAUNCHER NAME... -- OVERRIDES...: train the configs in a row, each from the result of the one before.
+# Where overrides are given, train.py is asked whether a complete run is still the one that they describe.
 stages() {
-    local launcher=$1 name previous=() names=()
+    local launcher=$1 run=once name complete previous=() names=()
     shift
     while [[ $1 != -- ]]; do
         names+=("$1")
         shift
     done
     shift
+    (($# == 0)) || run=step
     for name in "${names[@]}"; do
-        step "$name" "$output_dir/$name/complete.json" \
-            "$launcher" train.py --config-path ./configs --config-name "$name.yaml" \
+        complete=$output_dir/$name/complete.json
+        "$run" "$name" "$complete" "$launcher" train.py --config-path ./configs --config-name "$name.yaml" \
             exp_name="$name" ${previous[@]+"${previous[@]}"} "$@"
         previous=("init_from=$output_dir/$name")
     done
@@ -174,7 +195,8 @@ from pathlib import Path
 
 metrics, steps = Path(sys.argv[1]), sys.argv[2:]
 content = json.loads(metrics.read_text())
-content["seconds"] = {name: int(Path(clock).read_text()) for name, clock in zip(steps[::2], steps[1::2]) if Path(clock).exists()}
+clocks = {name: Path(clock) for name, clock in zip(steps[::2], steps[1::2], strict=True)}
+content["seconds"] = {name: int(clock.read_text()) for name, clock in clocks.items() if clock.exists()}
 metrics.write_text(json.dumps(content, indent=2) + "\n")
 print(metrics.read_text())
 PYTHON
@@ -186,15 +208,18 @@ quickstart() {
     local data=data/quickstart final=$output_dir/quickstart_64_finetune split
     mkdir -p "$output_dir"
     for split in train eval; do
-        step "convert_$split" "$data/images/$split/index.json" \
+        once "convert_$split" "$data/images/$split/index.json" \
             python scripts/convert.py --config-name "quickstart_convert_$split" out="$data/images/$split"
-        step "precompute_$split" "$data/latents/$split/index.json" \
+        once "precompute_$split" "$data/latents/$split/index.json" \
             python scripts/precompute.py --config-name quickstart_precompute \
             images="$data/images/$split" out="$data/latents/$split"
     done
     stages python quickstart_{32,64}_{pretrain,finetune} -- "$@"
-    step samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
-    step score "$final/metrics.json" micro-diffusion evaluate "$final" --out "$final/metrics.json"
+    # drawn again where the training went on since
+    [[ $final/samples.png -nt $final/complete.json ]] || rm -f "$final/samples.png"
+    [[ $final/metrics.json -nt $final/complete.json ]] || rm -f "$final/metrics.json"
+    once samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
+    once score "$final/metrics.json" micro-diffusion evaluate "$final" --out "$final/metrics.json"
     add_seconds "$final/metrics.json"
 }
 

@@ -1,0 +1,138 @@
+"""execute.sh with stand-ins for its commands, which note how they are called and leave what the real ones leave."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STAND_IN = """#!/usr/bin/env bash
+# Accepts the environment check (-c), passes the report (-) on to Python, and does what a step would do.
+set -e
+[[ $1 == -c ]] && exit 0
+[[ $1 == - ]] && exec {python} "$@"
+echo "${{0##*/}} $*" >>calls
+for argument in "$@"; do
+    [[ -e fail && $argument == *"$(cat fail 2>/dev/null)"* ]] && exit 3
+    case $argument in
+    exp_name=*) folder=trained_models/${{argument#*=}} ;;
+    out=*) folder=${{argument#*=}} ;;
+    output_dir=*) folder=${{argument#*=}}/${{folder#*/}} ;;
+    esac
+done
+case $1 in
+train.py) mkdir -p "$folder" && echo $RANDOM >"$folder/complete.json" ;;
+scripts/*) mkdir -p "$folder" && echo >"$folder/index.json" ;;
+generate) echo >"${{@: -1}}" ;;
+evaluate) echo '{{"composition": {{"single": 0.5}}, "parameters": 3}}' >"${{@: -1}}" ;;
+esac
+"""
+
+STAGES = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
+
+
+class Checkout:
+    """A folder with execute.sh and the stand-ins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(ROOT / "execute.sh", folder)
+        python = shutil.which("python3") or "python3"
+        for name in ("python", "composer", "micro-diffusion"):
+            stand_in = folder / "bin" / name
+            stand_in.parent.mkdir(exist_ok=True)
+            stand_in.write_text(STAND_IN.format(python=python))
+            stand_in.chmod(0o755)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        command = ["bash", str(self.folder / "execute.sh"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    def calls(self) -> list[str]:
+        """What was run since the last time."""
+        record = self.folder / "calls"
+        lines = record.read_text().splitlines() if record.exists() else []
+        record.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def train(stage: str, *more: str) -> str:
+    return " ".join([f"composer train.py --config-path ./configs --config-name {stage}.yaml exp_name={stage}", *more])
+
+
+def test_each_stage_starts_from_the_one_before(checkout: Checkout):
+    result = checkout.run()
+    assert result.returncode == 0, result.stderr
+    starts = [[], *[[f"init_from=trained_models/{stage}"] for stage in STAGES[:-1]]]
+    assert checkout.calls() == [train(stage, *start) for stage, start in zip(STAGES, starts, strict=True)]
+    assert [line.split()[0] for line in result.stdout.split("Summary:")[1].splitlines() if line] == STAGES
+
+
+def test_complete_stages_are_skipped(checkout: Checkout):
+    checkout.run()
+    checkout.calls()
+    shutil.rmtree(checkout.folder / "trained_models" / "512_finetune")
+    result = checkout.run()
+    assert checkout.calls() == [train("512_finetune", "init_from=trained_models/512_pretrain")]
+    assert result.stdout.count("complete already") == 6  # three when they are met, three in the summary
+
+
+def test_a_failure_stops_the_row_and_the_next_run_goes_on_there(checkout: Checkout):
+    (checkout.folder / "fail").write_text("exp_name=256_finetune")
+    result = checkout.run()
+    assert result.returncode == 1
+    assert "256_finetune failed (status 3)" in result.stderr
+    assert len(checkout.calls()) == 2
+    (checkout.folder / "fail").unlink()
+    assert checkout.run().returncode == 0
+    assert [call.split("exp_name=")[1].split()[0] for call in checkout.calls()] == STAGES[1:]
+
+
+def test_overrides_reach_every_stage_and_a_complete_one_is_asked_about_them(checkout: Checkout):
+    assert checkout.run("output_dir=elsewhere", "trainer.max_duration=9ba").returncode == 0
+    calls = checkout.calls()
+    assert all(call.endswith("output_dir=elsewhere trainer.max_duration=9ba") for call in calls)
+    assert "init_from=elsewhere/512_pretrain" in calls[-1]
+    checkout.run("output_dir=elsewhere", "trainer.max_duration=9ba")
+    assert len(checkout.calls()) == 4
+
+
+@pytest.mark.parametrize("argument", ["quikstart", "exp_name=mine", "init_from=trained_models/mine"])
+def test_bad_arguments_are_refused_before_anything_runs(checkout: Checkout, argument: str):
+    result = checkout.run(argument)
+    assert result.returncode == 1
+    assert result.stderr.startswith("execute.sh: ")
+    assert argument in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert checkout.calls() == []
+
+
+def test_quickstart_ends_in_metrics_with_the_seconds_of_each_step(checkout: Checkout):
+    result = checkout.run("quickstart")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((checkout.folder / "trained_models/quickstart_64_finetune/metrics.json").read_text())
+    assert metrics["composition"] == {"single": 0.5}
+    assert metrics["parameters"] == 3
+    quick = ["quickstart_32_pretrain", "quickstart_32_finetune", "quickstart_64_pretrain", "quickstart_64_finetune"]
+    assert [name for name in metrics["seconds"] if name.startswith("quickstart")] == quick
+    assert {"convert_train", "precompute_eval", "samples", "score"} <= set(metrics["seconds"])
+
+    checkout.calls()
+    again = checkout.run("quickstart")
+    assert again.returncode == 0, again.stderr
+    assert checkout.calls() == []
+    assert json.loads((checkout.folder / "trained_models/quickstart_64_finetune/metrics.json").read_text()) == metrics
+
+
+def test_nothing_is_ever_killed():
+    assert "kill" not in (ROOT / "execute.sh").read_text()
