@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported, hence before any test is
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; threads only slow down networks this small
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
