@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import check_divisible, check_stated
@@ -88,7 +87,7 @@ class KLAutoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), (z - shift) * scaling with z a posterior draw, or its mean."""
-        mean, logvar = self.posterior(images)
+        mean, logvar = self.posterior(images.to(self.shift))
         if sample:
             device = mean.device if generator is None else generator.device
             noise = torch.randn(mean.shape, generator=generator, device=device, dtype=mean.dtype).to(mean.device)
@@ -98,12 +97,12 @@ class KLAutoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) as made by `encode` -> (B, 3, H, W), clamped to [-1, 1]."""
-        unscaled = latents / _per_channel(self.scaling) + _per_channel(self.shift)
+        unscaled = latents.to(self.shift) / _per_channel(self.scaling) + _per_channel(self.shift)
         return self.reconstruct(unscaled).clamp(-1, 1)
 
     @torch.no_grad()
     def measure_scale(self, images: Tensor) -> None:
-        """Set shift and scaling so that the latents of these pictures (B, 3, H, W) have mean 0 and std 1 per channel."""
+        """Set shift and scaling so that latents of these pictures (B, 3, H, W) have mean 0 and std 1 per channel."""
         mean, logvar = self.posterior(images)
         variance = mean.var(dim=(0, 2, 3)) + logvar.exp().mean(dim=(0, 2, 3))
         self.shift.copy_(mean.mean(dim=(0, 2, 3)))
@@ -114,7 +113,7 @@ class KLAutoencoder(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {key: value.to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        save_file(state, folder / _WEIGHTS)
+        (folder / _WEIGHTS).write_bytes(save(state))  # save_file would hide the file from other users
         (folder / _CONFIG).write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
@@ -145,7 +144,7 @@ class KLAutoencoder(nn.Module):
         check_stated(str(path), "channels", channels, autoencoder.channels)
         check_stated(str(path), "downsampling", downsampling, autoencoder.downsampling)
         autoencoder.load_state_dict(load_file(folder / _WEIGHTS))
-        return autoencoder.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return autoencoder.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 class ResidualBlock(nn.Module):

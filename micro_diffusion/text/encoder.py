@@ -29,3 +29,12 @@ class TextEncoder(Protocol):
         warns once per caption, naming the words that were cut.
         """
         ...
+
+
+def check_stated(encoder: str, quantity: str, stated: int | None, actual: int) -> None:
+    """Raise ValueError when a config states another `quantity` than the weights have; None states nothing."""
+    if stated is not None and stated != actual:
+        raise ValueError(
+            f"text_encoder.{quantity} is {stated}, but {encoder} has {actual}; "
+            f"set text_encoder.{quantity}={actual} and precompute again"
+        )
