@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from micro_diffusion.training.schema import ROOT_KEYS, accepted, unknown_key
 
 _FULL = "HYDRA_FULL_ERROR"
+_RAISED = re.compile(r"\w+ raised while resolving interpolation: (?P<message>.*)")
 EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
 """Errors that bad input, a bad machine or a diverged training raise."""
 
@@ -50,6 +52,8 @@ def sentence(error: BaseException) -> str:
             "the GPU's memory does not hold a microbatch; set trainer.device_train_microbatch_size to a smaller "
             f"number, or to auto ({_one_line(str(error))})"
         )
+    if isinstance(error, InterpolationResolutionError) and (reason := _RAISED.match(str(error))):
+        return f"{reason['message']} (wanted by {error.full_key})"
     if isinstance(error, MissingConfigException):
         return _one_line(str(error).split("Config search path")[0])
     cause = error.__cause__

@@ -1,0 +1,92 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from composer import ComposerModel, Event, Time, Timestamp
+from torch import nn
+
+from micro_diffusion.training.ema import EMA
+
+
+class Model(ComposerModel):
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(2, 1)
+        self.network.bias.requires_grad_(False)
+
+    def forward(self, batch):
+        return batch
+
+    def loss(self, outputs, batch):
+        return outputs
+
+
+def state_at(model, batch, duration="10ba"):
+    return SimpleNamespace(model=model, timestamp=Timestamp(batch=batch), max_duration=Time.from_timestring(duration))
+
+
+def set_weight(model, value):
+    with torch.no_grad():
+        model.network.weight.fill_(value)
+
+
+def fit(ema, model, values, first=1):
+    for batch, value in enumerate(values, start=first):
+        set_weight(model, value)
+        ema.apply(Event.BATCH_END, state_at(model, batch), None)
+
+
+def test_follows_the_formula_from_its_start_on():
+    ema, model = EMA(smoothing=0.9, start="2ba"), Model()
+    fit(ema, model, [5.0, 1.0, 2.0, 4.0])
+    expected = 0.9 * (0.9 * 1.0 + 0.1 * 2.0) + 0.1 * 4.0
+    torch.testing.assert_close(ema.average["weight"], torch.full((1, 2), expected))
+    assert "bias" not in ema.average
+    assert torch.equal(model.network.weight.detach(), torch.full((1, 2), 4.0))
+
+
+def test_evaluation_sees_the_average_and_training_gets_its_weights_back():
+    ema, model = EMA(smoothing=0.5, start="0ba"), Model()
+    fit(ema, model, [1.0, 3.0])
+    ema.apply(Event.EVAL_START, state_at(model, 2), None)
+    assert torch.equal(model.network.weight.detach(), torch.full((1, 2), 2.0))
+    ema.apply(Event.EVAL_END, state_at(model, 2), None)
+    assert torch.equal(model.network.weight.detach(), torch.full((1, 2), 3.0))
+    with ema.averaged(model.network) as there_is_one:
+        assert there_is_one and torch.equal(model.network.weight.detach(), torch.full((1, 2), 2.0))
+    assert torch.equal(model.network.weight.detach(), torch.full((1, 2), 3.0))
+
+
+def test_before_its_start_evaluation_sees_the_weights():
+    ema, model = EMA(smoothing=0.5, start="5ba"), Model()
+    fit(ema, model, [1.0])
+    with ema.averaged(model.network) as there_is_one:
+        assert not there_is_one and torch.equal(model.network.weight.detach(), torch.full((1, 2), 1.0))
+
+
+def test_goes_on_from_a_checkpoint():
+    whole, interrupted, model = EMA(smoothing=0.9, start="0ba"), EMA(smoothing=0.9, start="0ba"), Model()
+    fit(whole, model, [1.0, 2.0, 3.0])
+    fit(interrupted, model, [1.0, 2.0])
+    resumed = EMA(smoothing=0.9, start="0ba")
+    resumed.load_state_dict(interrupted.state_dict())
+    fit(resumed, model, [3.0], first=3)
+    assert torch.equal(resumed.average["weight"], whole.average["weight"])
+
+
+def test_the_average_of_another_network_is_refused():
+    ema, model = EMA(smoothing=0.9, start="0ba"), Model()
+    ema.load_state_dict({"average": {"other": torch.zeros(1)}})
+    with pytest.raises(ValueError, match=r"another network; they differ in \['other', 'weight'\]"):
+        fit(ema, model, [1.0])
+
+
+def test_a_start_after_the_end_is_refused():
+    with pytest.raises(ValueError, match="start is 10ba, but training ends after 10ba; start earlier"):
+        EMA(smoothing=0.9, start="10ba").apply(Event.FIT_START, state_at(Model(), 0), None)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0, 2.0])
+def test_impossible_smoothing_is_refused(smoothing):
+    with pytest.raises(ValueError, match="set it to a number between 0 and 1"):
+        EMA(smoothing=smoothing, start="0ba")

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+from micro_diffusion.training.errors import one_sentence_errors, sentence
+from micro_diffusion.training.resolvers import register_resolvers
+
+
+@pytest.fixture
+def configs(tmp_path):
+    (tmp_path / "sampler").mkdir()
+    (tmp_path / "sampler" / "heun.yaml").write_text("_target_: micro_diffusion.sampling.heun.HeunSampler\nsteps: 5\n")
+    (tmp_path / "root.yaml").write_text("defaults: [{sampler: heun}, _self_]\nseed: 0\nmodel: {ratio: 1}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sede=1", "nothing takes the key sede; did you mean seed? allowed there: algorithms, "),
+        ("model.ration=1", "nothing takes the key model.ration; did you mean ratio? allowed in model: ratio"),
+        ("sampler.step=1", "nothing takes the key sampler.step; did you mean steps? allowed in sampler: steps"),
+        ("sampler.rho=3", "leaves sampler.rho at its default; add it with a plus sign: +sampler.rho=VALUE"),
+        ("sampler=hoin", "Could not find 'sampler/hoin' Available options in 'sampler': heun"),
+    ],
+)
+def test_an_override_of_nothing_names_what_there_is(configs, override, expected, capsys):
+    with (
+        pytest.raises(SystemExit, match="1"),
+        one_sentence_errors(),
+        initialize_config_dir(str(configs), version_base="1.3"),
+    ):
+        compose("root", overrides=[override])
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("Error: ") and expected in error
+    assert "HYDRA_FULL_ERROR=1" in hint
+
+
+def test_full_error_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="bad"), one_sentence_errors():
+        raise ValueError("bad")
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback():
+    with pytest.raises(TypeError), one_sentence_errors():
+        raise TypeError("a bug")
+
+
+def test_the_cause_speaks_for_hydra():
+    error = InstantiationException("Error in call to target")
+    error.__cause__ = ValueError("dim=3 is odd;\n  choose 4")
+    assert sentence(error) == "dim=3 is odd; choose 4"
+
+
+def test_a_number_that_does_not_divide_is_one_sentence():
+    register_resolvers()
+    config = OmegaConf.create({"a": "${divide:33,4}"})
+    with pytest.raises(Exception, match="divisible") as caught:
+        _ = config.a
+    assert sentence(caught.value) == "33 is not divisible by 4; use 32 or 36 (wanted by a)"
+
+
+def test_out_of_memory_says_what_to_set():
+    assert "set trainer.device_train_microbatch_size" in sentence(torch.OutOfMemoryError("CUDA out of memory"))

@@ -1,0 +1,136 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from micro_diffusion.backbone.backbone import Prediction
+from micro_diffusion.backbone.dit import SparseDiT
+from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.training.draws import generator_for
+from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
+
+
+class Recorder(nn.Module):
+    """A backbone that predicts a constant and remembers what it was given."""
+
+    in_channels, patch_size, caption_dim, patches = 3, 2, 6, 16
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+        self.seen = []
+
+    def forward(self, x, level, text, keep=None):
+        self.seen.append((x, level, text, keep))
+        return Prediction(self.weight * x)
+
+    def parameter_groups(self):
+        return [{"name": "all", "parameters": [self.weight], "lr_scale": 1.0, "decay": False, "matrices": False}]
+
+
+def make_model(backbone=None, **changes):
+    arguments = {"train_mask_ratio": 0.5, "caption_drop": 0.5, "noise_bands": [0.2, 1.0]} | changes
+    objective = EDM(sigma_data=0.9, P_mean=-0.6, P_std=1.2)
+    return LatentDiffusion(backbone=backbone or Recorder(), objective=objective, **arguments)
+
+
+def make_batch(size=8):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "latents": torch.randn(size, 3, 8, 8, generator=generator),
+        "caption_tokens": torch.randn(size, 5, 6, generator=generator),
+        "caption_mask": torch.ones(size, 5, dtype=torch.bool),
+        "caption": [str(i) for i in range(size)],
+    }
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(
+        torch.equal(v, b[k]) if isinstance(v, torch.Tensor) else v == b[k] for k, v in a.items()
+    )
+
+
+def test_draws_follow_from_their_origin_alone():
+    model, batch = make_model(), make_batch()
+    first = model.draw(batch, generator_for(0, "train", 3, 0))
+    torch.manual_seed(123)
+    assert equal(first, model.draw(batch, generator_for(0, "train", 3, 0)))
+    for other in [(1, "train", 3, 0), (0, "train", 4, 0), (0, "train", 3, 1), (0, "eval", 3, 0)]:
+        assert not torch.equal(first["noise"], model.draw(batch, generator_for(*other))["noise"])
+
+
+def test_drawing_leaves_the_global_generator_and_the_batch_alone():
+    model, batch = make_model(), make_batch()
+    copy, state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, torch.get_rng_state()
+    drawn = model.draw(batch, generator_for(0))
+    assert equal(batch, copy) and torch.equal(torch.get_rng_state(), state)
+    dropped = (drawn["caption_tokens"] == 0).flatten(1).all(dim=1)
+    assert 0 < dropped.sum() < len(dropped)
+    assert torch.equal(drawn["caption_tokens"][~dropped], batch["caption_tokens"][~dropped])
+
+
+def test_mask_keeps_its_share_of_patches_and_none_is_no_mask():
+    batch = make_batch()
+    assert make_model(train_mask_ratio=0.75).draw(batch, generator_for(0))["keep"].shape == (8, 4)
+    assert "keep" not in make_model(train_mask_ratio=0.0).draw(batch, generator_for(0))
+
+
+def test_loss_does_not_depend_on_the_microbatches():
+    backbone = SparseDiT(
+        input_size=8, in_channels=3, patch_size=2, dim=16, depth=2, head_dim=8, caption_dim=6, multiple_of=8,
+        mixer_depth=1, mixer_dim=16, experts=2,
+    )  # fmt: skip
+    nn.init.normal_(backbone.final.weight)
+    model = make_model(backbone)
+    drawn = model.draw(make_batch(), generator_for(0))
+    whole = model(drawn).per_sample
+    parts = [model({k: v[i : i + 3] for k, v in drawn.items()}).per_sample for i in range(0, 8, 3)]
+    torch.testing.assert_close(whole, torch.cat(parts))
+    torch.testing.assert_close(model.loss(model(drawn), drawn), whole.mean())
+
+
+def test_evaluation_sees_every_patch_and_caption_at_evenly_spread_levels():
+    model, batch = make_model(), make_batch(99)
+    drawn = model.draw_eval(batch, generator_for(0, "eval", 0, 0))
+    outputs = model.eval_forward(drawn)
+    level = drawn["level_normal"]
+    assert "keep" not in drawn and torch.equal(drawn["caption_tokens"], batch["caption_tokens"])
+    torch.testing.assert_close(level, -level.flip(0))
+    torch.testing.assert_close(torch.special.ndtr(level).diff(), torch.full((98,), 1 / 99))
+    torch.testing.assert_close(outputs.sigma.log(), level * 1.2 - 0.6)
+    torch.testing.assert_close(outputs.per_sample, model.eval_forward(model.draw_eval(batch, generator_for(0, "eval", 0, 0))).per_sample)  # fmt: skip
+
+
+def test_evaluation_loss_is_reported_by_noise_band():
+    model, batch = make_model(), make_batch(40)
+    outputs = model.eval_forward(model.draw_eval(batch, generator_for(0)))
+    metrics = model.get_metrics(is_train=False)
+    for metric in metrics.values():
+        model.update_metric(batch, outputs, metric)
+    assert list(metrics) == ["loss", "loss_sigma_0-0.2", "loss_sigma_0.2-1", "loss_sigma_1-inf"]
+    torch.testing.assert_close(metrics["loss"].compute(), outputs.per_sample.mean())
+    inside = (outputs.sigma >= 0.2) & (outputs.sigma < 1)
+    torch.testing.assert_close(metrics["loss_sigma_0.2-1"].compute(), outputs.per_sample[inside].mean())
+
+
+def test_an_empty_band_has_no_mean():
+    metric = BandLoss(5.0, 6.0)
+    metric.update(torch.ones(2), torch.tensor([4.0, 6.0]))
+    assert math.isnan(metric.compute())
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, 0.99])
+def test_impossible_mask_ratio_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"mask ratio"):
+        make_model(train_mask_ratio=ratio)
+
+
+def test_impossible_caption_drop_is_refused():
+    with pytest.raises(ValueError, match=r"caption_drop is 1.5; set it to a probability"):
+        make_model(caption_drop=1.5)
+
+
+def test_something_that_is_no_backbone_is_refused():
+    with pytest.raises(ValueError, match="Linear is no backbone"):
+        make_model(nn.Linear(1, 1))

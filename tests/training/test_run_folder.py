@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from micro_diffusion.checkpoint import read_config
+from micro_diffusion.training.run_folder import RunFolder, differing_keys
+
+CONFIG = {"seed": 0, "model": {"ratio": 0.75, "bands": [1, 2]}, "trainer": {"max_duration": "10ba"}, "loggers": {}}
+
+
+def test_a_fresh_folder_is_neither_refused_nor_complete(tmp_path):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    run.check()
+    assert not run.is_complete
+    run.begin()
+    assert read_config(run.path) == CONFIG and not run.is_complete
+
+
+def test_another_configuration_is_refused_and_the_difference_named(tmp_path):
+    RunFolder(tmp_path, CONFIG).begin()
+    other = CONFIG | {"seed": 1, "model": {"ratio": 0.5, "bands": [1, 2]}}
+    with pytest.raises(
+        ValueError, match=r"differs in seed=1 \(was 0\), model.ratio=0.5 \(was 0.75\); choose another exp_name"
+    ):
+        RunFolder(tmp_path, other).check()
+
+
+def test_what_is_shown_and_how_it_runs_may_change(tmp_path):
+    RunFolder(tmp_path, CONFIG).begin()
+    RunFolder(tmp_path, CONFIG | {"loggers": {"a": 1}, "trainer": {"max_duration": "20ba"}}).check()
+
+
+def test_complete_until_a_longer_training_is_asked_for(tmp_path):
+    run = RunFolder(tmp_path, CONFIG)
+    run.begin()
+    run.finish(batches=10)
+    assert run.is_complete
+    assert json.loads((tmp_path / "complete.json").read_text()) == {"max_duration": "10ba", "batches": 10}
+    assert not RunFolder(tmp_path, CONFIG | {"trainer": {"max_duration": "20ba"}}).is_complete
+
+
+def test_differing_keys_are_dotted():
+    assert differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == ["a.c", "d", "e"]
+    assert differing_keys(CONFIG, CONFIG) == []
