@@ -39,3 +39,14 @@ class LatentBatch(TypedDict):
     caption_tokens: Tensor
     caption_mask: Tensor
     caption: list[str]
+
+
+class ImageBatch(TypedDict):
+    """One collated batch of pictures of one size.
+
+    images: (B, 3, H, W) uint8.
+    caption: B strings, the captions themselves.
+    """
+
+    images: Tensor
+    caption: list[str]

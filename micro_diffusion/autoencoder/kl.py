@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -101,12 +102,19 @@ class KLAutoencoder(nn.Module):
         return self.reconstruct(unscaled).clamp(-1, 1)
 
     @torch.no_grad()
-    def measure_scale(self, images: Tensor) -> None:
-        """Set shift and scaling so that latents of these pictures (B, 3, H, W) have mean 0 and std 1 per channel."""
-        mean, logvar = self.posterior(images)
-        variance = mean.var(dim=(0, 2, 3)) + logvar.exp().mean(dim=(0, 2, 3))
-        self.shift.copy_(mean.mean(dim=(0, 2, 3)))
-        self.scaling.copy_(variance.rsqrt())
+    def measure_scale(self, batches: Iterable[Tensor]) -> None:
+        """Set shift and scaling so that the latents have mean 0 and std 1 per channel over batches (B, 3, H, W).
+
+        Every batch counts the same, whatever the size of its pictures.
+        """
+        moments = []
+        for images in batches:
+            mean, logvar = self.posterior(images)
+            square = mean.square() + logvar.exp()
+            moments.append(torch.stack([mean.mean(dim=(0, 2, 3)), square.mean(dim=(0, 2, 3))]))
+        first, second = torch.stack(moments).mean(dim=0)
+        self.shift.copy_(first)
+        self.scaling.copy_((second - first.square()).rsqrt())
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the weights and the constructor's arguments into `folder`."""
@@ -144,7 +152,7 @@ class KLAutoencoder(nn.Module):
         check_stated(str(path), "channels", channels, autoencoder.channels)
         check_stated(str(path), "downsampling", downsampling, autoencoder.downsampling)
         autoencoder.load_state_dict(load_file(folder / _WEIGHTS))
-        return autoencoder.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        return autoencoder.to(device).eval().requires_grad_(False)
 
 
 class ResidualBlock(nn.Module):

@@ -36,7 +36,7 @@ def test_rectangles(autoencoder):
 
 def test_measured_scale_gives_unit_latents(autoencoder):
     images = pictures(16, 32)
-    autoencoder.measure_scale(images)
+    autoencoder.measure_scale(images.split(4))
     latents = autoencoder.encode(images, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(5), atol=0.1, rtol=0)
     torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(5), atol=0.05, rtol=0)
@@ -44,7 +44,7 @@ def test_measured_scale_gives_unit_latents(autoencoder):
 
 def test_scale_cancels_in_a_round_trip(autoencoder):
     before = autoencoder.decode(autoencoder.encode(pictures(), sample=False))
-    autoencoder.measure_scale(pictures())
+    autoencoder.measure_scale([pictures()])
     torch.testing.assert_close(autoencoder.decode(autoencoder.encode(pictures(), sample=False)), before)
 
 
@@ -65,7 +65,7 @@ def test_draws_follow_the_generator_and_not_the_global_one(autoencoder):
 
 
 def test_save_and_load(autoencoder, tmp_path):
-    autoencoder.measure_scale(pictures())
+    autoencoder.measure_scale([pictures()])
     autoencoder.save(tmp_path)
     loaded = KLAutoencoder.load(tmp_path, channels=5, downsampling=4)
     assert torch.equal(loaded.encode(pictures(), sample=False), autoencoder.encode(pictures(), sample=False))

@@ -1,0 +1,153 @@
+"""Training of a small autoencoder: absolute error plus Kullback–Leibler divergence, as a ComposerModel.
+
+Legend: B batch, C latent channels, f downsampling factor, H W picture height and width, h = H/f, w = W/f.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from composer import ComposerModel
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
+from torchmetrics.image import PeakSignalNoiseRatio
+
+from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.checkpoint import Weights, save_weights
+from micro_diffusion.training.trainable import Batch
+
+MEASURED_BATCHES = 32
+"""Shift and scaling of the latents are measured on so many of the last batches."""
+
+
+class Reconstruction(NamedTuple):
+    """images: (B, 3, H, W) in about [-1, 1]. divergence: (B,), in nats per latent entry."""
+
+    images: Tensor
+    divergence: Tensor
+
+
+class AutoencoderTraining(ComposerModel):
+    """Mean absolute error of the pictures plus weighted divergence of the latents from a standard normal.
+
+    Args:
+        autoencoder: the network to train.
+        kl_weight: of the divergence in nats per latent entry, against the error of a pixel in [-1, 1]. It decides how
+            much noise the latents bear without visible change, and so how exact a diffusion model has to be.
+        crop: side of the random crops in pixels; smaller pictures are taken whole.
+        shrink: each step shrinks its pictures by one of these factors before cropping, so that small pictures are
+            reconstructed as well as large ones.
+
+    Raises:
+        ValueError: for a negative weight, a crop that is no multiple of f, or a factor below 1.
+    """
+
+    def __init__(self, *, autoencoder: KLAutoencoder, kl_weight: float, crop: int, shrink: Sequence[int]) -> None:
+        super().__init__()
+        if kl_weight < 0:
+            raise ValueError(f"model.kl_weight is {kl_weight}; set it to 0 or more")
+        if crop < 1 or crop % autoencoder.downsampling:
+            raise ValueError(f"model.crop is {crop}; set it to a positive multiple of {autoencoder.downsampling}")
+        if not shrink or min(shrink) < 1:
+            raise ValueError(f"model.shrink is {list(shrink)}; set it to one or more factors that are at least 1")
+        self.network: KLAutoencoder = autoencoder
+        self.kl_weight = kl_weight
+        self.crop = crop
+        self.shrink = list(shrink)
+        self.metrics: dict[str, Metric] = {
+            "l1": MeanAbsoluteError(),
+            "psnr": PeakSignalNoiseRatio(data_range=2.0, reduction="none", dim=(1, 2, 3)),
+            "kl": MeanMetric(),
+        }
+        self._recent: deque[Tensor] = deque(maxlen=MEASURED_BATCHES)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Convolution kernels, which decay, and biases, which do not."""
+        kernels = [p for p in self.network.parameters() if p.ndim > 1]
+        biases = [p for p in self.network.parameters() if p.ndim <= 1]
+        return [
+            {"name": "kernels", "parameters": kernels, "lr_scale": 1.0, "decay": True, "matrices": False},
+            {"name": "biases", "parameters": biases, "lr_scale": 1.0, "decay": False, "matrices": False},
+        ]
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Shrinks, crops and mirrors the pictures, and adds noise (B, C, h, w), in a new batch."""
+        factor = self.shrink[int(torch.randint(len(self.shrink), (), generator=generator))]
+        images = _shrunk(batch["images"], factor)
+        images = torch.stack([self._crop_and_mirror(image, generator) for image in images])
+        self._recent.append(images)
+        return {**batch, "images": images, "noise": self._noise(images, generator)}
+
+    def draw_eval(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Adds noise (B, C, h, w); the pictures stay whole."""
+        return {**batch, "noise": self._noise(batch["images"], generator)}
+
+    def forward(self, batch: Batch) -> Reconstruction:
+        """A batch with its random numbers drawn -> reconstructions from one draw of the posterior."""
+        mean, logvar = self.network.posterior(to_range(batch["images"]))
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3))
+        images = self.network.reconstruct(mean + (logvar / 2).exp() * batch["noise"])
+        return Reconstruction(images, divergence)
+
+    def loss(self, outputs: Reconstruction, batch: Batch) -> dict[str, Tensor]:
+        """The two terms, and their weighted sum as "total"."""
+        l1 = F.l1_loss(outputs.images, to_range(batch["images"]))
+        kl = outputs.divergence.mean()
+        return {"total": l1 + self.kl_weight * kl, "l1": l1, "kl": kl}
+
+    def eval_forward(self, batch: Batch, outputs: Reconstruction | None = None) -> Reconstruction:
+        """Reconstructions, clamped as `decode` does."""
+        images, divergence = self(batch) if outputs is None else outputs
+        return Reconstruction(images.clamp(-1, 1), divergence)
+
+    def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
+        """Evaluation metrics; training reports its loss by itself."""
+        return {} if is_train else self.metrics
+
+    def update_metric(self, batch: Batch, outputs: Reconstruction, metric: Metric) -> None:
+        """Count the reconstructions of a batch."""
+        if isinstance(metric, MeanMetric):
+            metric.update(outputs.divergence)
+        else:
+            metric.update(outputs.images.contiguous(), to_range(batch["images"]))
+
+    def save(self, folder: Path, weights: Weights) -> None:
+        """Write the weights for a later run, and `folder/autoencoder` with shift and scaling measured.
+
+        Averaged weights are saved after the raw ones and take their place in `folder/autoencoder`.
+        """
+        if not self._recent:
+            raise ValueError("no step was taken since the run was resumed; raise trainer.max_duration by a batch")
+        device = self.network.shift.device
+        self.network.measure_scale(to_range(images.to(device)) for images in self._recent)
+        save_weights(folder, self.network.state_dict(), weights)
+        self.network.save(folder / "autoencoder")
+
+    def _crop_and_mirror(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """(3, H, W) -> (3, min(H, crop), min(W, crop)), each down to a multiple of f."""
+        for axis in (1, 2):
+            length = image.shape[axis]
+            kept = min(length - length % self.network.downsampling, self.crop)
+            start = int(torch.randint(length - kept + 1, (), generator=generator))
+            image = image.narrow(axis, start, kept)
+        return image.flip(2) if torch.rand((), generator=generator) < 0.5 else image
+
+    def _noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        height, width = (side // self.network.downsampling for side in images.shape[-2:])
+        return torch.randn(len(images), self.network.channels, height, width, generator=generator)
+
+
+def to_range(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def _shrunk(images: Tensor, factor: int) -> Tensor:
+    """(B, 3, H, W) uint8 -> (B, 3, H // factor, W // factor) uint8, each pixel the mean of those that it covers."""
+    return images if factor == 1 else F.avg_pool2d(images.float(), factor).round().to(torch.uint8)

@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.training.autoencoder_training import AutoencoderTraining, to_range
+from micro_diffusion.training.trainable import Trainable
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(**changes) -> AutoencoderTraining:
+    torch.manual_seed(0)
+    autoencoder = KLAutoencoder(width=8, decoder_blocks=1)
+    return AutoencoderTraining(**{"autoencoder": autoencoder, "kl_weight": 0.01, "crop": 16, "shrink": [1], **changes})
+
+
+def batch(count: int = 8, side: int = 32) -> dict:
+    coarse = torch.randint(256, (count, 3, 2, 2), generator=generator(1), dtype=torch.uint8)
+    return {"images": coarse.repeat_interleave(side // 2, dim=2).repeat_interleave(side // 2, dim=3)}
+
+
+def test_is_trainable_and_every_parameter_has_one_group():
+    model = build()
+    assert isinstance(model, Trainable)
+    grouped = [id(p) for group in model.parameter_groups() for p in group["parameters"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.network.parameters())
+
+
+def test_loss_is_error_plus_weighted_divergence():
+    model = build(kl_weight=0.5)
+    drawn = model.draw(batch(), generator())
+    mean, logvar = model.network.posterior(to_range(drawn["images"]))
+    posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
+    kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
+    l1 = (model.network.reconstruct(mean + posterior.stddev * drawn["noise"]) - to_range(drawn["images"])).abs().mean()
+    loss = model.loss(model(drawn), drawn)
+    torch.testing.assert_close(loss["total"], l1 + 0.5 * kl)
+
+
+@pytest.mark.parametrize(("shrink", "side"), [(1, 16), (2, 16), (4, 8)])
+def test_crops_of_shrunk_pictures(shrink, side):
+    drawn = build(shrink=[shrink]).draw(batch(), generator())
+    assert drawn["images"].shape == (8, 3, side, side)
+    assert drawn["images"].dtype == torch.uint8
+    assert drawn["noise"].shape == (8, 4, side // 4, side // 4)
+
+
+def test_indivisible_pictures_are_cropped_to_a_multiple():
+    images = torch.zeros(2, 3, 30, 15, dtype=torch.uint8)
+    assert build(crop=64).draw({"images": images}, generator())["images"].shape == (2, 3, 28, 12)
+
+
+def test_shrinking_takes_the_mean():
+    images = torch.tensor([[0, 100], [100, 200]], dtype=torch.uint8).repeat(1, 3, 8, 8)
+    drawn = build(shrink=[2]).draw({"images": images}, generator())
+    assert (drawn["images"] == 100).all()
+
+
+def test_draws_follow_the_generator_and_leave_the_batch_alone():
+    model, images = build(crop=8), batch()
+    before = images["images"].clone()
+    first, again, other = (model.draw(images, generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first["images"], again["images"]) and torch.equal(first["noise"], again["noise"])
+    assert not torch.equal(first["noise"], other["noise"])
+    assert torch.equal(images["images"], before)
+    whole = model.draw_eval(images, generator())
+    assert torch.equal(whole["images"], before) and whole["noise"].shape == (8, 4, 8, 8)
+
+
+def test_metrics_have_their_definitions():
+    model = build()
+    drawn = model.draw_eval(batch(4), generator())
+    outputs = model.eval_forward(drawn)
+    values = {}
+    for name, metric in model.get_metrics().items():
+        model.update_metric(drawn, outputs, metric)
+        values[name] = metric.compute().mean().item()
+    error = outputs.images - to_range(drawn["images"])
+    assert values["l1"] == pytest.approx(error.abs().mean().item(), rel=1e-4)
+    psnr = (10 * torch.log10(4 / error.square().mean(dim=(1, 2, 3)))).mean().item()
+    assert values["psnr"] == pytest.approx(psnr, rel=1e-4)
+    assert values["kl"] == pytest.approx(outputs.divergence.mean().item(), rel=1e-4)
+
+
+def test_a_saved_autoencoder_has_unit_latents(tmp_path):
+    model = build()
+    for seed in range(4):
+        model.draw(batch(16), generator(seed))
+    model.save(tmp_path, "raw")
+    loaded = KLAutoencoder.load(tmp_path / "autoencoder", channels=4, downsampling=4)
+    latents = loaded.encode(to_range(batch(64)["images"]), generator=generator())
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=0.1, rtol=0)
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kl_weight": -1.0}, "kl_weight is -1.0; set it to 0 or more"),
+        ({"crop": 30}, "crop is 30; set it to a positive multiple of 4"),
+        ({"shrink": [0]}, "shrink is \\[0\\]; set it to one or more"),
+    ],
+)
+def test_bad_arguments(change, message):
+    with pytest.raises(ValueError, match=message):
+        build(**change)
