@@ -1,0 +1,51 @@
+"""The embedded data set of captioned shapes as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from micro_diffusion.data.shapes import HeldOut, caption, render, scene
+from micro_diffusion.data.sources.source import CaptionedImage
+
+PART = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Renders of coloured shapes, see `micro_diffusion.data.shapes`.
+
+    Args:
+        seed: non-negative; another seed gives another data set, for evaluation.
+        count: number of pictures.
+        resolution: side of a picture in pixels.
+        pairs: fraction of pictures with two objects, in [0, 1].
+        held_out: "exclude" leaves out the pairs of colour and shape that training must not see, "only" draws nothing
+            else, "include" draws all alike.
+    """
+
+    seed: int
+    count: int
+    resolution: int
+    pairs: float = 0.5
+    held_out: HeldOut = "exclude"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count of the shapes is {self.count}; set it to at least 1")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def parts(self) -> Sequence[range]:
+        """Ranges of scene numbers."""
+        return [range(start, min(start + PART, self.count)) for start in range(0, self.count, PART)]
+
+    def read(self, part: range) -> Iterator[CaptionedImage]:
+        """Draw the scenes of one range."""
+        for index in part:
+            drawn = scene(self.seed, index, pairs=self.pairs, held_out=self.held_out)
+            image = Image.fromarray(render(drawn, self.resolution))
+            yield CaptionedImage(image, caption(drawn), f"shapes-{self.seed}-{index}")
