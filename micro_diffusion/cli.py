@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     drawing.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
     drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
+    drawing.add_argument("--precision", choices=["fp32", "bf16"], help="of the network (default: bf16 on a GPU)")
     drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
 
     generate = commands.add_parser("generate", parents=[drawing], help="draw prompts", description=_GENERATE)
@@ -114,7 +115,7 @@ def run_generate(options: argparse.Namespace) -> None:
     run, pipeline, settings = open_run(options)
     prompts = [prompt for prompt in options.prompts or run.prompts.captions for _ in range(options.count)]
     settings["resolution"] = options.resolution or run.config["resolution"]
-    images = draw(pipeline, prompts, batch_size=options.batch_size, **settings)
+    images = draw(pipeline, prompts, options, **settings)
 
     described = {"run": run.folder.name, "weights": run.weights, **settings}
     if as_folder:
@@ -136,9 +137,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     make_folder(options.out.parent)
     run, pipeline, settings = open_run(options)
     report, picture = composition_report(
-        lambda captions: draw(
-            pipeline, captions, batch_size=options.batch_size, resolution=run.config["resolution"], **settings
-        ),
+        lambda captions: draw(pipeline, captions, options, resolution=run.config["resolution"], **settings),
         count=options.count,
         seed=settings["seed"],
     )
@@ -179,10 +178,13 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
     return run, pipeline, {key: usual[key] if value is None else value for key, value in asked.items()}
 
 
-def draw(pipeline: Pipeline, prompts: Sequence[str], **settings: Any) -> Tensor:
-    """`Pipeline.generate` with a progress bar where somebody watches."""
-    with tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty()) as bar:
-        return pipeline.generate(prompts, on_batch=bar.update, **settings)
+def draw(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace, **settings: Any) -> Tensor:
+    """`Pipeline.generate` in the precision asked for, with a progress bar where somebody watches."""
+    kind = torch.device(options.device).type
+    half = options.precision == "bf16" if options.precision else kind == "cuda"
+    bar = tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty())
+    with bar, torch.autocast(kind, torch.bfloat16, enabled=half):
+        return pipeline.generate(prompts, batch_size=options.batch_size, on_batch=bar.update, **settings)
 
 
 def find_run(name: str) -> Path:

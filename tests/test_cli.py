@@ -96,12 +96,19 @@ def test_pictures_do_not_depend_on_the_batch_size():
 
 def test_options_reach_the_drawing():
     pictures = set()
-    options = [(), ("--steps", 5), ("--guidance-scale", 0), ("--weights", "raw"), ("--resolution", "32x16")]
+    options = [
+        (),
+        ("--steps", 5),
+        ("--guidance-scale", 0),
+        ("--weights", "raw"),
+        ("--precision", "bf16"),
+        ("--resolution", "32x16"),
+    ]
     for index, option in enumerate(options):
         assert run("generate", "first", PROMPT, "--out", f"{index}.png", *option) == 0
         pictures.add(pixels(f"{index}.png"))
     assert len(pictures) == len(options)
-    assert Image.open("4.png").size == (16, 32)
+    assert Image.open("5.png").size == (16, 32)
 
 
 def test_prompts_may_follow_options_and_default_to_the_runs():

@@ -1,21 +1,24 @@
 """The importer for released MicroDiT weights, on the published keys and shapes and on weights of a small network."""
 
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import get_object
 from torch import Tensor
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.batch import TextCondition
-from micro_diffusion.checkpoint import load_backbone, read_config
+from micro_diffusion.checkpoint import PARTS, load_backbone, read_config
 from micro_diffusion.released_weights import (
     import_microdit,
     import_run,
     infer_config,
     infer_position_scale,
     own_name,
+    published_config,
     read_released,
     released_name,
     released_shapes,
@@ -175,6 +178,16 @@ def test_a_released_file_becomes_a_run_folder(tmp_path: Path, dtype: torch.dtype
     config = read_config(tmp_path / "run")
     assert config["resolution"] == 64
     assert config["backbone"]["position_scale"] == 2.0
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_the_published_parts_take_the_arguments_they_are_given(channels: int):
+    config = published_config(infer_config(published("xl")[0]) | {"in_channels": channels})
+    nodes = {part: dict(node) for part, node in config.items() if part in PARTS}
+    assert set(nodes) == set(PARTS)
+    for node in nodes.values():
+        inspect.signature(get_object(node.pop("_target_"))).bind(**node)
+    assert ("stable-diffusion-xl" in nodes["autoencoder"]["path"]) == (channels == 4)
 
 
 class Spy:
