@@ -140,20 +140,22 @@ def requirements(distribution):
         queue += [re.match(r"[\\w.-]+", text)[0] for text in declared if "extra ==" not in text]
     return found
 
-allowed = requirements("torch")
-blocked = {
-    module
-    for module, owners in metadata.packages_distributions().items()
-    if not any(re.sub(r"[-_.]+", "-", owner).lower() in allowed for owner in owners)
-} - {"micro_diffusion"}
+def modules(distribution):
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return set()
+    return {file.parts[0].split(".")[0] for file in files}
+
+allowed = {"micro_diffusion", *sys.stdlib_module_names}.union(*map(modules, requirements("torch")))
+assert allowed.isdisjoint({"composer", "streaming", "hydra", "diffusers", "numpy"})
 
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
+        if name.split(".")[0] not in allowed:
             raise ModuleNotFoundError(f"No module named {name!r}: it is not part of torch", name=name)
 
 sys.meta_path.insert(0, Block())
-assert {"composer", "streaming", "hydra", "diffusers", "numpy"} <= blocked
 for module in sys.argv[1:]:
     importlib.import_module(module)
 """
