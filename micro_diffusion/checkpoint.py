@@ -60,7 +60,10 @@ def save_weights(
         key: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous().clone()
         for key, value in plain_keys(state).items()
     }
+    unfinished.touch()
+    mode = unfinished.stat().st_mode
     save_file(tensors, unfinished, metadata={"format": "pt", "weights": weights})
+    unfinished.chmod(mode)  # safetensors makes files that only their owner may read
     unfinished.replace(path)
     return path
 

@@ -33,6 +33,8 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path):
     assert loaded.keys() == backbone.state_dict().keys()
     assert all(torch.equal(value, loaded[key]) for key, value in backbone.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_wrappers_leave_no_trace(tmp_path: Path):
