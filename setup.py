@@ -22,11 +22,15 @@ requirements = [
     "safetensors>=0.5,<1",
     "scipy>=1.11,<2",
     "pillow>=10,<13",
+    "torchmetrics>=1.5,<2",
     "tqdm>=4.66,<5",
     "tensorboard>=2.18,<3",
 ]
 
+emoji = ["emoji>=2.12,<3"]
+
 test = [
+    *emoji,
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
@@ -38,6 +42,7 @@ test = [
 extras = {
     "test": test,
     "dev": [*test, "pre-commit>=4,<5", "uv>=0.7"],
+    "emoji": emoji,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "eval": ["torch-fidelity>=0.3,<1"],
