@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class SelfAttention(nn.Module):
@@ -55,10 +54,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None =
     """(B, T, A), (B, L, A), (B, L, A), mask (B, L) -> (B, T, A): softmax(q·kᵀ/√head_dim)·v, head by head."""
     q, k, v = (y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in (q, k, v))
     rows = None if mask is None else mask[:, None, None, :]
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-        # The CPU's flash kernel in bf16 is slower than the plain products.
-        with sdpa_kernel(SDPBackend.MATH):
-            y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        y = _plain_attention(q, k, v, rows)
     else:
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
     return y.transpose(1, 2).flatten(2)
+
+
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None) -> Tensor:
+    """The products written out: in bf16 on a CPU they outrun the fused kernels (docs/performance.md)."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if rows is not None:
+        scores = scores.masked_fill(~rows, -torch.inf)
+    return scores.softmax(dim=-1) @ v

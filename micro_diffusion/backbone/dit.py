@@ -1,7 +1,8 @@
 """The sparse diffusion transformer: patch mixer, masked patches, layer-wise scaled blocks, expert-choice experts.
 
 Sehwag et al. 2024, "Stretching Each Dollar", arXiv 2407.15811.
-Legend: B batch, C latent channels, h w latent cells, p patch side, T patches, K kept patches, D width, L caption tokens.
+Legend: B batch, C latent channels, h w latent cells, p patch side, T patches, K kept patches, D width, L caption
+tokens.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ class SparseDiT(nn.Module):
         )
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
 
-        ratios = zip(_over_depth(qkv_ratio, depth, "qkv_ratio"), _over_depth(mlp_ratio, depth, "mlp_ratio"), strict=True)
+        ratios = zip(
+            _over_depth(qkv_ratio, depth, "qkv_ratio"), _over_depth(mlp_ratio, depth, "mlp_ratio"), strict=True
+        )
         self.blocks = nn.ModuleList(
             block(dim, qkv, mlp, sparse(i) and i < depth - 1) for i, (qkv, mlp) in enumerate(ratios)
         )
@@ -158,7 +161,7 @@ class SparseDiT(nn.Module):
         if text.tokens.shape[-1] != self.caption_dim:
             raise ValueError(
                 f"captions have features of width {text.tokens.shape[-1]}, but the network was built for "
-                f"{self.caption_dim}; set backbone.caption_dim={text.tokens.shape[-1]} or choose the text encoder it was built for"
+                f"{self.caption_dim}; set backbone.caption_dim={text.tokens.shape[-1]} or use the text encoder it was built for"
             )
         mask = text.mask if self.use_caption_mask else None
         tokens = self.caption_block(self.caption_embedding(text.tokens), mask)

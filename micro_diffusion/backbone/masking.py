@@ -18,14 +18,21 @@ def kept_patches(patches: int, mask_ratio: float) -> int:
         raise ValueError(f"mask ratio is {mask_ratio}; choose a value from 0 up to, but not including, 1")
     kept = int(patches * (1 - mask_ratio))
     if kept < 1:
-        raise ValueError(f"mask ratio {mask_ratio} keeps none of {patches} patches; lower it below {1 - 1 / patches:.3f}")
+        raise ValueError(
+            f"mask ratio {mask_ratio} keeps none of {patches} patches; lower it below {1 - 1 / patches:.3f}"
+        )
     return kept
 
 
 def random_keep(
-    batch: int, patches: int, mask_ratio: float, *, generator: torch.Generator | None, device: torch.device | str = "cpu"
+    batch: int,
+    patches: int,
+    mask_ratio: float,
+    *,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
 ) -> Tensor | None:
-    """Uniformly drawn patches to keep -> (B, K) int64 on `device`, drawn on the generator's device; None for ratio 0."""
+    """Uniformly drawn patches to keep -> (B, K) int64 on `device`, by the generator's device; None for ratio 0."""
     kept = kept_patches(patches, mask_ratio)
     if mask_ratio == 0:
         return None

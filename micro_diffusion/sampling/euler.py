@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class EulerSampler:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; adds no noise, so generators stay unused."""
         levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()
         x = noise.double() * levels[0]
-        for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, lower in itertools.pairwise(levels):
             clean = denoiser(x.float(), x.new_tensor(sigma, dtype=torch.float32)).double()
             x = clean + (x - clean) * (lower / sigma)
         return x.float()

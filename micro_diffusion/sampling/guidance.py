@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from micro_diffusion.batch import TextCondition
 from micro_diffusion.backbone.backbone import Backbone
+from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.diffusion.objective import Objective
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -50,7 +51,7 @@ class HeunSampler:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; generators one a sample, needed when churn > 0."""
         levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()
         x = noise.double() * levels[0]
-        for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, lower in itertools.pairwise(levels):
             if self.churn > 0 and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
                 gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
                 higher = sigma * (1 + gamma)

@@ -35,9 +35,7 @@ class Golden:
         edm = json.loads(metadata["edm"])
         self.sigma_range = {"sigma_min": edm["sigma_min"], "sigma_max": edm["sigma_max"]}
         self.sampler = HeunSampler(steps=int(metadata["heun_steps"]), rho=edm["rho"], churn=edm["S_churn"])
-        self.objective = EDM(
-            sigma_data=edm["sigma_data"], P_mean=edm["P_mean"], P_std=edm["P_std"], **self.sigma_range
-        )
+        self.objective = EDM(sigma_data=edm["sigma_data"], P_mean=edm["P_mean"], P_std=edm["P_std"], **self.sigma_range)
         self.backbone = network(json.loads(metadata["config"]))
         self.backbone.load_state_dict(import_microdit(weights, self.backbone))
         self.backbone.eval().requires_grad_(False)
