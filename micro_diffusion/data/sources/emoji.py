@@ -56,7 +56,9 @@ class Emoji:
                 f"fonts-noto-color-emoji) or set source.font"
             )
         if not features.check("raqm"):
-            raise ImportError("Pillow cannot join emoji sequences; install the system's libfribidi (Debian: libfribidi0)")
+            raise ImportError(
+                "Pillow cannot join emoji sequences; install the system's libfribidi (Debian: libfribidi0)"
+            )
         object.__setattr__(self, "background", tuple(self.background))
         _load(self.font, self.strike)
 
@@ -88,14 +90,16 @@ def _entries() -> tuple[Entry, ...]:
     try:
         package = import_module("emoji")
     except ImportError as error:
-        raise ImportError("the names of emoji are missing; install them: pip install 'micro_diffusion[emoji]'") from error
+        raise ImportError(
+            "the names of emoji are missing; install them: pip install 'micro_diffusion[emoji]'"
+        ) from error
     complete = package.STATUS["fully_qualified"]
     listed = ((text, entry["en"]) for text, entry in package.EMOJI_DATA.items() if entry["status"] == complete)
     return tuple(sorted(Entry(text, _name(text, short_name)) for text, short_name in listed))
 
 
 def _name(text: str, short_name: str) -> str:
-    """":thumbs_up_medium_skin_tone:" -> "thumbs up medium skin tone"; a country's name -> "flag of" that country."""
+    """A short name such as ":thumbs_up:" -> "thumbs up"; the name of a country -> "flag of" that country."""
     words = short_name.strip(":").replace("_", " ")
     is_flag = ord(text[0]) in REGIONAL_INDICATORS or (ord(text[0]) == TAGGED_FLAG and "\U000e007f" in text)
     return f"flag of {words}" if is_flag else words
@@ -106,7 +110,9 @@ def _load(font: str, strike: int) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(font, strike, layout_engine=ImageFont.Layout.RAQM)
     except OSError as error:
-        raise ValueError(f"{font} cannot be drawn at {strike} px ({error}); set source.strike to a size it has") from error
+        raise ValueError(
+            f"{font} cannot be drawn at {strike} px ({error}); set source.strike to a size it has"
+        ) from error
 
 
 def _draw(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:

@@ -49,8 +49,13 @@ class ImageFolder:
             raise ValueError(f"{root} holds both metadata.jsonl and captions.csv; remove the one that is not meant")
         entries = _read_list(lists[0]) if lists else _find_pictures(root)
         if not entries:
-            raise FileNotFoundError(f"{lists[0] if lists else root} names no pictures; set source.path to one that does")
+            raise FileNotFoundError(
+                f"{lists[0] if lists else root} names no pictures; set source.path to one that does"
+            )
         object.__setattr__(self, "_entries", entries)
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"path": self.path}  # reading a part needs no more, so the entries stay where they are
 
     def __len__(self) -> int:
         return len(self._entries)

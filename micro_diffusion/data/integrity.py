@@ -1,0 +1,57 @@
+"""Checks of MDS folders that the streaming library leaves out: local shards are never verified there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from streaming.base.format import Reader
+from streaming.base.hashing import get_hash
+
+INDEX = "index.json"
+
+
+def check_folder(path: Path, *, command: str) -> int:
+    """Check that a folder of MDS shards is there and every shard has its size.
+
+    Args:
+        path: the folder.
+        command: that makes such a folder, with `{path}` for its name.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        FileNotFoundError: when the folder, its index or a shard is missing, or it has no samples.
+        ValueError: when a shard was cut short, or is longer than it was written.
+    """
+    remedy = f"make it with: {command.format(path=path)}"
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no data folder {path}; {remedy}")
+    if not (path / INDEX).is_file():
+        raise FileNotFoundError(f"the data folder {path} has no {INDEX}, so it is empty or incomplete; {remedy}")
+    shards = json.loads((path / INDEX).read_text(encoding="utf-8"))["shards"]
+    for info in shards:
+        file = info["zip_data"] or info["raw_data"]
+        shard = path / file["basename"]
+        if not shard.is_file():
+            raise FileNotFoundError(f"the data folder {path} lacks its shard {shard.name}; {remedy}")
+        if shard.stat().st_size != file["bytes"]:
+            raise ValueError(f"{shard} has {shard.stat().st_size} bytes instead of {file['bytes']}; {remedy}")
+    samples = sum(info["samples"] for info in shards)
+    if not samples:
+        raise FileNotFoundError(f"the data folder {path} holds no samples; {remedy}")
+    return samples
+
+
+def check_shard(shard: Reader) -> None:
+    """Compare an uncompressed shard's bytes with the hashes of its index.
+
+    Raises:
+        ValueError: when they differ.
+    """
+    path = Path(shard.dirname) / (shard.split or "") / shard.raw_data.basename
+    content = path.read_bytes()
+    for algorithm, expected in shard.raw_data.hashes.items():
+        if get_hash(algorithm, content) != expected:
+            raise ValueError(f"the bytes of {path} have changed since it was written; make the data folder again")

@@ -1,0 +1,93 @@
+"""One captioned picture to one row of MDS images, checked; what is unfit is named and why."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, Source
+from micro_diffusion.data.transforms import shrink, to_rgb
+
+COLUMNS = {"image": "bytes", "caption": "str", "key": "str", "width": "int", "height": "int"}
+"""Columns of MDS images; width and height are the picture's, in pixels."""
+
+KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
+
+Split = Literal["all", "train", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How pictures are checked and encoded.
+
+    Args:
+        minimum_side: pictures whose shorter side has fewer pixels are rejected.
+        shorter_side: pictures whose shorter side has more pixels are shrunk to it; None keeps every size.
+        split: "train" leaves out the pictures of "eval", "all" keeps both. Which picture belongs to which follows
+            from its key alone.
+        eval_fraction: of pictures that belong to "eval", in (0, 1).
+    """
+
+    minimum_side: int = 1
+    shorter_side: int | None = None
+    split: Split = "all"
+    eval_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.split not in ("all", "train", "eval"):
+            raise ValueError(f"split is {self.split!r}; set it to all, train or eval")
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"eval_fraction is {self.eval_fraction}; set it between 0 and 1")
+        if self.shorter_side is not None and self.shorter_side < self.minimum_side:
+            raise ValueError(
+                f"shorter_side {self.shorter_side} is below minimum_side {self.minimum_side}; set it to at least that"
+            )
+
+    def wants(self, key: str) -> bool:
+        """Whether a picture belongs to the split."""
+        place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+        return self.split == "all" or (place < self.eval_fraction) == (self.split == "eval")
+
+    def expected(self, count: int) -> int:
+        """About how many of `count` pictures belong to the split."""
+        share = {"all": 1.0, "train": 1 - self.eval_fraction, "eval": self.eval_fraction}
+        return round(share[self.split] * count)
+
+    def read(self, source: Source, part: Any) -> list[dict[str, Any] | Rejected]:
+        """The rows, and the rejected pictures, of one part of a source."""
+        items = (item for item in source.read(part) if self.wants(item.key))
+        return [item if isinstance(item, Rejected) else self.row(item) for item in items]
+
+    def row(self, item: CaptionedImage) -> dict[str, Any] | Rejected:
+        """A row of MDS images, or the picture's rejection."""
+        caption = " ".join(item.caption.split())
+        if not caption:
+            return Rejected(item.key, "empty caption")
+        try:
+            encoded, (width, height) = self.encode(item.image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all of these come from bad files
+            return Rejected(item.key, "unreadable picture")
+        if min(width, height) < self.minimum_side:
+            return Rejected(item.key, f"shorter side below {self.minimum_side} px")
+        return {"image": encoded, "caption": caption, "key": item.key, "width": width, "height": height}
+
+    def encode(self, image: Image.Image | bytes) -> tuple[bytes, tuple[int, int]]:
+        """The file to store and its (width, height): the picture's own where it can stay, decoded once to be sure.
+
+        A shrunk or turned JPEG becomes a JPEG again, everything else a PNG.
+        """
+        opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+        upright = to_rgb(opened)
+        smaller = upright if self.shorter_side is None else shrink(upright, self.shorter_side)
+        if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
+            return image, smaller.size
+        buffer = io.BytesIO()
+        if opened.format == "JPEG":
+            smaller.save(buffer, "jpeg", quality=95, subsampling=0)
+        else:
+            smaller.save(buffer, "png", compress_level=1)
+        return buffer.getvalue(), smaller.size
