@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from streaming.base.format import Reader
+from streaming.base.format.mds import MDSReader
 from streaming.base.hashing import get_hash
 
 INDEX = "index.json"
@@ -44,7 +44,7 @@ def check_folder(path: Path, *, command: str) -> int:
     return samples
 
 
-def check_shard(shard: Reader) -> None:
+def check_shard(shard: MDSReader) -> None:
     """Compare an uncompressed shard's bytes with the hashes of its index.
 
     Raises:

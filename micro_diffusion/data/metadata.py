@@ -80,5 +80,6 @@ class LatentMetadata:
         if caption_dim != self.caption_dim:
             raise ValueError(
                 f"backbone.caption_dim is {caption_dim}, but the captions of {self.text_encoder} have width "
-                f"{self.caption_dim}; set backbone.caption_dim={self.caption_dim}, or precompute with another text encoder"
+                f"{self.caption_dim}; set backbone.caption_dim={self.caption_dim}, or precompute with another text "
+                "encoder"
             )

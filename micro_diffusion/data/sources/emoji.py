@@ -78,8 +78,9 @@ class Emoji:
             if glyph is None:
                 yield Rejected(key, "not in the font")
                 continue
-            canvas = Image.new("RGB", (max(glyph.size),) * 2, self.background)
-            canvas.paste(glyph, ((canvas.width - glyph.width) // 2, (canvas.height - glyph.height) // 2), glyph)
+            side = max(glyph.size)
+            canvas = Image.new("RGB", (side, side), self.background)
+            canvas.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2), glyph)
             image = canvas.resize((self.resolution, self.resolution), Image.Resampling.LANCZOS)
             yield CaptionedImage(image, entry.name, key)
 

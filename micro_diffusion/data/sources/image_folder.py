@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,18 +42,18 @@ class ImageFolder:
     path: str
 
     def __post_init__(self) -> None:
+        if not self._entries:
+            raise FileNotFoundError(f"{self.path} names no pictures; set source.path to a folder of captioned pictures")
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}; set source.path to a folder of captioned pictures")
         lists = [root / name for name in ("metadata.jsonl", "captions.csv") if (root / name).exists()]
         if len(lists) > 1:
             raise ValueError(f"{root} holds both metadata.jsonl and captions.csv; remove the one that is not meant")
-        entries = _read_list(lists[0]) if lists else _find_pictures(root)
-        if not entries:
-            raise FileNotFoundError(
-                f"{lists[0] if lists else root} names no pictures; set source.path to one that does"
-            )
-        object.__setattr__(self, "_entries", entries)
+        return _read_list(lists[0]) if lists else _find_pictures(root)
 
     def __getstate__(self) -> dict[str, str]:
         return {"path": self.path}  # reading a part needs no more, so the entries stay where they are
@@ -62,7 +63,7 @@ class ImageFolder:
 
     def parts(self) -> Sequence[Sequence[Entry]]:
         """Runs of entries."""
-        return [self._entries[start : start + PART] for start in range(0, len(self._entries), PART)]
+        return [self._entries[start : start + PART] for start in range(0, len(self), PART)]
 
     def read(self, part: Sequence[Entry]) -> Iterator[CaptionedImage | Rejected]:
         """Read the files of some entries."""

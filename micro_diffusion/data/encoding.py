@@ -1,0 +1,140 @@
+"""Pictures and captions to rows of MDS latents.
+
+Legend: B pictures, C latent channels, R resolution in pixels, f downsampling, L caption tokens, D caption width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from micro_diffusion.data.images import ImageSample
+from micro_diffusion.data.transforms import normalise
+
+if TYPE_CHECKING:
+    from micro_diffusion.autoencoder.autoencoder import Autoencoder
+    from micro_diffusion.text.encoder import TextEncoder
+
+
+class LatentEncoder:
+    """Batches of pictures to rows of MDS latents, and what is to be known of all of them.
+
+    Args:
+        resolutions: sides of the squares, pixels.
+        autoencoder: gives the latents.
+        text_encoder: gives the captions' features.
+        sample: draw latents from the posterior rather than take its mean.
+        seed: of those draws.
+
+    Raises:
+        ValueError: when a resolution is no multiple of the downsampling; later, when an encoder gives numbers that
+            are not finite in half precision.
+    """
+
+    def __init__(
+        self,
+        resolutions: Sequence[int],
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder,
+        *,
+        sample: bool,
+        seed: int,
+    ) -> None:
+        for resolution in resolutions:
+            if resolution < 1 or resolution % autoencoder.downsampling:
+                raise ValueError(
+                    f"resolution {resolution} cannot be encoded; set resolutions to multiples of "
+                    f"{autoencoder.downsampling}, the downsampling of {autoencoder.name}"
+                )
+        if not resolutions:
+            raise ValueError("resolutions is empty; set it to at least one number of pixels, such as [256]")
+        self.resolutions = list(resolutions)
+        self.autoencoder, self.text_encoder, self.sample = autoencoder, text_encoder, sample
+        self.generator = torch.Generator().manual_seed(seed)
+        self.samples = 0
+        self.enlarged: Counter[int] = Counter()
+        self._moments = {resolution: np.zeros(3) for resolution in resolutions}  # count, sum, sum of squares
+
+    def description(self) -> dict[str, Any]:
+        """The encoders and the form of their results, as `LatentMetadata` reads it."""
+        return {
+            "resolutions": self.resolutions,
+            "autoencoder": self.autoencoder.name,
+            "channels": self.autoencoder.channels,
+            "downsampling": self.autoencoder.downsampling,
+            "text_encoder": self.text_encoder.name,
+            "caption_dim": self.text_encoder.dim,
+            "caption_length": self.text_encoder.max_length,
+        }
+
+    def columns(self) -> dict[str, str]:
+        """The columns of MDS latents."""
+        cells = {resolution: resolution // self.autoencoder.downsampling for resolution in self.resolutions}
+        latents = {f"latents_{r}": f"ndarray:float16:{self.autoencoder.channels},{n},{n}" for r, n in cells.items()}
+        tokens = f"ndarray:float16:{self.text_encoder.max_length},{self.text_encoder.dim}"
+        return {**latents, "caption_tokens": tokens, "caption_length": "int", "caption": "str", "key": "str"}
+
+    @torch.no_grad()
+    def rows(self, batch: Sequence[ImageSample]) -> Iterator[dict[str, Any]]:
+        """Encode B pictures and their captions."""
+        if not batch:
+            return
+        columns = {f"latents_{resolution}": self._encode(batch, resolution) for resolution in self.resolutions}
+        tokens, lengths = self._encode_captions([item.caption for item in batch])
+        for i, item in enumerate(batch):
+            text = {"caption_tokens": tokens[i], "caption_length": lengths[i], "caption": item.caption, "key": item.key}
+            yield {**{name: column[i] for name, column in columns.items()}, **text}
+        self.samples += len(batch)
+
+    def _encode(self, batch: Sequence[ImageSample], resolution: int) -> np.ndarray:
+        """(B, C, R/f, R/f) float16."""
+        pictures = normalise(torch.stack([item.squares[resolution] for item in batch]))
+        latents = self.autoencoder.encode(pictures, generator=self.generator, sample=self.sample).float().cpu()
+        stored = _half(
+            latents,
+            f"latents at {resolution} px by the autoencoder {self.autoencoder.name}",
+            [item.key for item in batch],
+        )
+        self.enlarged.update({resolution: sum(item.shorter_side < resolution for item in batch)})
+        values = latents.double()
+        self._moments[resolution] += (values.numel(), values.sum().item(), values.square().sum().item())
+        return stored
+
+    def _encode_captions(self, captions: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+        """(B, L, D) float16 and the number of rows of each; equal captions are encoded once."""
+        distinct = list(dict.fromkeys(captions))
+        tokens, mask = self.text_encoder.encode(distinct)
+        places = [distinct.index(caption) for caption in captions]
+        stored = _half(tokens.float().cpu(), f"features by the text encoder {self.text_encoder.name}", distinct)
+        if mask is None:
+            return stored[places], [tokens.shape[1]] * len(captions)
+        lengths = mask.sum(dim=1).cpu()
+        if not torch.equal(mask.cpu(), torch.arange(mask.shape[1]) < lengths[:, None]):
+            raise ValueError(
+                f"the mask of {self.text_encoder.name} has gaps; only padding after the caption can be stored"
+            )
+        return stored[places], [int(lengths[place]) for place in places]
+
+    def latent_std(self) -> dict[str, float]:
+        """Standard deviation of all latent entries, by resolution."""
+        return {
+            str(resolution): float(np.sqrt(squares / count - (total / count) ** 2))
+            for resolution, (count, total, squares) in self._moments.items()
+        }
+
+
+def _half(values: Tensor, what: str, names: Sequence[str]) -> np.ndarray:
+    """float16, as it is stored. Raises ValueError where a number is or becomes non-finite."""
+    stored = values.half()
+    finite = stored.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        raise ValueError(
+            f"the {what} are not finite in float16, first for {names[int(finite.int().argmin())]!r}; use that encoder "
+            "in a wider floating-point type, such as float32"
+        )
+    return stored.numpy()
