@@ -17,6 +17,7 @@ from tqdm import tqdm
 from micro_diffusion import bundled
 from micro_diffusion.checkpoint import CONFIG_FILE, Run, export_run, load_run, parameter_count, run_folders
 from micro_diffusion.evaluation.report import composition_report, write_report
+from micro_diffusion.precision import autocast
 from micro_diffusion.released_weights import import_run
 from micro_diffusion.sampling.grid import captioned_grid, to_pil
 from micro_diffusion.sampling.picture_file import check_picture_file, free_path, make_folder, save_picture
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     drawing.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
     drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
-    drawing.add_argument("--precision", choices=["fp32", "bf16"], help="of the network (default: bf16 on a GPU)")
+    drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
     drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
 
     generate = commands.add_parser("generate", parents=[drawing], help="draw prompts", description=_GENERATE)
@@ -181,9 +182,8 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
 def draw(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace, **settings: Any) -> Tensor:
     """`Pipeline.generate` in the precision asked for, with a progress bar where somebody watches."""
     kind = torch.device(options.device).type
-    half = options.precision == "bf16" if options.precision else kind == "cuda"
     bar = tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty())
-    with bar, torch.autocast(kind, torch.bfloat16, enabled=half):
+    with bar, autocast(kind, options.precision):
         return pipeline.generate(prompts, batch_size=options.batch_size, on_batch=bar.update, **settings)
 
 

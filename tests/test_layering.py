@@ -14,6 +14,7 @@ PACKAGE = ROOT / "micro_diffusion"
 RANK = {
     "bundled": 0,
     "batch": 0,
+    "precision": 0,
     "data": 1,
     "text": 1,
     "autoencoder": 1,

@@ -161,7 +161,7 @@ class SparseDiT(nn.Module):
         if text.tokens.shape[-1] != self.caption_dim:
             raise ValueError(
                 f"captions have features of width {text.tokens.shape[-1]}, but the network was built for "
-                f"{self.caption_dim}; set backbone.caption_dim={text.tokens.shape[-1]} or use the text encoder it was built for"
+                f"{self.caption_dim}; set backbone.caption_dim={text.tokens.shape[-1]} or use its own text encoder"
             )
         mask = text.mask if self.use_caption_mask else None
         tokens = self.caption_block(self.caption_embedding(text.tokens), mask)

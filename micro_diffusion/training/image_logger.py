@@ -70,7 +70,8 @@ class ImageLogger(Callback):
         average, training = find_average(state), model.network.training
         model.network.eval()
         averaged = average.averaged(model.network) if average is not None else nullcontext()
-        with averaged, get_precision_context(state.precision, state.precision_config):
+        precision = get_precision_context(state.precision, state.precision_config)
+        with averaged, precision, model.cpu_autocast(state.device._device):
             images = pipeline.generate(
                 self.prompts.captions,
                 seed=self.prompts.seed,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.diffusion.objective import Loss, Objective
+from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.text.dropout import drop_captions
 from micro_diffusion.training.trainable import Batch
 
@@ -33,6 +35,7 @@ class LatentDiffusion(ComposerModel):
         train_mask_ratio: share of patches hidden from the backbone in training, from 0 up to, but not including, 1.
         caption_drop: probability of a caption to be replaced by the null caption in training.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
+        cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, a probability outside [0, 1] or bands that do not rise.
@@ -46,6 +49,7 @@ class LatentDiffusion(ComposerModel):
         train_mask_ratio: float,
         caption_drop: float,
         noise_bands: Sequence[float],
+        cpu_precision: Precision,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -57,6 +61,7 @@ class LatentDiffusion(ComposerModel):
         self.objective = objective
         self.train_mask_ratio = train_mask_ratio
         self.caption_drop = caption_drop
+        self.cpu_precision: Precision = cpu_precision
         self.metrics: dict[str, Metric] = {"loss": BandLoss(0.0, math.inf)}
         for low, high in itertools.pairwise([0.0, *noise_bands, math.inf]):
             self.metrics[f"loss_sigma_{low:g}-{high:g}"] = BandLoss(low, high)
@@ -94,14 +99,19 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
-        return self.objective.loss(
-            self.backbone,
-            batch["latents"],
-            TextCondition(batch["caption_tokens"], batch["caption_mask"]),
-            level_normal=batch["level_normal"],
-            noise=batch["noise"],
-            keep=batch.get("keep"),
-        )
+        with self.cpu_autocast(batch["latents"].device):
+            return self.objective.loss(
+                self.backbone,
+                batch["latents"],
+                TextCondition(batch["caption_tokens"], batch["caption_mask"]),
+                level_normal=batch["level_normal"],
+                noise=batch["noise"],
+                keep=batch.get("keep"),
+            )
+
+    def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The precision of the network on a CPU; elsewhere Composer's holds."""
+        return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
 
     def loss(self, outputs: Loss, batch: Batch) -> Tensor:
         """The mean over the batch."""
