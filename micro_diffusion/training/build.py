@@ -75,8 +75,9 @@ def build_model(config: DictConfig) -> Any:
 
 def build_trainer(config: DictConfig, model: Any) -> Trainer:
     """Composer's trainer with everything around the model."""
-    # LowPrecisionLayerNorm says that it has none in fp32, which is known
+    # on a CPU, low-precision LayerNorm and the memory monitor have nothing to do, and say so
     warnings.filterwarnings("ignore", category=NoEffectWarning)
+    warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
     always = [SeededDraws(config.seed), NaNGuard(), NextEpochAfterLoad()]
     return instantiate(config.trainer, _convert_="all")(
         model=model,
