@@ -22,10 +22,22 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * attention_dim, bias=False)
         self.out = nn.Linear(attention_dim, dim, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), mask (B, T) bool of rows that may be attended to, or None -> (B, T, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
+        """Attention among the rows of x.
+
+        Args:
+            x: (B, T, D).
+            mask: (B, T) bool of rows that may be attended to, or None for all.
+            angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
+
+        Returns:
+            (B, T, D).
+        """
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.out(attend(normalize(q, self.eps), normalize(k, self.eps), v, self.head_dim, mask))
+        q, k = normalize(q, self.eps), normalize(k, self.eps)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        return self.out(attend(q, k, v, self.head_dim, mask))
 
 
 class CrossAttention(nn.Module):
@@ -48,6 +60,14 @@ class CrossAttention(nn.Module):
 def normalize(x: Tensor, eps: float) -> Tensor:
     """LayerNorm without parameters over the last axis, in x's own dtype."""
     return functional.layer_norm(x, x.shape[-1:], eps=eps).to(x.dtype)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """x (B, T, A), angles (T, head_dim/2) or (B, T, head_dim/2) -> (B, T, A), every head's pairs (i, i + half) turned."""
+    heads = x.unflatten(-1, (-1, 2 * angles.shape[-1]))
+    cos, sin = (turn.unsqueeze(-2).to(x.dtype) for turn in (angles.cos(), angles.sin()))
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None = None) -> Tensor:

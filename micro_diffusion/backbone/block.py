@@ -55,11 +55,30 @@ class Block(nn.Module):
         self.modulation = nn.Linear(shape.conditioning_dim, 6 * dim)
 
     def forward(
-        self, x: Tensor, c: Tensor, caption: Tensor, mask: Tensor | None = None, grid: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        c: Tensor,
+        caption: Tensor,
+        mask: Tensor | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        angles: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, D), c (B, ·) after its GELU, caption (B, L, D), mask (B, L), grid (rows, columns) -> (B, T, D)."""
+        """One block.
+
+        Args:
+            x: (B, T, D).
+            c: (B, conditioning_dim), after its GELU.
+            caption: (B, L, D).
+            mask: (B, L) bool, or None where every row counts.
+            grid: rows and columns of patches, for the convolution.
+            angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
+
+        Returns:
+            (B, T, D).
+        """
         shift1, scale1, gate1, shift3, scale3, gate3 = self.modulation(c)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1), angles=angles)
         x = x + self.cross_attention(self.norm2(x), caption, mask)
         y = modulate(self.norm3(x), shift3, scale3)
         if self.convolution is not None:

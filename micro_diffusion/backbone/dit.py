@@ -18,7 +18,14 @@ from torch.nn import functional
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
 from micro_diffusion.backbone.block import Block, BlockShape, CaptionBlock, modulate
-from micro_diffusion.backbone.embedding import GeluMlp, NoiseEmbedding, patchify, sincos_positions, unpatchify
+from micro_diffusion.backbone.embedding import (
+    GeluMlp,
+    NoiseEmbedding,
+    patchify,
+    rotary_angles,
+    sincos_positions,
+    unpatchify,
+)
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.batch import TextCondition
@@ -54,6 +61,7 @@ class SparseDiT(nn.Module):
         experts: number of experts in a sparse block; 0 for dense blocks only.
         expert_capacity: experts that take a token on average.
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
+        rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         use_caption_mask: attend to a caption's own rows only. The released weights were trained without.
         norm_eps: epsilon of every LayerNorm.
@@ -80,13 +88,14 @@ class SparseDiT(nn.Module):
         experts: int = 8,
         expert_capacity: float = 2.0,
         experts_every: int = 2,
+        rotary: bool = False,
         position_scale: float = 1.0,
         use_caption_mask: bool = False,
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
-        self.dim, self.use_caption_mask = dim, use_caption_mask
+        self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
             if width % head_dim:
                 raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")
@@ -149,7 +158,10 @@ class SparseDiT(nn.Module):
         self.input_size, self.grid = (height, width), (height // patch, width // patch)
         self.position_scale = position_scale
         positions = sincos_positions(*self.grid, self.dim, position_scale)
-        self.register_buffer("positions", positions.to(self.patch_embedding.weight.device), persistent=False)
+        device = self.patch_embedding.weight.device
+        self.register_buffer("positions", positions.to(device), persistent=False)
+        angles = rotary_angles(*self.grid, self.head_dim, position_scale).to(device) if self.rotary else None
+        self.register_buffer("angles", angles, persistent=False)
 
     @property
     def patches(self) -> int:
@@ -190,12 +202,14 @@ class SparseDiT(nn.Module):
 
         tokens, mixer_caption = self.mixer_in(tokens), self.mixer_caption(caption.tokens)
         for block in self.mixer:
-            tokens = block(tokens, c, mixer_caption, caption.mask, self.grid)
+            tokens = block(tokens, c, mixer_caption, caption.mask, grid=self.grid, angles=self.angles)
+        angles = self.angles
         if keep is not None:
             tokens = keep_tokens(tokens, keep)
+            angles = None if angles is None else angles[keep]
         tokens = self.mixer_out(tokens)
         for block in self.blocks:
-            tokens = block(tokens, c, caption.tokens, caption.mask)
+            tokens = block(tokens, c, caption.tokens, caption.mask, angles=angles)
 
         shift, scale = self.final_modulation(c)[:, None].chunk(2, dim=-1)
         patches = self.final(modulate(self.final_norm(tokens), shift, scale))

@@ -83,6 +83,22 @@ def sincos_positions(rows: int, columns: int, dim: int, scale: float) -> Tensor:
     return torch.cat(grid, dim=-1).reshape(rows * columns, dim).float()
 
 
+def rotary_angles(rows: int, columns: int, head_dim: int, scale: float) -> Tensor:
+    """Angles of two-dimensional rotary positions (Su et al. 2021, arXiv 2104.09864) -> (rows·columns, head_dim/2).
+
+    The first half turns with the column, the second with the row, at frequencies from pi down to pi/100 per grid index.
+    scale: a grid index is divided by it, as in `sincos_positions`.
+    Raises ValueError when head_dim is no multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(f"head_dim={head_dim} must be a multiple of 4 for two-dimensional rotary positions")
+    frequency = math.pi * 100.0 ** -(torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim / 4))
+    column = (torch.arange(columns, dtype=torch.float64) / scale)[:, None] * frequency
+    row = (torch.arange(rows, dtype=torch.float64) / scale)[:, None] * frequency
+    grid = [column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)]
+    return torch.cat(grid, dim=-1).reshape(rows * columns, head_dim // 2).float()
+
+
 def _axis_code(position: Tensor, dim: int) -> Tensor:
     """(n,) -> (n, dim): sin then cos of position·10000^(−2i/dim)."""
     frequency = 10_000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))

@@ -90,8 +90,12 @@ def test_masked_patches_are_zero_and_marked():
             assert prediction.value[cells].any() == (patch in kept)
 
 
-def test_keeping_every_patch_equals_no_mask_in_any_order():
-    network, everything = small(experts=0), torch.randperm(16, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("rotary", [False, True])
+def test_keeping_every_patch_equals_no_mask_in_any_order(rotary):
+    network, everything = (
+        small(experts=0, rotary=rotary),
+        torch.randperm(16, generator=torch.Generator().manual_seed(2)),
+    )
     prediction = network(*inputs(), everything.expand(3, -1))
     torch.testing.assert_close(prediction.value, network(*inputs()).value, rtol=1e-4, atol=1e-4)
     assert prediction.visible.all()
