@@ -63,7 +63,7 @@ def normalize(x: Tensor, eps: float) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """x (B, T, A), angles (T, head_dim/2) or (B, T, head_dim/2) -> (B, T, A), every head's pairs (i, i + half) turned."""
+    """(B, T, A), angles (T, head_dim/2) or (B, T, head_dim/2) -> (B, T, A): each head's pairs (i, i + half) turned."""
     heads = x.unflatten(-1, (-1, 2 * angles.shape[-1]))
     cos, sin = (turn.unsqueeze(-2).to(x.dtype) for turn in (angles.cos(), angles.sin()))
     first, second = heads.chunk(2, dim=-1)
