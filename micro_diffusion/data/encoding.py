@@ -100,7 +100,7 @@ class LatentEncoder:
             f"latents at {resolution} px by the autoencoder {self.autoencoder.name}",
             [item.key for item in batch],
         )
-        self.enlarged.update({resolution: sum(item.shorter_side < resolution for item in batch)})
+        self.enlarged.update(resolution for item in batch if item.shorter_side < resolution)
         values = latents.double()
         self._moments[resolution] += (values.numel(), values.sum().item(), values.square().sum().item())
         return stored

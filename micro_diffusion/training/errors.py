@@ -67,7 +67,7 @@ def _unknown_override(error: OmegaConfBaseException) -> str:
     key, parent = str(error.full_key), error.parent_node
     keys = list(parent) if isinstance(parent, Mapping) else []
     path, _, name = key.rpartition(".")
-    if not path:
+    if not path and "_target_" not in keys:
         return unknown_key(key, ROOT_KEYS)
     parameters = accepted(parent["_target_"]) if isinstance(parent, Mapping) and "_target_" in parent else {}
     if parameters is None or name in parameters:

@@ -1,0 +1,77 @@
+"""Folders of MDS latents -> batches for training and evaluation.
+
+Legend: B batch, C latent channels, h w latent height and width, L caption tokens, D caption width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from streaming import StreamingDataLoader
+from torch.utils.data import DataLoader
+
+from micro_diffusion.batch import LatentBatch
+from micro_diffusion.data.latents import LatentDataset, LatentSample
+
+
+def build_loader(
+    *,
+    path: str,
+    resolution: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int = 0,
+    workers: int = 0,
+    drop_last: bool = False,
+    verify: bool = True,
+) -> DataLoader:
+    """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
+
+    Args:
+        path: a folder that `scripts/precompute.py` made.
+        resolution: of the pictures whose latents are wanted, pixels.
+        batch_size: samples of a batch on all ranks together.
+        shuffle: draw a new order every epoch.
+        seed: of that order.
+        workers: processes that read on each rank; 0 reads in this one.
+        drop_last: leave out the incomplete batch at the end of an epoch.
+        verify: compare each shard's bytes with its hash when it is first read.
+
+    Raises:
+        FileNotFoundError: when the folder is missing, empty or incomplete; the message names the command to make it.
+        ValueError: when the batch does not divide among the ranks, no batch can be filled, or the folder has no
+            latents of that resolution.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if batch_size < 1 or batch_size % ranks:
+        raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
+    each = batch_size // ranks
+    dataset = LatentDataset(
+        path=path, resolution=resolution, batch_size=each, shuffle=shuffle, seed=seed, verify=verify
+    )
+    if drop_last and dataset.metadata.samples < batch_size:
+        raise ValueError(f"{path} holds {dataset.metadata.samples} samples; set batch_size to at most that")
+    return StreamingDataLoader(
+        dataset,
+        batch_size=each,
+        num_workers=workers,
+        drop_last=drop_last,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )
+
+
+def collate(samples: Sequence[LatentSample]) -> LatentBatch:
+    """B samples -> latents (B, C, h, w) and caption_tokens (B, L, D) in float32, and a mask (B, L) of rows in use."""
+    tokens = np.stack([sample["caption_tokens"] for sample in samples])
+    lengths = torch.tensor([sample["caption_length"] for sample in samples])
+    return {
+        "latents": torch.from_numpy(np.stack([sample["latents"] for sample in samples])).float(),
+        "caption_tokens": torch.from_numpy(tokens).float(),
+        "caption_mask": torch.arange(tokens.shape[1]) < lengths[:, None],
+        "caption": [sample["caption"] for sample in samples],
+    }

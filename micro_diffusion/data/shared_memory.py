@@ -1,0 +1,75 @@
+"""Shared memory that a killed process has left behind.
+
+The streaming library names its segments by a running number, and fails or misbehaves on ones left over. Its own remedy
+also removes those of other jobs that run at this moment; here only abandoned ones of the same data folder go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from torch import distributed
+
+log = logging.getLogger(__name__)
+
+SEGMENTS = Path("/dev/shm")
+
+
+def remove_stale_segments(data: Path) -> list[str]:
+    """Remove the abandoned segments of a data folder, on the first rank of each node; the other ranks wait.
+
+    Abandoned means: of this user, written for this very folder, and not mapped by any running process.
+
+    Args:
+        data: the folder.
+
+    Returns:
+        The names of the removed segments.
+    """
+    removed = []
+    if SEGMENTS.is_dir() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        mapped = _mapped_segments()
+        for locals_segment in sorted(SEGMENTS.glob("[0-9]*_locals")):
+            prefix = locals_segment.name.removesuffix("locals")
+            family = sorted(SEGMENTS.glob(f"{prefix}*"))
+            if _names(locals_segment, data) and not any(segment.name in mapped for segment in family):
+                removed += [segment.name for segment in family if _remove(segment)]
+    if removed:
+        log.warning("removed shared memory that a killed process left behind: %s", ", ".join(removed))
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+    return removed
+
+
+def _names(segment: Path, data: Path) -> bool:
+    """Whether a segment of this user lists the folder: a length in 4 bytes, then folders and a number, split by NUL."""
+    try:
+        if segment.stat().st_uid != os.getuid():
+            return False
+        content = segment.read_bytes()
+    except OSError:  # it went away, or is not ours to read
+        return False
+    folders = content[4 : int.from_bytes(content[:4], "little")].split(b"\0")[:-1]
+    return os.fsencode(data.absolute()) in folders
+
+
+def _mapped_segments() -> set[str]:
+    """Names of the segments that processes have mapped, as far as this user may see."""
+    names = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            lines = maps.read_text(errors="replace").splitlines()
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        names.update(Path(line.split(maxsplit=5)[5]).name for line in lines if f"{SEGMENTS}/" in line)
+    return names
+
+
+def _remove(segment: Path) -> bool:
+    try:
+        segment.unlink()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,22 @@
+"""Any source of captioned pictures -> MDS images.
+
+python scripts/convert.py source=image_folder source.path=my/pictures out=data/mine/images
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.schema import accepted, validate
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="convert")
+def main(config: DictConfig) -> None:
+    """Convert what the configuration describes."""
+    validate(config, root_keys=["_target_", *(accepted(config["_target_"]) or ())])
+    hydra.utils.call(config, _convert_="all")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

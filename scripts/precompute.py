@@ -1,0 +1,22 @@
+"""MDS images -> MDS latents and encoded captions, at all resolutions in one pass.
+
+python scripts/precompute.py images=data/mine/images out=data/mine/latents resolutions=[256,512]
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.schema import accepted, validate
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="precompute")
+def main(config: DictConfig) -> None:
+    """Precompute what the configuration describes."""
+    validate(config, root_keys=["_target_", *(accepted(config["_target_"]) or ())])
+    hydra.utils.call(config, _convert_="all")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()
