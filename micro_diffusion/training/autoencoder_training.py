@@ -20,6 +20,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights, save_weights
+from micro_diffusion.data.transforms import normalise
 from micro_diffusion.training.trainable import Batch
 
 MEASURED_BATCHES = 32
@@ -90,14 +91,14 @@ class AutoencoderTraining(ComposerModel):
 
     def forward(self, batch: Batch) -> Reconstruction:
         """A batch with its random numbers drawn -> reconstructions from one draw of the posterior."""
-        mean, logvar = self.network.posterior(to_range(batch["images"]))
+        mean, logvar = self.network.posterior(normalise(batch["images"]))
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3))
         images = self.network.reconstruct(mean + (logvar / 2).exp() * batch["noise"])
         return Reconstruction(images, divergence)
 
     def loss(self, outputs: Reconstruction, batch: Batch) -> dict[str, Tensor]:
         """The two terms, and their weighted sum as "total"."""
-        l1 = F.l1_loss(outputs.images, to_range(batch["images"]))
+        l1 = F.l1_loss(outputs.images, normalise(batch["images"]))
         kl = outputs.divergence.mean()
         return {"total": l1 + self.kl_weight * kl, "l1": l1, "kl": kl}
 
@@ -115,7 +116,7 @@ class AutoencoderTraining(ComposerModel):
         if isinstance(metric, MeanMetric):
             metric.update(outputs.divergence)
         else:
-            metric.update(outputs.images.contiguous(), to_range(batch["images"]))
+            metric.update(outputs.images.contiguous(), normalise(batch["images"]))
 
     def save(self, folder: Path, weights: Weights) -> None:
         """Write the weights for a later run, and `folder/autoencoder` with shift and scaling measured.
@@ -125,7 +126,7 @@ class AutoencoderTraining(ComposerModel):
         if not self._recent:
             raise ValueError("no step was taken since the run was resumed; raise trainer.max_duration by a batch")
         device = self.network.shift.device
-        self.network.measure_scale(to_range(images.to(device)) for images in self._recent)
+        self.network.measure_scale(normalise(images.to(device)) for images in self._recent)
         save_weights(folder, self.network.state_dict(), weights)
         self.network.save(folder / "autoencoder")
 
@@ -141,11 +142,6 @@ class AutoencoderTraining(ComposerModel):
     def _noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         height, width = (side // self.network.downsampling for side in images.shape[-2:])
         return torch.randn(len(images), self.network.channels, height, width, generator=generator)
-
-
-def to_range(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
 
 
 def _shrunk(images: Tensor, factor: int) -> Tensor:

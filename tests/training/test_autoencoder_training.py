@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
-from micro_diffusion.training.autoencoder_training import AutoencoderTraining, to_range
+from micro_diffusion.data.transforms import normalise
+from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.trainable import Trainable
 
 
@@ -31,10 +32,10 @@ def test_is_trainable_and_every_parameter_has_one_group():
 def test_loss_is_error_plus_weighted_divergence():
     model = build(kl_weight=0.5)
     drawn = model.draw(batch(), generator())
-    mean, logvar = model.network.posterior(to_range(drawn["images"]))
+    mean, logvar = model.network.posterior(normalise(drawn["images"]))
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
-    l1 = (model.network.reconstruct(mean + posterior.stddev * drawn["noise"]) - to_range(drawn["images"])).abs().mean()
+    l1 = (model.network.reconstruct(mean + posterior.stddev * drawn["noise"]) - normalise(drawn["images"])).abs().mean()
     loss = model.loss(model(drawn), drawn)
     torch.testing.assert_close(loss["total"], l1 + 0.5 * kl)
 
@@ -77,7 +78,7 @@ def test_metrics_have_their_definitions():
     for name, metric in model.get_metrics().items():
         model.update_metric(drawn, outputs, metric)
         values[name] = metric.compute().mean().item()
-    error = outputs.images - to_range(drawn["images"])
+    error = outputs.images - normalise(drawn["images"])
     assert values["l1"] == pytest.approx(error.abs().mean().item(), rel=1e-4)
     psnr = (10 * torch.log10(4 / error.square().mean(dim=(1, 2, 3)))).mean().item()
     assert values["psnr"] == pytest.approx(psnr, rel=1e-4)
@@ -90,7 +91,7 @@ def test_a_saved_autoencoder_has_unit_latents(tmp_path):
         model.draw(batch(16), generator(seed))
     model.save(tmp_path, "raw")
     loaded = KLAutoencoder.load(tmp_path / "autoencoder", channels=4, downsampling=4)
-    latents = loaded.encode(to_range(batch(64)["images"]), generator=generator())
+    latents = loaded.encode(normalise(batch(64)["images"]), generator=generator())
     torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=0.1, rtol=0)
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.1, rtol=0)
 

@@ -1,0 +1,82 @@
+"""T5 encoders in the format of transformers (Raffel et al. 2020). Legend: B captions, L tokens, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from micro_diffusion.batch import TextCondition
+from micro_diffusion.text.encoder import check_stated
+from micro_diffusion.text.truncation import warn_of_cut
+
+
+class T5TextEncoder:
+    """A frozen T5 encoder: every token's output of the last layer, after the final norm.
+
+    The weights are fetched when the object is made, never before. Padding is masked inside the encoder; its features
+    are zero. Features are fp32 whatever the dtype of the weights.
+
+    Args:
+        model: repository on the Hugging Face hub, or a local folder.
+        max_length: L, end-of-text included.
+        dim: what the config says D is, checked.
+        dtype: of the weights: "float32" or "bfloat16"; T5 overflows in float16.
+        device: of the weights.
+
+    Raises:
+        FileNotFoundError: when the weights are neither here nor within reach.
+        ValueError: when the encoder is of another width than stated, or float16 is asked for.
+    """
+
+    def __init__(
+        self, *, model: str, max_length: int, dim: int | None = None, dtype: str = "float32", device: str = "cpu"
+    ) -> None:
+        if dtype == "float16":
+            raise ValueError("T5 overflows in float16; set text_encoder.dtype to float32 or bfloat16")
+        if max_length < 1:
+            raise ValueError(f"text_encoder.max_length is {max_length}; set it to at least 1")
+        self.name = model
+        self.max_length = max_length
+        self.device = torch.device(device)
+        self.tokenizer, self.encoder = _load(model, getattr(torch, dtype))
+        self.encoder.to(self.device)
+        self.dim: int = self.encoder.config.d_model
+        check_stated(model, "dim", dim, self.dim)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> TextCondition:
+        """B captions -> tokens (B, L, D) float32 and mask (B, L), true up to and including end-of-text."""
+        for caption in captions:
+            self._warn_when_cut(caption)
+        batch = self.tokenizer(
+            list(captions), max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt"
+        ).to(self.device)
+        mask = batch.attention_mask.bool()
+        tokens = self.encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        return TextCondition(tokens.float().masked_fill(~mask[..., None], 0), mask)
+
+    def _warn_when_cut(self, caption: str) -> None:
+        ids = self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+        cut = ids[self.max_length - 1 :]  # end-of-text takes one token
+        if cut:
+            warn_of_cut(caption, self.tokenizer.decode(cut), self.max_length)
+
+
+def _load(model: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the frozen encoder."""
+    from transformers import AutoTokenizer, T5EncoderModel  # takes seconds, and only this class needs it
+
+    local = Path(model).expanduser()
+    source = str(local) if local.is_dir() else model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        encoder: Any = T5EncoderModel.from_pretrained(source, torch_dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no T5 encoder to load from {model} ({str(error).strip().splitlines()[0]}); connect to the "
+            "network once, or run `huggingface-cli download` elsewhere and set text_encoder.model to the folder"
+        ) from error
+    return tokenizer, encoder.eval().requires_grad_(False)
