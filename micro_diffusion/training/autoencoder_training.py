@@ -63,7 +63,7 @@ class AutoencoderTraining(ComposerModel):
         self.shrink = list(shrink)
         self.metrics: dict[str, Metric] = {
             "l1": MeanAbsoluteError(),
-            "psnr": PeakSignalNoiseRatio(data_range=2.0, reduction="none", dim=(1, 2, 3)),
+            "psnr": PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3)),
             "kl": MeanMetric(),
         }
         self._recent: deque[Tensor] = deque(maxlen=MEASURED_BATCHES)
