@@ -1,0 +1,177 @@
+"""MDS images to MDS latents, with encoders whose results are known."""
+
+import io
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from streaming import LocalDataset, MDSWriter
+
+from micro_diffusion.batch import TextCondition
+from micro_diffusion.data.convert import convert
+from micro_diffusion.data.metadata import LatentMetadata
+from micro_diffusion.data.precompute import precompute
+from micro_diffusion.data.preparation import COLUMNS, Preparation
+from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.data.transforms import normalise
+
+COUNT = 21
+
+
+class Averaging:
+    """Latents are averages of 2 × 2 pixels, with noise of std 0.1 when sampled."""
+
+    name, channels, downsampling = "averaging", 3, 2
+    scale = 1.0
+
+    def encode(self, images, *, generator=None, sample=True):
+        means = torch.nn.functional.avg_pool2d(images, 2) * self.scale
+        return means + 0.1 * torch.randn(means.shape, generator=generator) if sample else means
+
+    def decode(self, latents):
+        raise NotImplementedError
+
+
+class Counting:
+    """A caption's rows are the checksums of its words; counts the captions that it encodes."""
+
+    name, dim, max_length = "counting", 2, 24
+
+    def __init__(self):
+        self.encoded = []
+
+    def encode(self, captions):
+        self.encoded += captions
+        tokens = torch.zeros(len(captions), self.max_length, self.dim)
+        mask = torch.zeros(len(captions), self.max_length, dtype=torch.bool)
+        for row, caption in enumerate(captions):
+            words = caption.split()
+            tokens[row, : len(words)] = torch.tensor([zlib.crc32(word.encode()) % 1000 for word in words])[:, None]
+            mask[row, : len(words)] = True
+        return TextCondition(tokens, mask)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "images"
+    convert(source=Shapes(seed=0, count=COUNT, resolution=16), out=out, preparation=Preparation(), processes=1)
+    return out
+
+
+def run(images, out, **changes):
+    options = {
+        "resolutions": [16, 8],
+        "autoencoder": Averaging(),
+        "text_encoder": Counting(),
+        "batch_size": 4,
+        "sample": False,
+        **changes,
+    }
+    precompute(images=images, out=out, **options)
+    dataset = LocalDataset(str(out))
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def test_every_picture_is_encoded_at_every_resolution(images, tmp_path):
+    found = run(images, tmp_path / "out")
+    source = LocalDataset(str(images))
+    assert [row["key"] for row in found] == [source[i]["key"] for i in range(COUNT)]
+    for i in (0, 3, COUNT - 1):
+        picture = normalise(torch.from_numpy(np.array(Image.open(io.BytesIO(source[i]["image"])))).permute(2, 0, 1))
+        expected = torch.nn.functional.avg_pool2d(picture[None], 2)[0]
+        assert found[i]["latents_16"].dtype == np.float16
+        assert np.abs(found[i]["latents_16"] - expected.numpy()).max() < 1e-3
+        assert found[i]["latents_8"].shape == (3, 4, 4)
+        halved = torch.nn.functional.avg_pool2d(expected[None], 2)[0]
+        assert np.abs(found[i]["latents_8"] - halved.numpy()).mean() < 0.1
+    assert [row["caption"] for row in found] == [source[i]["caption"] for i in range(COUNT)]
+
+
+def test_captions_keep_their_features_and_length(images, tmp_path):
+    encoder = Counting()
+    found = run(images, tmp_path / "out", text_encoder=encoder, batch_size=COUNT)
+    for row in found:
+        words = row["caption"].split()
+        assert row["caption_length"] == len(words)
+        assert row["caption_tokens"][: len(words), 0].tolist() == [zlib.crc32(word.encode()) % 1000 for word in words]
+        assert not row["caption_tokens"][len(words) :].any()
+    assert len(encoder.encoded) == len({row["caption"] for row in found})
+
+
+def test_the_record_says_what_the_folder_holds(images, tmp_path):
+    found = run(images, tmp_path / "out")
+    metadata = LatentMetadata.read(tmp_path / "out")
+    assert (metadata.samples, metadata.resolutions) == (COUNT, [8, 16])
+    assert (metadata.autoencoder, metadata.channels, metadata.downsampling) == ("averaging", 3, 2)
+    assert (metadata.text_encoder, metadata.caption_dim, metadata.caption_length) == ("counting", 2, 24)
+    for resolution in (8, 16):
+        values = np.stack([row[f"latents_{resolution}"] for row in found]).astype(np.float64)
+        assert metadata.latent_std[str(resolution)] == pytest.approx(values.std(), rel=1e-3)
+
+
+def test_draws_follow_from_the_seed(images, tmp_path):
+    first, again, other = (run(images, tmp_path / str(i), sample=True, seed=s) for i, s in enumerate((0, 0, 1)))
+    assert all(np.array_equal(a["latents_8"], b["latents_8"]) for a, b in zip(first, again, strict=True))
+    assert all((a["latents_8"] != b["latents_8"]).any() for a, b in zip(first, other, strict=True))
+
+
+def test_the_same_latents_are_left_alone_and_others_refused(images, tmp_path):
+    run(images, tmp_path / "out")
+    encoder = Counting()
+    run(images, tmp_path / "out", text_encoder=encoder)
+    assert encoder.encoded == []
+    with pytest.raises(FileExistsError, match=r"other settings \(resolutions differ\)"):
+        run(images, tmp_path / "out", resolutions=[8])
+
+
+def test_a_picture_that_cannot_be_decoded_costs_no_other(tmp_path):
+    good = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(good, "png")
+    with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
+        for i in range(9):
+            content = b"not a picture" if i == 5 else good.getvalue()
+            writer.write({"image": content, "caption": "red", "key": str(i), "width": 16, "height": 16})
+    found = run(tmp_path / "images", tmp_path / "out")
+    assert [row["key"] for row in found] == [str(i) for i in range(9) if i != 5]
+    listed = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in listed] == [{"key": "5", "reason": "unreadable picture"}]
+
+
+def test_enlarged_pictures_are_counted(images, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        run(images, tmp_path / "out", resolutions=[8, 32])
+    assert f"{COUNT} pictures were smaller than 32 px and have been enlarged" in caplog.text
+    assert "than 8 px" not in caplog.text
+
+
+def test_bad_input_says_what_to_do(images, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no data folder .*; make it with: python scripts/convert\.py"):
+        run(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(ValueError, match="resolution 15 cannot be encoded; set resolutions to multiples of 2"):
+        run(images, tmp_path / "out", resolutions=[15])
+    with pytest.raises(ValueError, match="resolutions is empty"):
+        run(images, tmp_path / "out", resolutions=[])
+    overflowing = Averaging()
+    overflowing.scale = 1e6
+    with pytest.raises(
+        ValueError, match="by the autoencoder averaging are not finite in float16, first for 'shapes-0-0'"
+    ):
+        run(images, tmp_path / "out", autoencoder=overflowing)
+    assert not (tmp_path / "out").exists()
+
+
+def test_metadata_are_compared_with_the_network(images, tmp_path):
+    run(images, tmp_path / "out")
+    metadata = LatentMetadata.read(tmp_path / "out")
+    metadata.check(in_channels=3, caption_dim=2)
+    with pytest.raises(ValueError, match=r"set backbone\.in_channels=3"):
+        metadata.check(in_channels=4, caption_dim=2)
+    with pytest.raises(ValueError, match=r"set backbone\.caption_dim=2"):
+        metadata.check(in_channels=3, caption_dim=768)
+    with pytest.raises(ValueError, match="latents at 8, 16 px, not at 32"):
+        metadata.latent_size(32)
+    with pytest.raises(ValueError, match="holds no latents"):
+        LatentMetadata.read(images)
