@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     drawing.add_argument(
         "--guidance-scale", type=float, help="0 unconditional, 1 conditional, above 1 guided (default: the run's)"
     )
+    drawing.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide between these noise levels only; the others cost half (default: everywhere)",
+    )
     drawing.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
     drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
@@ -165,7 +172,7 @@ def run_import(options: argparse.Namespace) -> None:
 
 
 def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:
-    """The run that the options name, its pipeline, and seed, guidance and steps: the options', or else the run's."""
+    """The run that the options name, its pipeline, and how to draw: the options, or else the run's own."""
     run = load_run(find_run(options.run), weights=options.weights, device=device(options.device))
     pipeline = Pipeline(
         text_encoder=run.text_encoder,
@@ -176,7 +183,10 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
     )
     asked = {"seed": options.seed, "guidance_scale": options.guidance_scale, "steps": options.steps}
     usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}
-    return run, pipeline, {key: usual[key] if value is None else value for key, value in asked.items()}
+    settings = {key: usual[key] if value is None else value for key, value in asked.items()}
+    if options.guidance_interval is not None:
+        settings["guidance_interval"] = tuple(options.guidance_interval)
+    return run, pipeline, settings
 
 
 def draw(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace, **settings: Any) -> Tensor:

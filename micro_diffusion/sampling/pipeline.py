@@ -18,7 +18,7 @@ from torch import Tensor
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.diffusion.objective import Objective
-from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.text.encoder import TextEncoder
 
@@ -88,6 +88,7 @@ class Pipeline:
         seed: int,
         guidance_scale: float,
         resolution: int | tuple[int, int],
+        guidance_interval: tuple[float, float] = EVERY_LEVEL,
         steps: int | None = None,
         batch_size: int = 16,
         on_batch: Callable[[int], object] | None = None,
@@ -102,12 +103,14 @@ class Pipeline:
             seed: any integer, 0 included.
             guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
             resolution: H = W, or (H, W), in pixels; positions are stretched when the backbone was built for another.
+            guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
             steps: sampling steps, when not the sampler's own number.
             batch_size: pictures drawn at once.
             on_batch: called after each batch with its number of pictures.
 
         Raises:
-            ValueError: for a resolution that patches do not fill, fewer than one step, or no captions.
+            ValueError: for a resolution that patches do not fill, fewer than one step, an empty interval, or no
+                captions.
         """
         if not captions or batch_size < 1:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
@@ -118,7 +121,8 @@ class Pipeline:
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
                 generators = [picture_generator(seed, start + i) for i in range(len(chunk))]
-                pictures.append(self._draw(chunk, generators, latent_size, sampler, guidance_scale))
+                guidance = (guidance_scale, guidance_interval)
+                pictures.append(self._draw(chunk, generators, latent_size, sampler, *guidance))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(pictures)
@@ -148,6 +152,7 @@ class Pipeline:
         latent_size: tuple[int, int],
         sampler: Sampler,
         guidance_scale: float,
+        guidance_interval: tuple[float, float],
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
         device = self.backbone.parameter_groups()[0]["parameters"][0].device
@@ -155,7 +160,7 @@ class Pipeline:
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
         latents = sampler(
-            guided_denoiser(self.objective, self.backbone, text, guidance_scale),
+            guided_denoiser(self.objective, self.backbone, text, guidance_scale, interval=guidance_interval),
             noise,
             sigma_min=self.objective.sigma_min,
             sigma_max=self.objective.sigma_max,

@@ -50,3 +50,17 @@ def test_null_text_leaves_the_caption_alone(text):
     before = text.tokens.clone()
     assert not null_text(text).tokens.any()
     assert torch.equal(text.tokens, before)
+
+
+@pytest.mark.parametrize(("sigma", "guided"), [(0.5, False), (0.6, True), (2.0, True), (2.1, False)])
+def test_levels_outside_the_interval_are_conditional_at_half_the_cost(text, sigma, guided):
+    backbone, sigma = CaptionSum(), torch.tensor(sigma)
+    made = guided_denoiser(OBJECTIVE, backbone, text, 3.0, interval=(0.5, 2.0))(X, sigma)
+    expected = guided_denoiser(OBJECTIVE, CaptionSum(), text, 3.0 if guided else 1.0)(X, sigma)
+    torch.testing.assert_close(made, expected)
+    assert backbone.batches == [4 if guided else 2]
+
+
+def test_an_empty_interval_is_refused(text):
+    with pytest.raises(ValueError, match="interval is 2 to 1"):
+        guided_denoiser(OBJECTIVE, CaptionSum(), text, 3.0, interval=(2.0, 1.0))

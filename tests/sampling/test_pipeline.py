@@ -140,3 +140,9 @@ def test_every_pair_of_seed_and_index_has_its_own_noise():
 def test_rounding_to_bytes():
     values = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
     assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_guidance_outside_its_interval_is_none():
+    nowhere = draw(guidance_interval=(1000.0, 2000.0))
+    assert difference(nowhere, draw(guidance_scale=1.0)) <= 1
+    assert difference(nowhere, draw()) > 10

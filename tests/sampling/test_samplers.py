@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler
 from micro_diffusion.sampling.euler import EulerSampler
 from micro_diffusion.sampling.heun import HeunSampler
 from micro_diffusion.sampling.noise_levels import karras
@@ -30,13 +31,29 @@ def error(sampler) -> float:
     return (made.double() - exact_flow(noise)).abs().max().item()
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(HeunSampler, 2), (EulerSampler, 1)])
+@pytest.mark.parametrize(("sampler", "order"), [(HeunSampler, 2), (DPMpp2MSampler, 2), (EulerSampler, 1)])
 def test_the_error_falls_with_the_samplers_order(sampler, order):
     coarse, fine = error(sampler(steps=32)), error(sampler(steps=64))
     assert math.log2(coarse / fine) == pytest.approx(order, abs=0.35)
 
 
-@pytest.mark.parametrize("sampler", [HeunSampler, EulerSampler])
+def test_dpmpp_2m_calls_the_network_once_a_step():
+    calls = []
+    noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+
+    def counted(x, sigma):
+        calls.append(sigma)
+        return gaussian_denoiser(x, sigma)
+
+    DPMpp2MSampler(steps=7)(counted, noise, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+    assert len(calls) == 7
+
+
+def test_dpmpp_2m_is_more_exact_than_heun_for_the_same_network_calls():
+    assert error(DPMpp2MSampler(steps=19)) < error(HeunSampler(steps=10))
+
+
+@pytest.mark.parametrize("sampler", [HeunSampler, DPMpp2MSampler, EulerSampler])
 def test_one_step_is_finite_and_gives_the_denoised_noise(sampler):
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     made = sampler(steps=1)(gaussian_denoiser, noise, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
