@@ -5,6 +5,8 @@ Legend: B batch, T query tokens, L caption tokens, D model width, A attention wi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +42,17 @@ class SelfAttention(nn.Module):
         return self.out(attend(q, k, v, self.head_dim, mask))
 
 
+class KeysValues(NamedTuple):
+    """Captions as one cross-attention sees them, made once for many calls.
+
+    keys, values: (N, L, D), of N captions. null: (M, 1, D), what M null captions before them add to every query.
+    """
+
+    keys: Tensor
+    values: Tensor
+    null: Tensor
+
+
 class CrossAttention(nn.Module):
     """Attention of patches to caption tokens, at full width; no biases."""
 
@@ -50,11 +63,35 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, caption: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B, L, D), mask (B, L) bool or None -> (B, T, D)."""
-        q = normalize(self.q(x), self.eps)
+    def forward(self, x: Tensor, caption: Tensor | KeysValues, mask: Tensor | None = None) -> Tensor:
+        """Attention of x's rows to their captions.
+
+        Args:
+            x: (B, T, D).
+            caption: (B, L, D), or M null captions and N others as keys and values, with M + N = B.
+            mask: (B, L) or (N, L) bool, or None where every row counts.
+
+        Returns:
+            (B, T, D).
+        """
+        if isinstance(caption, KeysValues):
+            y = self._attend(x[len(caption.null) :], caption.keys, caption.values, mask)
+            return torch.cat([caption.null.expand(-1, x.shape[1], -1), y])
+        return self._attend(x, *self._keys_values(caption), mask)
+
+    def keys_values(self, caption: Tensor, null: Tensor) -> KeysValues:
+        """caption (N, L, D), and null (M, 1, D), one row of each null caption, all of whose rows are equal.
+
+        Any average of equal rows is that row, so a null caption's share does not depend on the query.
+        """
+        return KeysValues(*self._keys_values(caption), self.out(self._keys_values(null)[1]))
+
+    def _keys_values(self, caption: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self.kv(caption).chunk(2, dim=-1)
-        return self.out(attend(q, normalize(k, self.eps), v, self.head_dim, mask))
+        return normalize(k, self.eps), v
+
+    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        return self.out(attend(normalize(self.q(x), self.eps), keys, values, self.head_dim, mask))
 
 
 def normalize(x: Tensor, eps: float) -> Tensor:

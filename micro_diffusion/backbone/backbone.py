@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -55,4 +55,13 @@ class Backbone(Protocol):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Every trainable parameter, exactly once."""
+        ...
+
+
+@runtime_checkable
+class PreparesText(Protocol):
+    """A backbone that does its work on captions once for many calls."""
+
+    def prepare(self, text: TextCondition, *, null_rows: int = 0) -> Any:
+        """`null_rows` null captions and then those of `text`, in a form that this backbone takes in place of text."""
         ...

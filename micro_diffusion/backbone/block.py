@@ -6,13 +6,14 @@ Legend: B batch, T patches, L caption tokens, D width, c the conditioning vector
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
+from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 
 
@@ -58,7 +59,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         c: Tensor,
-        caption: Tensor,
+        caption: Tensor | KeysValues,
         mask: Tensor | None = None,
         *,
         grid: tuple[int, int] | None = None,
@@ -69,7 +70,7 @@ class Block(nn.Module):
         Args:
             x: (B, T, D).
             c: (B, conditioning_dim), after its GELU.
-            caption: (B, L, D).
+            caption: (B, L, D), or its keys and values.
             mask: (B, L) bool, or None where every row counts.
             grid: rows and columns of patches, for the convolution.
             angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
@@ -92,6 +93,18 @@ class Block(nn.Module):
         last = self.ffn.w2 if isinstance(self.ffn, ExpertChoice) else self.ffn.w3.weight
         for weight in (self.attention.out.weight, self.cross_attention.out.weight, last):
             nn.init.trunc_normal_(weight, std=0.02 / math.sqrt(2 * (depth + 1)))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after another."""
+
+    def __iter__(self) -> Iterator[Block]:
+        """They are blocks and nothing else."""
+        return super().__iter__()  # pyright: ignore[reportReturnType]
+
+    def keys_values(self, caption: Tensor, null: Tensor) -> list[KeysValues]:
+        """Captions (N, L, D) and one row of each null caption (M, 1, D) -> what each block attends to."""
+        return [block.cross_attention.keys_values(caption, null) for block in self]
 
 
 class CaptionBlock(nn.Module):

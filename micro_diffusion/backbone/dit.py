@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
+from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
-from micro_diffusion.backbone.block import Block, BlockShape, CaptionBlock, modulate
+from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock, modulate
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
@@ -32,9 +32,14 @@ from micro_diffusion.batch import TextCondition
 
 
 class EncodedCaption(NamedTuple):
-    """tokens: (B, L, D) after the caption block. mask: (B, L) or None. pooled: (B, D)."""
+    """What follows from a caption alone.
 
-    tokens: Tensor
+    mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: (B, L) or None.
+    pooled: (B, D).
+    """
+
+    mixer: Sequence[Tensor | KeysValues]
+    blocks: Sequence[Tensor | KeysValues]
     mask: Tensor | None
     pooled: Tensor
 
@@ -66,6 +71,9 @@ class SparseDiT(nn.Module):
         use_caption_mask: attend to a caption's own rows only. The released weights were trained without.
         norm_eps: epsilon of every LayerNorm.
     """
+
+    positions: Tensor
+    angles: Tensor | None
 
     def __init__(
         self,
@@ -128,7 +136,7 @@ class SparseDiT(nn.Module):
 
         mixer_dim = mixer_dim if mixer_depth else dim
         self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
-        self.mixer = nn.ModuleList(
+        self.mixer = Blocks(
             block(mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, sparse(i), mixer_convolution) for i in range(mixer_depth)
         )
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
@@ -136,9 +144,7 @@ class SparseDiT(nn.Module):
         ratios = zip(
             _over_depth(qkv_ratio, depth, "qkv_ratio"), _over_depth(mlp_ratio, depth, "mlp_ratio"), strict=True
         )
-        self.blocks = nn.ModuleList(
-            block(dim, qkv, mlp, sparse(i) and i < depth - 1) for i, (qkv, mlp) in enumerate(ratios)
-        )
+        self.blocks = Blocks(block(dim, qkv, mlp, sparse(i) and i < depth - 1) for i, (qkv, mlp) in enumerate(ratios))
         self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
@@ -169,7 +175,30 @@ class SparseDiT(nn.Module):
         return self.grid[0] * self.grid[1]
 
     def encode_caption(self, text: TextCondition) -> EncodedCaption:
-        """Everything that depends on the caption alone; a sampling run needs it once."""
+        """What follows from the captions alone, as training takes it: the same tokens for every block.
+
+        Raises ValueError when the captions' features have another width than the network was built for.
+        """
+        tokens, mixer_tokens, mask, pooled = self._text_path(text)
+        return EncodedCaption([mixer_tokens] * len(self.mixer), [tokens] * len(self.blocks), mask, pooled)
+
+    def prepare(self, text: TextCondition, *, null_rows: int = 0) -> EncodedCaption:
+        """What follows from `null_rows` null captions and then those of `text`, made once for many calls.
+
+        Raises ValueError as `encode_caption` does.
+        """
+        tokens, mixer_tokens, mask, pooled = self._text_path(text)
+        null = TextCondition(text.tokens.new_zeros(null_rows, 1, self.caption_dim))
+        null_tokens, null_mixer_tokens, _, null_pooled = self._text_path(null)
+        return EncodedCaption(
+            self.mixer.keys_values(mixer_tokens, null_mixer_tokens),
+            self.blocks.keys_values(tokens, null_tokens),
+            mask,
+            torch.cat([null_pooled, pooled]),
+        )
+
+    def _text_path(self, text: TextCondition) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Tokens (B, L, D) for the backbone and (B, L, mixer_dim) for the mixer, their mask, and (B, D) pooled."""
         if text.tokens.shape[-1] != self.caption_dim:
             raise ValueError(
                 f"captions have features of width {text.tokens.shape[-1]}, but the network was built for "
@@ -182,7 +211,7 @@ class SparseDiT(nn.Module):
         else:
             weight = mask.to(tokens.dtype)
             pooled = torch.einsum("bld,bl->bd", tokens, weight / weight.sum(dim=1, keepdim=True))
-        return EncodedCaption(tokens, mask, self.pooled_embedding(pooled))
+        return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(pooled)
 
     def forward(
         self, x: Tensor, level: Tensor, text: TextCondition | EncodedCaption, keep: Tensor | None = None
@@ -200,16 +229,16 @@ class SparseDiT(nn.Module):
         c = functional.gelu(self.noise_embedding(level) + caption.pooled, approximate="tanh")
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
 
-        tokens, mixer_caption = self.mixer_in(tokens), self.mixer_caption(caption.tokens)
-        for block in self.mixer:
-            tokens = block(tokens, c, mixer_caption, caption.mask, grid=self.grid, angles=self.angles)
+        tokens = self.mixer_in(tokens)
+        for block, attended in zip(self.mixer, caption.mixer, strict=True):
+            tokens = block(tokens, c, attended, caption.mask, grid=self.grid, angles=self.angles)
         angles = self.angles
         if keep is not None:
             tokens = keep_tokens(tokens, keep)
             angles = None if angles is None else angles[keep]
         tokens = self.mixer_out(tokens)
-        for block in self.blocks:
-            tokens = block(tokens, c, caption.tokens, caption.mask, angles=angles)
+        for block, attended in zip(self.blocks, caption.blocks, strict=True):
+            tokens = block(tokens, c, attended, caption.mask, angles=angles)
 
         shift, scale = self.final_modulation(c)[:, None].chunk(2, dim=-1)
         patches = self.final(modulate(self.final_norm(tokens), shift, scale))

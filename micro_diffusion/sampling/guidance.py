@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from micro_diffusion.backbone.backbone import Backbone
+from micro_diffusion.backbone.backbone import Backbone, PreparesText
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.diffusion.objective import Objective
@@ -19,6 +19,19 @@ EVERY_LEVEL = (0.0, math.inf)
 def null_text(text: TextCondition) -> TextCondition:
     """The unconditional counterpart of `text`: the same rows, all zero."""
     return text._replace(tokens=torch.zeros_like(text.tokens))
+
+
+def prepared(backbone: Backbone, text: TextCondition, null_rows: int = 0) -> TextCondition:
+    """`null_rows` null captions and then those of `text`, with the work on them done where the backbone can do that.
+
+    null_rows: 0, or as many as `text` has rows.
+    """
+    if isinstance(backbone, PreparesText):
+        return backbone.prepare(text, null_rows=null_rows)
+    if not null_rows:
+        return text
+    mask = None if text.mask is None else torch.cat([text.mask, text.mask])
+    return TextCondition(torch.cat([null_text(text).tokens, text.tokens]), mask)
 
 
 def guided_denoiser(
@@ -47,23 +60,32 @@ def guided_denoiser(
     low, high = interval
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
-    conditional = objective.denoiser(backbone, text)
-    if scale == 1:
-        return conditional
-    null = null_text(text)
-    mask = None if text.mask is None else torch.cat([text.mask, text.mask])
-    both = objective.denoiser(backbone, TextCondition(torch.cat([null.tokens, text.tokens]), mask))
+    inside = _guided(objective, backbone, text, scale)
+    if scale == 1 or interval == EVERY_LEVEL:
+        return inside
+    outside = _guided(objective, backbone, text, 1)
 
-    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = torch.as_tensor(sigma, device=x.device)
+        guide = (low < sigma) & (sigma <= high)
+        if guide.all():
+            return inside(x, sigma)
+        if not guide.any():
+            return outside(x, sigma)
+        return torch.where(guide.view(-1, 1, 1, 1), inside(x, sigma), outside(x, sigma))
+
+    return denoise
+
+
+def _guided(objective: Objective, backbone: Backbone, text: TextCondition, scale: float) -> Denoiser:
+    """Guided at every noise level."""
+    if scale in (0, 1):
+        return objective.denoiser(backbone, prepared(backbone, text if scale else null_text(text)))
+    both = objective.denoiser(backbone, prepared(backbone, text, null_rows=len(text.tokens)))
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         level = torch.as_tensor(sigma, device=x.device).expand(x.shape[0]).repeat(2)
         uncond, cond = both(torch.cat([x, x]), level).chunk(2)
         return uncond + scale * (cond - uncond)
 
-    inside = objective.denoiser(backbone, null) if scale == 0 else guided
-    if interval == EVERY_LEVEL:
-        return inside
-
-    def within(x: Tensor, sigma: Tensor) -> Tensor:
-        return inside(x, sigma) if low < float(sigma) <= high else conditional(x, sigma)
-
-    return within
+    return denoise

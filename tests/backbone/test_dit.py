@@ -133,10 +133,16 @@ def test_noise_level_and_caption_change_the_prediction():
     assert not torch.allclose(base, network(x, level, text._replace(tokens=text.tokens.flip(0))).value, atol=1e-3)
 
 
-def test_encoding_the_caption_once_gives_the_same():
+@pytest.mark.parametrize("use_mask", [True, False])
+@pytest.mark.parametrize("null_rows", [0, 3])
+def test_prepared_captions_give_the_same(use_mask, null_rows):
     x, level, text = inputs()
-    network = small(use_caption_mask=True)
-    torch.testing.assert_close(network(x, level, network.encode_caption(text)).value, network(x, level, text).value)
+    network = small(use_caption_mask=use_mask, rotary=True)
+    tokens = torch.cat([torch.zeros(null_rows, 5, 12), text.tokens])
+    x, level = (torch.cat([y[:null_rows], y]) for y in (x, level))
+    plain = network(x, level, TextCondition(tokens, torch.cat([text.mask[:null_rows], text.mask]))).value
+    made = network(x, level, network.prepare(text, null_rows=null_rows)).value
+    assert (made - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
 @pytest.mark.parametrize("convolution", [False, True])
