@@ -44,14 +44,14 @@ def remove_stale_segments(data: Path) -> list[str]:
 
 
 def _names(segment: Path, data: Path) -> bool:
-    """Whether a segment of this user lists the folder: a length in 4 bytes, then folders and a number, split by NUL."""
+    """Whether a segment of this user lists the folder: 4 bytes, then folders and a number, split by NUL."""
     try:
         if segment.stat().st_uid != os.getuid():
             return False
         content = segment.read_bytes()
     except OSError:  # it went away, or is not ours to read
         return False
-    folders = content[4 : int.from_bytes(content[:4], "little")].split(b"\0")[:-1]
+    folders = content[4:].split(b"\0")[:-1]
     return os.fsencode(data.absolute()) in folders
 
 

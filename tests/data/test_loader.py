@@ -1,0 +1,154 @@
+"""Batches of latents: all of them, in an order that follows from the seed, and never fewer unnoticed."""
+
+import numpy as np
+import pytest
+import torch
+from streaming import MDSWriter
+
+from micro_diffusion.data.loader import build_loader
+from micro_diffusion.data.output_folder import write_record
+
+COUNT = 50
+
+
+def make_latents(folder, count=COUNT, size_limit="1kb"):
+    """Sample i has latents full of i, and a caption of i % 5 + 1 rows full of i + 1."""
+    columns = {
+        "latents_8": "ndarray:float16:3,4,4",
+        "latents_16": "ndarray:float16:3,8,8",
+        "caption_tokens": "ndarray:float16:6,2",
+        "caption_length": "int",
+        "caption": "str",
+        "key": "str",
+    }
+    with MDSWriter(out=str(folder), columns=columns, hashes=["xxh64"], size_limit=size_limit) as writer:
+        for i in range(count):
+            tokens = np.zeros((6, 2), np.float16)
+            tokens[: i % 5 + 1] = i + 1
+            latents = {f"latents_{r}": np.full((3, r // 2, r // 2), i, np.float16) for r in (8, 16)}
+            text = {"caption_tokens": tokens, "caption_length": i % 5 + 1, "caption": f"number {i}", "key": str(i)}
+            writer.write({**latents, **text})
+    encoders = {"autoencoder": "a", "channels": 3, "downsampling": 2, "text_encoder": "t"}
+    form = {"caption_dim": 2, "caption_length": 6, "latent_std": {"8": 1.0, "16": 1.0}}
+    write_record(folder, {}, samples=count, resolutions=[8, 16], **encoders, **form)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_latents(tmp_path / "latents")
+
+
+def load(folder, **changes):
+    options = {"resolution": 8, "batch_size": 8, "shuffle": False, "seed": 0, **changes}
+    return build_loader(path=str(folder), **options)
+
+
+def numbers(batches) -> list[int]:
+    return [int(caption.split()[1]) for batch in batches for caption in batch["caption"]]
+
+
+def test_a_batch_has_the_stated_form(folder):
+    batch = next(iter(load(folder, resolution=16)))
+    assert batch["latents"].shape == (8, 3, 8, 8)
+    assert batch["latents"].dtype == batch["caption_tokens"].dtype == torch.float32
+    assert batch["caption_tokens"].shape == (8, 6, 2)
+    assert batch["caption_mask"].dtype == torch.bool
+    for i in range(8):
+        number = int(batch["caption"][i].split()[1])
+        assert (batch["latents"][i] == number).all()
+        assert batch["caption_mask"][i].tolist() == [row <= number % 5 for row in range(6)]
+        assert (batch["caption_tokens"][i][batch["caption_mask"][i]] == number + 1).all()
+        assert not batch["caption_tokens"][i][~batch["caption_mask"][i]].any()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_gives_every_sample_once(folder, workers):
+    loader = load(folder, shuffle=True, seed=3, workers=workers)
+    for _ in range(2):
+        batches = list(loader)
+        assert sorted(numbers(batches)) == list(range(COUNT))
+    del loader
+
+
+def test_the_order_follows_from_the_seed_and_changes_with_the_epoch(folder):
+    loader = load(folder, shuffle=True, seed=0)
+    first, second = numbers(loader), numbers(loader)
+    del loader
+    assert first != second
+    assert numbers(load(folder, shuffle=True, seed=0)) == first
+    assert numbers(load(folder, shuffle=True, seed=1)) != first
+    assert numbers(load(folder)) == numbers(load(folder, seed=1))
+
+
+def test_an_incomplete_batch_can_be_left_out(folder):
+    assert [len(batch["caption"]) for batch in load(folder)][-1] == COUNT % 8
+    assert {len(batch["caption"]) for batch in load(folder, drop_last=True)} == {8}
+
+
+def test_an_epoch_resumes_where_it_stopped(folder):
+    loader = load(folder, shuffle=True)
+    whole = numbers(loader)
+    loader = load(folder, shuffle=True)
+    batches = iter(loader)
+    begun = numbers([next(batches), next(batches)])
+    state = loader.state_dict()
+    resumed = load(folder, shuffle=True)
+    resumed.load_state_dict(state)
+    assert begun + numbers(resumed) == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_changed_bytes_are_noticed(folder, workers):
+    shard = sorted(folder.glob("*.mds"))[3]
+    content = bytearray(shard.read_bytes())
+    content[-20] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match="have changed since it was written; make the data folder again"):
+        list(load(folder, workers=workers))
+    assert len(numbers(load(folder, verify=False))) == COUNT
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_shard_that_vanishes_is_noticed(folder, verify):
+    loader = load(folder, verify=verify)
+    sorted(folder.glob("*.mds"))[3].unlink()
+    with pytest.raises((RuntimeError, OSError)):
+        list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_ends_short_is_an_error(folder, workers, monkeypatch):
+    loader = load(folder, workers=workers)
+    each_sample = type(loader.dataset)._each_sample_id
+    monkeypatch.setattr(type(loader.dataset), "_each_sample_id", lambda self, it: list(each_sample(self, it))[:-1])
+    with pytest.raises(RuntimeError, match="the epoch ended after"):
+        list(loader)
+
+
+def test_missing_and_incomplete_folders_name_the_command(folder, tmp_path):
+    remedy = r"; make it with: python scripts/precompute\.py images=IMAGES out="
+    with pytest.raises(FileNotFoundError, match="there is no data folder .*none" + remedy):
+        load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="is empty or incomplete" + remedy):
+        load(tmp_path / "empty")
+    shard = sorted(folder.glob("*.mds"))[0]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"has {len(content) - 1} bytes instead of {len(content)}{remedy}"):
+        load(folder)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks its shard {shard.name}{remedy}"):
+        load(folder)
+
+
+def test_bad_arguments_say_what_to_set(folder, monkeypatch):
+    with pytest.raises(ValueError, match="latents at 8, 16 px, not at 32; set resolution"):
+        load(folder, resolution=32)
+    with pytest.raises(ValueError, match=f"holds {COUNT} samples; set batch_size to at most that"):
+        load(folder, batch_size=64, drop_last=True)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="batch_size 8 does not divide among 3 ranks"):
+        load(folder)

@@ -1,0 +1,84 @@
+"""What killed processes leave in shared memory is removed, and nothing else."""
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from streaming import MDSWriter
+
+from micro_diffusion.data.shared_memory import SEGMENTS, remove_stale_segments
+
+pytestmark = pytest.mark.skipif(not SEGMENTS.is_dir(), reason="needs Linux's /dev/shm")
+NAMES = ("locals", "barrier")
+
+
+@pytest.fixture
+def family():
+    """Makes the segments of a data set, as the streaming library writes them, and cleans up after the test."""
+    made = []
+
+    def make(number: int, folder) -> list:
+        paths = [SEGMENTS / f"{number}_{name}" for name in NAMES]
+        for path in paths:
+            path.write_bytes(b"\0\0\0\0" + os.fsencode(folder) + b"\0" + str(number).encode())
+        made.extend(paths)
+        return paths
+
+    yield make
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
+def test_abandoned_segments_of_the_folder_go(family, tmp_path, monkeypatch):
+    mine, other = family(999990, tmp_path / "mine"), family(999991, tmp_path / "mine" / "deeper")
+    monkeypatch.chdir(tmp_path)
+    assert remove_stale_segments(type(tmp_path)("mine")) == sorted(path.name for path in mine)
+    assert not any(path.exists() for path in mine)
+    assert all(path.exists() for path in other)
+
+
+def test_segments_in_use_stay(family, tmp_path):
+    paths = family(999992, tmp_path)
+    with paths[1].open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        assert remove_stale_segments(tmp_path) == []
+        assert all(path.exists() for path in paths)
+    assert len(remove_stale_segments(tmp_path)) == len(paths)
+
+
+def test_other_ranks_leave_the_cleaning_to_the_first(family, tmp_path, monkeypatch):
+    paths = family(999993, tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert remove_stale_segments(tmp_path) == []
+    assert all(path.exists() for path in paths)
+
+
+READ = """
+import signal, sys
+from streaming import StreamingDataset
+
+dataset = StreamingDataset(local=sys.argv[1], batch_size=2)
+next(iter(dataset))
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_reader_leaves_nothing_for_the_next(tmp_path):
+    with MDSWriter(out=str(tmp_path / "data"), columns={"number": "int"}) as writer:
+        for number in range(4):
+            writer.write({"number": number})
+    command = [sys.executable, "-c", READ, str(tmp_path / "data")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline().strip() == "ready"
+        (mine_locals,) = (p for p in SEGMENTS.glob("*_locals") if os.fsencode(tmp_path / "data") in p.read_bytes())
+        mine = {path.name for path in SEGMENTS.glob(f"{mine_locals.name[:6]}_*")}
+        assert len(mine) >= 5
+        assert remove_stale_segments(tmp_path / "data") == []
+        os.killpg(reader.pid, signal.SIGKILL)
+    assert set(remove_stale_segments(tmp_path / "data")) == mine
+    assert not any((SEGMENTS / name).exists() for name in mine)
