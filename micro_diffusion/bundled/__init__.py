@@ -14,11 +14,10 @@ def bundled_path(name: str) -> Path:
         FileNotFoundError: when nothing of that name ships; the message lists what does.
     """
     root = Path(__file__).parent
-    folder = root / name
-    if not name or folder.parent != root or not folder.is_dir():
-        known = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    known = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    if name not in known:
         raise FileNotFoundError(f"nothing called {name!r} is bundled; choose one of {', '.join(known)}")
-    return folder
+    return root / name
 
 
 def resolve_path(path: str | Path) -> Path:

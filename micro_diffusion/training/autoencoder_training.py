@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.data.transforms import normalise
+from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.training.trainable import Batch
 
 MEASURED_BATCHES = 32
@@ -44,12 +46,21 @@ class AutoencoderTraining(ComposerModel):
         crop: side of the random crops in pixels; smaller pictures are taken whole.
         shrink: each step shrinks its pictures by one of these factors before cropping, so that small pictures are
             reconstructed as well as large ones.
+        cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
         ValueError: for a negative weight, a crop that is no multiple of f, or a factor below 1.
     """
 
-    def __init__(self, *, autoencoder: KLAutoencoder, kl_weight: float, crop: int, shrink: Sequence[int]) -> None:
+    def __init__(
+        self,
+        *,
+        autoencoder: KLAutoencoder,
+        kl_weight: float,
+        crop: int,
+        shrink: Sequence[int],
+        cpu_precision: Precision,
+    ) -> None:
         super().__init__()
         if kl_weight < 0:
             raise ValueError(f"model.kl_weight is {kl_weight}; set it to 0 or more")
@@ -61,6 +72,7 @@ class AutoencoderTraining(ComposerModel):
         self.kl_weight = kl_weight
         self.crop = crop
         self.shrink = list(shrink)
+        self.cpu_precision: Precision = cpu_precision
         self.metrics: dict[str, Metric] = {
             "l1": MeanAbsoluteError(),
             "psnr": PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3)),
@@ -91,10 +103,12 @@ class AutoencoderTraining(ComposerModel):
 
     def forward(self, batch: Batch) -> Reconstruction:
         """A batch with its random numbers drawn -> reconstructions from one draw of the posterior."""
-        mean, logvar = self.network.posterior(normalise(batch["images"]))
+        pictures = normalise(batch["images"])
+        with autocast("cpu", self.cpu_precision) if pictures.device.type == "cpu" else nullcontext():
+            mean, logvar = (moment.float() for moment in self.network.posterior(pictures))
+            images = self.network.reconstruct(mean + (logvar / 2).exp() * batch["noise"])
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3))
-        images = self.network.reconstruct(mean + (logvar / 2).exp() * batch["noise"])
-        return Reconstruction(images, divergence)
+        return Reconstruction(images.float(), divergence)
 
     def loss(self, outputs: Reconstruction, batch: Batch) -> dict[str, Tensor]:
         """The two terms, and their weighted sum as "total"."""

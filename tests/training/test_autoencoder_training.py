@@ -14,7 +14,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def build(**changes) -> AutoencoderTraining:
     torch.manual_seed(0)
     autoencoder = KLAutoencoder(width=8, decoder_blocks=1)
-    return AutoencoderTraining(**{"autoencoder": autoencoder, "kl_weight": 0.01, "crop": 16, "shrink": [1], **changes})
+    return AutoencoderTraining(
+        **{"autoencoder": autoencoder, "kl_weight": 0.01, "crop": 16, "shrink": [1], "cpu_precision": "fp32", **changes}
+    )
 
 
 def batch(count: int = 8, side: int = 32) -> dict:
