@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from micro_diffusion.data.shapes import RELATIONS, Description, caption, parse_caption, scene
+from micro_diffusion.data.shapes import RELATIONS, Description, HeldOut, caption, parse_caption, scene
 from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition, recognise
 
 
@@ -96,7 +96,11 @@ def composition_prompts(*, kind: PromptKind, count: int, seed: int) -> list[str]
         count: number of prompts.
         seed: non-negative.
     """
-    drawn = {"single": (0.0, "exclude"), "two": (1.0, "exclude"), "held_out": (0.0, "only")}
+    drawn: dict[str, tuple[float, HeldOut]] = {
+        "single": (0.0, "exclude"),
+        "two": (1.0, "exclude"),
+        "held_out": (0.0, "only"),
+    }
     if kind not in drawn:
         raise ValueError(f"kind is {kind!r}; set it to one of {', '.join(drawn)}")
     pairs, held_out = drawn[kind]

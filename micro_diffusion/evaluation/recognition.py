@@ -119,7 +119,7 @@ def _segment(pixels: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np
 
 def _regions(mask: np.ndarray) -> list[np.ndarray]:
     """Connected regions of a mask, as masks, without the negligibly small."""
-    labels, count = ndimage.label(mask, SQUARE)
+    labels, count = ndimage.label(mask, SQUARE)  # pyright: ignore[reportGeneralTypeIssues]
     regions = (labels == label for label in range(1, count + 1))
     return [region for region in regions if region.mean() >= SMALLEST_AREA]
 
