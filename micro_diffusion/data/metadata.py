@@ -83,3 +83,13 @@ class LatentMetadata:
                 f"{self.caption_dim}; set backbone.caption_dim={self.caption_dim}, or precompute with another text "
                 "encoder"
             )
+
+    def other_encoders(self, *, autoencoder: str, text_encoder: str) -> list[str]:
+        """Sentences about encoders whose names differ from those that made the data; none when all is well."""
+        pairs = {"autoencoder": (self.autoencoder, autoencoder), "text_encoder": (self.text_encoder, text_encoder)}
+        return [
+            f"the data were made with the {kind} {made}, but pictures are drawn with {drawn}; set {kind} to the one "
+            "that made the data, unless both are the same weights"
+            for kind, (made, drawn) in pairs.items()
+            if made != drawn
+        ]

@@ -83,8 +83,8 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
         model=model,
         optimizers=instantiate(config.optimizer, _convert_="all")(model.parameter_groups()),
         schedulers=instantiate(config.schedule),
-        train_dataloader=instantiate(config.train_loader, _convert_="all"),
-        eval_dataloader=instantiate(config.eval_loader, _convert_="all"),
+        train_dataloader=_loader(config.train_loader, model.network),
+        eval_dataloader=_loader(config.eval_loader, model.network),
         algorithms=_values(config.algorithms),
         callbacks=[*always, *_values(config.callbacks)],
         loggers=_values(config.loggers),
@@ -106,6 +106,15 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
         torch=torch.__version__,
     )
     log.info("%s is complete", run.path)
+
+
+def _loader(node: DictConfig, network: Any) -> Any:
+    """A loader whose latents and captions, where it gives any, are known to fit the network."""
+    loader = instantiate(node, _convert_="all")
+    metadata = getattr(loader.dataset, "metadata", None)
+    if metadata is not None:
+        metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
+    return loader
 
 
 def _values(nodes: DictConfig) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,8 @@ from micro_diffusion.sampling.prompts import Prompts
 from micro_diffusion.training.ema import find_average
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.trainable import trained_model
+
+log = logging.getLogger(__name__)
 
 
 class ImageLogger(Callback):
@@ -47,6 +50,15 @@ class ImageLogger(Callback):
         self.batch_size = batch_size
         self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
         self._drawn_at = -1
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Warn of data that other encoders made than those that draw here."""
+        metadata = getattr(getattr(state.train_dataloader, "dataset", None), "metadata", None)
+        encoders = getattr(self.pipeline, "keywords", {})
+        if metadata is not None and {"autoencoder", "text_encoder"} <= encoders.keys():
+            names = {kind: encoders[kind].name for kind in ("autoencoder", "text_encoder")}
+            for sentence in metadata.other_encoders(**names):
+                log.warning(sentence)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Draw when the interval counts batches."""

@@ -173,5 +173,8 @@ def test_metadata_are_compared_with_the_network(images, tmp_path):
         metadata.check(in_channels=3, caption_dim=768)
     with pytest.raises(ValueError, match="latents at 8, 16 px, not at 32"):
         metadata.latent_size(32)
+    assert metadata.other_encoders(autoencoder="averaging", text_encoder="counting") == []
+    (sentence,) = metadata.other_encoders(autoencoder="averaging", text_encoder="t5")
+    assert "made with the text_encoder counting, but pictures are drawn with t5" in sentence
     with pytest.raises(ValueError, match="holds no latents"):
         LatentMetadata.read(images)
