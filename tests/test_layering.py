@@ -25,7 +25,8 @@ RANK = {
     "sampling": 6,
     "training": 7,
     "evaluation": 8,
-    "cli": 9,
+    "performance": 9,
+    "cli": 10,
 }
 
 # Type declarations without code of their own: every module may name them.

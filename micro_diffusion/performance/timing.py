@@ -1,0 +1,75 @@
+"""Seconds of a repeated piece of work, the machine's own rate of matrix products, and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+
+Clock = Literal["wall", "process"]
+"""wall: time that passes. process: processor time of this process, for a machine that others use too."""
+
+PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}
+"""Side of the square matrices with which a device's rate is measured."""
+
+
+class Timing(NamedTuple):
+    """seconds: median of one repetition. spread: interquartile range over the median. first: the very first one."""
+
+    seconds: float
+    spread: float
+    first: float
+
+
+def measure(
+    work: Callable[[], object], *, warmup: int, repeats: int, device: torch.device, clock: Clock = "wall"
+) -> Timing:
+    """Repeat the work; the first repetition is reported apart, `warmup` more are thrown away.
+
+    Raises:
+        ValueError: for fewer than one repetition.
+    """
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f"{repeats} repetitions after {warmup} were asked for; choose at least 1 after 0 or more")
+    seconds = []
+    for _ in range(1 + warmup + repeats):
+        start = now(device, clock)
+        work()
+        seconds.append(now(device, clock) - start)
+    kept = seconds[-repeats:]
+    low, _, high = statistics.quantiles(kept, n=4, method="inclusive") if repeats > 1 else (0.0, 0.0, 0.0)
+    median = statistics.median(kept)
+    return Timing(median, (high - low) / median, seconds[0])
+
+
+def now(device: torch.device, clock: Clock) -> float:
+    """Seconds on the clock, after all work given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() if clock == "wall" else time.process_time()
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, clock: Clock = "wall") -> float:
+    """FLOP/s of large square matrix products in this dtype: what this machine can reach at best."""
+    size = PRODUCT_SIZE.get(device.type, PRODUCT_SIZE["cuda"])
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / measure(lambda: a @ b, warmup=2, repeats=9, device=device, clock=clock).seconds
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: tensors on a GPU since `forget_peak_memory`, else the most that this whole process ever held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin anew with the peak of a GPU; that of a process cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

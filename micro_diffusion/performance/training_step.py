@@ -1,0 +1,90 @@
+"""A training step without data or trainer, and what it costs for one picture.
+
+Legend: B batch, C latent channels, h w latent cells, L caption tokens, D caption width.
+"""
+
+from __future__ import annotations
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from micro_diffusion.performance.flops import count_flops
+from micro_diffusion.precision import Precision, autocast
+from micro_diffusion.training.latent_diffusion import LatentDiffusion
+from micro_diffusion.training.trainable import Batch
+
+
+class TrainingStep:
+    """Forward, backward, clipping and optimizer step of a configured model on random latents and captions.
+
+    Args:
+        config: a training configuration.
+        batch_size: B.
+        device: where the model is.
+        precision: of the network's matrix products; weights stay in fp32.
+        compile: whether to compile the network, as one graph.
+    """
+
+    def __init__(
+        self, *, config: DictConfig, batch_size: int, device: torch.device, precision: Precision, compile: bool
+    ) -> None:
+        self.device = device
+        self.precision: Precision = precision
+        self.model = build_model(config).to(device).train()
+        self.model.cpu_precision = precision
+        if compile:
+            self.model.network.compile(fullgraph=True)
+        self.optimizer = instantiate(config.optimizer, _convert_="all")(self.model.parameter_groups())
+        self.generator = torch.Generator().manual_seed(0)
+        self.batch = random_batch(config, batch_size, self.generator)
+
+    def __call__(self) -> torch.Tensor:
+        """One step -> its loss, on the device."""
+        drawn = {
+            key: value.to(self.device, non_blocking=True)
+            for key, value in self.model.draw(self.batch, self.generator).items()
+        }
+        with autocast(self.device.type, self.precision):
+            loss = self.model.loss(self.model(drawn), drawn)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
+def build_model(config: DictConfig) -> LatentDiffusion:
+    """The model of a training configuration.
+
+    Raises:
+        ValueError: when it is no latent diffusion model.
+    """
+    model = instantiate(config.model, _convert_="all")
+    if not isinstance(model, LatentDiffusion):
+        raise ValueError(f"model._target_ is {config.model._target_}; choose a stage that trains LatentDiffusion")
+    return model
+
+
+def random_batch(config: DictConfig, size: int, generator: torch.Generator) -> Batch:
+    """Latents (B, C, h, w) and captions (B, L, D), B = `size`, as a loader of this configuration would yield them."""
+    backbone, length = config.backbone, config.text_encoder.max_length
+    cells = [backbone.input_size] * 2 if isinstance(backbone.input_size, int) else list(backbone.input_size)
+    return {
+        "latents": torch.randn(size, backbone.in_channels, *cells, generator=generator),
+        "caption_tokens": torch.randn(size, length, backbone.caption_dim, generator=generator),
+        "caption_mask": torch.ones(size, length, dtype=torch.bool),
+    }
+
+
+def training_flops(config: DictConfig) -> int:
+    """Floating-point operations of forward and backward for one picture, counted, not estimated.
+
+    What activation checkpointing computes a second time counts twice.
+    """
+    with torch.device("meta"):
+        model = build_model(config).train()
+    generator = torch.Generator().manual_seed(0)
+    drawn = model.draw(random_batch(config, 1, generator), generator)
+    batch = {key: value.to("meta") for key, value in drawn.items()}
+    return count_flops(lambda: model.loss(model(batch), batch).backward())

@@ -1,0 +1,239 @@
+"""How fast this machine trains, draws, loads and precomputes: a table, and JSON with --json.
+
+python scripts/benchmark.py train --backbone tiny --resolution 256 --mask-ratio 0.75 --batch-size 8
+python scripts/benchmark.py sample --backbone tiny --sampler dpmpp_2m --steps 15 --guidance 5 --json sample.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import call, instantiate
+from omegaconf import DictConfig
+
+from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.performance.flops import count_flops
+from micro_diffusion.performance.timing import Timing, forget_peak_memory, measure, peak_memory, product_rate
+from micro_diffusion.performance.training_step import TrainingStep, training_flops
+from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.resolvers import register_resolvers
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """Measure what the command line asks for, print it, and write it where --json says."""
+    options = parser().parse_intermixed_args(arguments)
+    register_resolvers()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    commands = list(COMMANDS) if options.command == "all" else [options.command]
+    rows = [row for command in commands for row in COMMANDS[command](options)]
+    print(table(rows))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options; each command reads those that concern it."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    top.add_argument("command", choices=[*COMMANDS, "all"])
+    top.add_argument("overrides", nargs="*", help="of the stage's configuration, such as optimizer=muon")
+    top.add_argument("--stage", default="256_pretrain", help="training configuration to start from")
+    top.add_argument("--backbone", default="nano", help="an option of configs/backbone")
+    top.add_argument("--resolution", type=int, default=256, help="pixels")
+    top.add_argument("--mask-ratio", type=float, default=0.0, help="share of hidden patches in training")
+    top.add_argument("--dtype", choices=DTYPES, default="bf16", help="of matrix products; weights stay fp32")
+    top.add_argument("--batch-size", type=int, default=8)
+    top.add_argument("--threads", type=int, default=0, help="0: torch's choice")
+    top.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    top.add_argument("--compile", action="store_true", help="compile the network, as one graph")
+    top.add_argument("--sampler", default="heun", help="an option of configs/sampler")
+    top.add_argument("--steps", type=int, default=30, help="of the sampler")
+    top.add_argument("--guidance", type=float, default=5.0, help="guidance scale")
+    top.add_argument("--unprepared", action="store_true", help="do the work on captions at every network call")
+    top.add_argument("--samples", type=int, default=1000, help="of the temporary data set of loader and precompute")
+    top.add_argument("--warmup", type=int, default=2, help="repetitions thrown away, besides the first")
+    top.add_argument("--repeats", type=int, default=7, help="repetitions of which the median counts")
+    top.add_argument(
+        "--clock", choices=["wall", "process"], default="wall", help="process: processor time, on a busy machine"
+    )
+    top.add_argument("--json", type=Path, help="file for the results")
+    return top
+
+
+def train(options: argparse.Namespace) -> list[Row]:
+    """Training steps on random latents."""
+    config = configuration(options, f"model.train_mask_ratio={options.mask_ratio}")
+    device = torch.device(options.device)
+    rate = product_rate(device, DTYPES[options.dtype], options.clock)
+    forget_peak_memory(device)
+    step = TrainingStep(
+        config=config,
+        batch_size=options.batch_size,
+        device=device,
+        precision=options.dtype,
+        compile=options.compile,
+    )
+    timing = timed(step, options)
+    flops = training_flops(config)
+    return [
+        settings(options, "train", mask_ratio=options.mask_ratio, optimizer=type(step.optimizer).__name__)
+        | {"seconds_per_step": timing.seconds}
+        | network_results(options, timing, flops, rate)
+    ]
+
+
+def sample(options: argparse.Namespace) -> list[Row]:
+    """Latents drawn from random captions, without encoders."""
+    config = configuration(options, f"sampler={options.sampler}", f"sampler.steps={options.steps}")
+    device = torch.device(options.device)
+    rate = product_rate(device, DTYPES[options.dtype], options.clock)
+    forget_peak_memory(device)
+    drawing = {
+        "config": config,
+        "guidance_scale": options.guidance,
+        "precision": options.dtype,
+        "prepare": not options.unprepared,
+    }
+    timing = timed(Drawing(**drawing, batch_size=options.batch_size, device=device, compile=options.compile), options)
+    flops = count_flops(Drawing(**drawing, batch_size=1, device=torch.device("meta")))
+    asked = {key: getattr(options, key) for key in ("sampler", "steps", "guidance", "unprepared")}
+    return [
+        settings(options, "sample", **asked)
+        | {"seconds_per_image": timing.seconds / options.batch_size}
+        | network_results(options, timing, flops, rate)
+    ]
+
+
+def precompute(options: argparse.Namespace) -> list[Row]:
+    """Pictures of shapes to latents, by the bundled autoencoder and the tiny text encoder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [prepare_latents(options, Path(folder))]
+
+
+def loader(options: argparse.Namespace) -> list[Row]:
+    """Batches of latents read from disk, one epoch at a time, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_latents(options, Path(folder))
+        node = configuration(options, "data=shapes", f"train_loader.path={folder}/latents").train_loader
+        batches = instantiate(node, batch_size=options.batch_size, workers=0, resolution=32, _convert_="all")
+        timing = timed(lambda: [batch["latents"] for batch in batches], options)
+    samples = options.samples - options.samples % options.batch_size
+    row = settings(options, "loader", samples=options.samples)
+    return [row | results(timing, samples, torch.device("cpu")) | {"seconds_per_image": timing.seconds / samples}]
+
+
+def prepare_latents(options: argparse.Namespace, folder: Path) -> Row:
+    """A folder `latents` made of shapes, and how long that took after their pictures were there."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        images = [f"out={folder}/images", f"source.count={options.samples}", "processes=1"]
+        call(compose("quickstart_convert_train", overrides=images), _convert_="all")
+        latents = [f"images={folder}/images", f"out={folder}/latents", "resolutions=[32]", "workers=0"]
+        config = compose("quickstart_precompute", overrides=latents)
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    start = clock()
+    call(config, _convert_="all")
+    seconds = clock() - start
+    timing = Timing(seconds, 0.0, seconds)
+    row = settings(options, "precompute", samples=options.samples)
+    return (
+        row | results(timing, options.samples, torch.device("cpu")) | {"seconds_per_image": seconds / options.samples}
+    )
+
+
+COMMANDS = {"train": train, "sample": sample, "loader": loader, "precompute": precompute}
+
+
+def configuration(options: argparse.Namespace, *overrides: str) -> DictConfig:
+    """The stage with the options' backbone and resolution."""
+    chosen = [f"backbone={options.backbone}", f"resolution={options.resolution}", *overrides, *options.overrides]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(options.stage, overrides=chosen)
+
+
+def timed(work: Any, options: argparse.Namespace) -> Timing:
+    """`measure` with the options' repetitions and clock."""
+    return measure(
+        work,
+        warmup=options.warmup,
+        repeats=options.repeats,
+        device=torch.device(options.device),
+        clock=options.clock,
+    )
+
+
+def settings(options: argparse.Namespace, what: str, **more: Any) -> Row:
+    """What was measured, where and with what."""
+    device = torch.device(options.device)
+    network = ("backbone", "resolution", "dtype", "compile") if what in ("train", "sample") else ()
+    return {
+        "what": what,
+        **{key: getattr(options, key) for key in network},
+        **more,
+        "batch_size": options.batch_size,
+        "overrides": options.overrides,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "clock": options.clock,
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def results(timing: Timing, images: int, device: torch.device) -> Row:
+    """What every measurement gives."""
+    return {
+        "images_per_second": images / timing.seconds,
+        "spread": timing.spread,
+        "peak_memory_bytes": peak_memory(device),
+    }
+
+
+def network_results(options: argparse.Namespace, timing: Timing, flops: int, rate: float) -> Row:
+    """The same for a network, with its share of the machine's own rate (MFU)."""
+    achieved = flops * options.batch_size / timing.seconds
+    return {
+        **results(timing, options.batch_size, torch.device(options.device)),
+        "compile_seconds": timing.first - timing.seconds if options.compile else 0.0,
+        "flops_per_image": flops,
+        "flops_per_second": achieved,
+        "machine_flops_per_second": rate,
+        "mfu": achieved / rate,
+    }
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Name and value of every result, one block for each row."""
+
+    def text(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+
+    return "\n\n".join("\n".join(f"{key:26} {text(value)}" for key, value in row.items()) for row in rows)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,75 @@
+"""The benchmark script measures, counts, and writes the keys that its readers look for."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from micro_diffusion.performance.timing import measure
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
+SMALL = ["backbone.depth=2", "backbone.mixer_depth=1", "text_encoder.max_length=7"]
+
+
+def benchmark(*arguments):
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main([*map(str, arguments), "--repeats", "2", "--warmup", "0", "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """One row of each kind, by its name."""
+    file = tmp_path_factory.mktemp("results") / "new" / "results.json"
+    small = ["--resolution", 64, "--batch-size", 2, "--steps", 2, "--samples", 12, "--dtype", "fp32", *SMALL]
+    assert benchmark("all", *small, "--json", file) == json.loads(file.read_text())
+    return {row["what"]: row for row in json.loads(file.read_text())}
+
+
+def test_every_command_gives_its_figures(rows):
+    assert rows.keys() == {"train", "sample", "loader", "precompute"}
+    for row in rows.values():
+        assert row["images_per_second"] > 0 and row["peak_memory_bytes"] > 10_000_000
+    assert rows["train"]["seconds_per_step"] * rows["train"]["images_per_second"] == pytest.approx(2)
+    for what in ("sample", "loader", "precompute"):
+        assert rows[what]["seconds_per_image"] * rows[what]["images_per_second"] == pytest.approx(1)
+    for what in ("train", "sample"):
+        row = rows[what]
+        assert row["mfu"] == pytest.approx(row["flops_per_second"] / row["machine_flops_per_second"])
+        assert 0 < row["mfu"] < 1
+
+
+def test_results_do_not_litter(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    benchmark("sample", "--resolution", 32, "--batch-size", 1, "--steps", 1, *SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def flops(**options):
+    flags = [text for key, value in options.items() for text in (f"--{key.replace('_', '-')}", value)]
+    row = benchmark("sample", "--resolution", 32, "--batch-size", 1, *[f for f in flags if f is not True], *SMALL)[0]
+    return row["flops_per_image"]
+
+
+def test_options_change_the_counted_work():
+    heun = flops(steps=3)
+    assert flops(steps=3, sampler="dpmpp_2m") < 0.7 * heun  # three network calls instead of five
+    assert flops(steps=3, guidance=1) < 0.7 * heun
+    assert flops(steps=3, unprepared=True) > heun
+
+
+def test_the_median_leaves_out_the_first_and_the_warm_up():
+    calls = []
+    timing = measure(lambda: calls.append(None), warmup=3, repeats=4, device=torch.device("cpu"))
+    assert len(calls) == 8
+    assert timing.first > 0 and timing.seconds > 0 and timing.spread >= 0
+    with pytest.raises(ValueError, match="0 repetitions"):
+        measure(lambda: None, warmup=0, repeats=0, device=torch.device("cpu"))
+
+
+def test_an_unknown_key_is_refused():
+    with pytest.raises(Exception, match="nonsense"):
+        benchmark("sample", "backbone.nonsense=1")
