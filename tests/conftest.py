@@ -1,6 +1,7 @@
 """Options of the test-suite: slow tests run on request, GPU tests where there is a GPU, none uses the network."""
 
 import os
+from functools import cache
 
 import pytest
 
@@ -13,10 +14,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    import torch
-
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if "gpu" in item.keywords and not has_gpu():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@cache
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
