@@ -1,0 +1,61 @@
+"""`train.py --config-name train_autoencoder`, from pictures to a folder that the rest of the pipeline takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.data.convert import convert
+from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.training.build import train
+from micro_diffusion.training.resolvers import register_resolvers
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def config(tmp_path) -> DictConfig:
+    source = Shapes(seed=0, count=12, resolution=16)
+    convert(source=source, out=tmp_path / "images", preparation=Preparation(), processes=1)
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(
+            "train_autoencoder",
+            overrides=[
+                f"output_dir={tmp_path}/runs",
+                f"train_loader.paths=[{tmp_path}/images]",
+                f"eval_loader.paths=[{tmp_path}/images]",
+                "train_loader.batch_size=4",
+                "resolution=16",
+                "autoencoder.width=8",
+                "algorithms.ema.start=2ba",
+                "trainer.max_duration=5ba",
+                "machine=cpu",
+            ],
+        )
+
+
+def test_the_run_folder_holds_a_loadable_autoencoder(config, tmp_path):
+    train(config)
+    run = tmp_path / "runs" / "autoencoder"
+    autoencoder = KLAutoencoder.load(run / "autoencoder", channels=4, downsampling=4)
+    assert (autoencoder.scaling != 1).all(), "the scale was not measured"
+    assert (run / "complete.json").is_file()
+    logged = {name for line in (run / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    assert {"loss/train/l1", "loss/train/kl", "metrics/eval/l1", "metrics/eval/psnr", "metrics/eval/kl"} <= logged
+
+
+def test_a_run_goes_on_from_another_one(config, tmp_path):
+    train(config)
+    config.exp_name, config.init_from = "second", str(tmp_path / "runs" / "autoencoder")
+    config.optimizer.lr = 0.0
+    train(config)
+    first, second = (KLAutoencoder.load(tmp_path / "runs" / name / "autoencoder") for name in ("autoencoder", "second"))
+    for key, value in first.decoder.state_dict().items():
+        assert value.equal(second.decoder.state_dict()[key])
