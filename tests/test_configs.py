@@ -19,6 +19,7 @@ from micro_diffusion.training.schema import ROOT_KEYS, validate
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GROUPS = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("base", "variant"))
 LEAVES_OF_HYDRA = ("defaults", "hydra")
+ABSENT = object()
 
 register_resolvers()
 
@@ -148,7 +149,7 @@ def test_no_line_of_a_stage_repeats_its_parent(path: Path, tmp_path: Path):
             continue
         inherited: Any = parent
         for part in key.split("."):
-            inherited = inherited.get(part) if isinstance(inherited, dict) else None
+            inherited = inherited.get(part, ABSENT) if isinstance(inherited, dict) else ABSENT
         if inherited == value:
             repeated.append(f"{key}: {value}")
     assert repeated == [], f"{path.name} repeats its parent; delete these lines"
