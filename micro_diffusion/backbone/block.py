@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +98,11 @@ class Block(nn.Module):
 class Blocks(nn.ModuleList):
     """Blocks one after another."""
 
-    def __iter__(self) -> Iterator[Block]:
-        """They are blocks and nothing else."""
-        return super().__iter__()  # pyright: ignore[reportReturnType]
+    if TYPE_CHECKING:  # at run time the compiler wants the iterator of ModuleList itself
+
+        def __iter__(self) -> Iterator[Block]:
+            """They are blocks and nothing else."""
+            ...
 
     def keys_values(self, caption: Tensor, null: Tensor) -> list[KeysValues]:
         """Captions (N, L, D) and one row of each null caption (M, 1, D) -> what each block attends to."""
