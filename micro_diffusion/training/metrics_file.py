@@ -17,7 +17,7 @@ class MetricsFile(LoggerDestination):
     """Appends `{"step": …, name: number, …}` for each call that logs numbers; written by rank 0.
 
     Args:
-        path: the file; a resumed run appends to it.
+        path: the file; a resumed run drops what was logged after its checkpoint, and appends.
     """
 
     def __init__(self, *, path: str) -> None:
@@ -28,6 +28,13 @@ class MetricsFile(LoggerDestination):
         if dist.get_global_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Drop the lines of steps that will be taken again."""
+        if dist.get_global_rank() or not self.path.is_file():
+            return
+        lines = [line for line in self.path.read_text().splitlines() if _step(line) <= state.timestamp.batch.value]
+        self.path.write_text("".join(f"{line}\n" for line in lines))
+
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Append the finite numbers among the metrics."""
         if dist.get_global_rank():
@@ -37,3 +44,11 @@ class MetricsFile(LoggerDestination):
         if numbers:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite when it was cut short."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf

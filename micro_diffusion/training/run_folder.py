@@ -9,6 +9,7 @@ trained_models/<exp_name>/config.yaml     written at the start, fully resolved
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from typing import Any
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
 
 COMPLETE_FILE = "complete.json"
-FREE = ("callbacks", "loggers", "machine", "prompts", "sampler", "metric", "trainer")
+FREE = re.compile(
+    r"(callbacks|loggers|machine|prompts|sampler|metric|trainer|eval_loader|output_dir"
+    r"|train_loader\.(workers|verify))(\.|$)"
+)
 """Keys that may change when a run goes on: they decide how it runs and what it shows, not what is learned."""
 
 
@@ -49,7 +53,7 @@ class RunFolder:
         if not (self.path / CONFIG_FILE).is_file():
             return
         earlier = read_config(self.path)
-        keys = [key for key in differing_keys(earlier, self.config) if key.split(".")[0] not in FREE]
+        keys = [key for key in differing_keys(earlier, self.config) if not FREE.match(key)]
         if keys:
             changes = [f"{key}={_at(self.config, key)} (was {_at(earlier, key)})" for key in keys[:5]]
             more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""

@@ -5,7 +5,13 @@ import pytest
 from micro_diffusion.checkpoint import read_config
 from micro_diffusion.training.run_folder import RunFolder, differing_keys
 
-CONFIG = {"seed": 0, "model": {"ratio": 0.75, "bands": [1, 2]}, "trainer": {"max_duration": "10ba"}, "loggers": {}}
+CONFIG = {
+    "seed": 0,
+    "model": {"ratio": 0.75, "bands": [1, 2]},
+    "trainer": {"max_duration": "10ba"},
+    "loggers": {},
+    "train_loader": {},
+}
 
 
 def test_a_fresh_folder_is_neither_refused_nor_complete(tmp_path):
@@ -27,7 +33,10 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path):
 
 def test_what_is_shown_and_how_it_runs_may_change(tmp_path):
     RunFolder(tmp_path, CONFIG).begin()
-    RunFolder(tmp_path, CONFIG | {"loggers": {"a": 1}, "trainer": {"max_duration": "20ba"}}).check()
+    moved = {"loggers": {"a": 1}, "trainer": {"max_duration": "20ba"}, "train_loader": {"workers": 3, "path": "a"}}
+    RunFolder(tmp_path, CONFIG | moved | {"train_loader": {"workers": 3}}).check()
+    with pytest.raises(ValueError, match=r"differs in train_loader\.path=a \(was None\)"):
+        RunFolder(tmp_path, CONFIG | moved).check()
 
 
 def test_complete_until_a_longer_training_is_asked_for(tmp_path):
