@@ -31,7 +31,7 @@ def adamw(
             }
             for group in groups
         ],
-        betas=tuple(betas),
+        betas=(betas[0], betas[1]),
         eps=eps,
         fused=True,
     )

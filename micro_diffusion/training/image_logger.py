@@ -83,7 +83,7 @@ class ImageLogger(Callback):
         model.network.eval()
         averaged = average.averaged(model.network) if average is not None else nullcontext()
         precision = get_precision_context(state.precision, state.precision_config)
-        with averaged, precision, model.cpu_autocast(state.device._device):
+        with averaged, precision, model.cpu_autocast(next(model.network.parameters()).device):
             images = pipeline.generate(
                 self.prompts.captions,
                 seed=self.prompts.seed,

@@ -56,7 +56,7 @@ class LatentDiffusion(ComposerModel):
             raise ValueError(f"{type(backbone).__name__} is no backbone; it lacks a part of backbone/backbone.py")
         if not 0 <= caption_drop <= 1:
             raise ValueError(f"model.caption_drop is {caption_drop}; set it to a probability from 0 to 1")
-        kept_patches(backbone.patches, train_mask_ratio)
+        kept_patches(backbone.patches, train_mask_ratio)  # pyright: ignore[reportArgumentType]
         self.network = backbone
         self.objective = objective
         self.train_mask_ratio = train_mask_ratio

@@ -16,6 +16,8 @@ class NextEpochAfterLoad(Callback):
         """Tell the training data set which epoch comes next."""
         epoch = state.timestamp.epoch.value
         dataset = getattr(state.train_dataloader, "dataset", None)
-        if epoch == 0 or state.timestamp.batch_in_epoch.value or not hasattr(dataset, "load_state_dict"):
+        if dataset is None or not hasattr(dataset, "load_state_dict"):
+            return
+        if epoch == 0 or state.timestamp.batch_in_epoch.value:
             return
         dataset.load_state_dict({**dataset.state_dict(0, True), "epoch": epoch, "sample_in_epoch": 0})
