@@ -1,4 +1,4 @@
-"""The command `micro-diffusion`: draw with a trained run, measure it, import released weights."""
+"""The command `micro-diffusion`: draw with a trained run, measure it, import released weights, plan."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ files beside a list of their prompts when --out is a folder. A PNG carries its p
 
 _EVALUATE = """Draw captions of the shapes data set (one object, two objects, and combinations held out of training),
 judge background, count, colour, shape, size and relation in every picture, and write the fraction that is right."""
+
+_PLAN = """Operations, hours, dollars, memory and disk of training stages. Operations and memory are counted by running
+the network on tensors without data; the speed is measured, or follows from a share of the machine's peak rate."""
+
+STAGES = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +116,17 @@ def parser() -> argparse.ArgumentParser:
     released.add_argument("file", type=Path, metavar="WEIGHTS", help="a released .pt file")
     released.add_argument("folder", type=Path, metavar="FOLDER", help="the run folder to make")
     released.set_defaults(command=run_import)
+
+    plan = commands.add_parser("plan", help="what training will cost on a machine", description=_PLAN)
+    plan.add_argument("stages", metavar="STAGE", nargs="*", default=STAGES, help=f"default: {' '.join(STAGES)}")
+    plan.add_argument("--machine", default="h100x8", help="h100, h200, a100, each also x8; 4090; or here, measured")
+    plan.add_argument("--mfu", type=float, default=0.4, help="share of a machine's peak rate to assume (default: 0.4)")
+    plan.add_argument("--price", type=float, help="dollars for an hour of one device")
+    plan.add_argument("--pictures", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
+    plan.add_argument("--batch-size", type=positive, default=8, help="of the steps measured with --machine here")
+    plan.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
+    plan.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
+    plan.set_defaults(command=run_plan)
     return top
 
 
@@ -169,6 +185,28 @@ def run_import(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{options.folder} is a run folder already; choose a new one, or remove it first")
     backbone = import_run(options.file, options.folder)
     print(f"{options.folder}: {parameter_count(backbone):,} parameters, latents of {backbone.input_size} cells")
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """`micro-diffusion plan`."""
+    from micro_diffusion.performance import plan  # imports Composer; drawing need not wait for it
+
+    configs = plan.stage_configs(options.configs, options.stages, options.set)
+    if options.machine == "here":
+        kind = device("cuda" if torch.cuda.is_available() else "cpu")
+        measured = {"device": kind, "batch_size": options.batch_size}
+        stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
+        devices, basis = 1, "speed measured on this machine"
+    elif options.machine in plan.MACHINES:
+        machine = plan.MACHINES[options.machine]
+        stages = [plan.plan_stage(stage, config, machine, options.mfu) for stage, config in configs.items()]
+        devices, basis = machine.devices, f"speed assumed, at an MFU of {options.mfu:g}"
+    else:
+        known = ", ".join([*plan.MACHINES, "here"])
+        raise ValueError(f"there is no plan for the machine {options.machine!r}; choose one of {known}")
+    data = plan.data_bytes(list(configs.values()), options.pictures)
+    print(f"{options.machine}: {basis}\n")
+    print(plan.report(stages, devices=devices, price=options.price, data=data))
 
 
 def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:

@@ -21,8 +21,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import call, instantiate
 from omegaconf import DictConfig
 
+from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.performance.drawing import Drawing
-from micro_diffusion.performance.flops import count_flops
 from micro_diffusion.performance.timing import Timing, forget_peak_memory, measure, peak_memory, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
 from micro_diffusion.training.errors import one_sentence_errors

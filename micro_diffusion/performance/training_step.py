@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from micro_diffusion.performance.flops import count_flops
+from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.trainable import Batch
@@ -84,7 +85,27 @@ def training_flops(config: DictConfig) -> int:
     """
     with torch.device("meta"):
         model = build_model(config).train()
-    generator = torch.Generator().manual_seed(0)
-    drawn = model.draw(random_batch(config, 1, generator), generator)
-    batch = {key: value.to("meta") for key, value in drawn.items()}
+    batch = {key: value.to("meta") for key, value in _drawn(model, config, 1).items()}
     return count_flops(lambda: model.loss(model(batch), batch).backward())
+
+
+def activation_bytes(config: DictConfig) -> int:
+    """Bytes that each picture of a microbatch adds to what a forward pass keeps, in fp32; in bf16 it is less."""
+    with torch.device("meta"):
+        model = build_model(config).train()
+    one, two = (_drawn(model, config, size) for size in (1, 2))
+    model.cpu_precision = "fp32"
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model.to_empty(device="cpu")  # tensors without data that choose the kernels of real ones
+
+        def saved(batch: Batch) -> int:
+            fake = {key: mode.from_tensor(value) for key, value in batch.items()}
+            return count_saved_bytes(lambda: model.loss(model(fake), fake), model)
+
+        return saved(two) - saved(one)
+
+
+def _drawn(model: LatentDiffusion, config: DictConfig, size: int) -> Batch:
+    """A random batch with its random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    return model.draw(random_batch(config, size, generator), generator)

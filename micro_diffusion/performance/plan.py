@@ -1,0 +1,178 @@
+"""What a recipe will cost on a machine, before it is started: operations, hours, money, memory and disk.
+
+    seconds     = pictures · FLOP a picture / (devices · peak FLOP/s · MFU), or pictures / measured pictures a second
+    fixed bytes = 16 a parameter: fp32 weight, gradient and two moments; 4 more for a moving average
+    microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture
+    checkpoint  = 12 bytes a parameter, 4 more with a moving average
+    data        = pictures · (2 bytes · (latents of every resolution + caption features))
+
+FLOP and activation bytes are counted by running the network on tensors without data. Activations are counted in fp32,
+so bf16 fits somewhat more; a microbatch is never larger than a device's share of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from micro_diffusion.checkpoint import parameter_count
+from micro_diffusion.performance.timing import Clock, measure
+from micro_diffusion.performance.training_step import TrainingStep, activation_bytes, training_flops
+from micro_diffusion.precision import Precision
+from micro_diffusion.training.resolvers import register_resolvers
+
+USABLE = 0.9
+"""Share of a device's memory that tensors may fill; the rest is lost to the context and to fragments."""
+
+
+class Machine(NamedTuple):
+    """Equal devices: how many, dense bf16 FLOP/s by the maker's data sheet, and bytes of memory of each."""
+
+    devices: int
+    flops_per_second: float
+    memory: float
+
+
+MACHINES = {
+    "h100": Machine(1, 989e12, 80e9),
+    "h100x8": Machine(8, 989e12, 80e9),
+    "h200": Machine(1, 989e12, 141e9),
+    "h200x8": Machine(8, 989e12, 141e9),
+    "a100": Machine(1, 312e12, 80e9),
+    "a100x8": Machine(8, 312e12, 80e9),
+    "4090": Machine(1, 165e12, 24e9),
+}
+
+
+class StagePlan(NamedTuple):
+    """One stage on one machine. microbatch: 0 where not even one picture fits, None where memory is not known."""
+
+    stage: str
+    pictures: int
+    parameters: int
+    flops_per_picture: int
+    pictures_per_second: float
+    fixed_bytes: int
+    activation_bytes: int
+    microbatch: int | None
+    checkpoint_bytes: int
+
+    @property
+    def hours(self) -> float:
+        """Wall-clock time of the stage's training steps."""
+        return self.pictures / self.pictures_per_second / 3600
+
+
+def stage_configs(folder: Path, stages: Sequence[str], overrides: Sequence[str]) -> dict[str, DictConfig]:
+    """The composed configurations of these stages, each with the same overrides.
+
+    Raises:
+        FileNotFoundError: when the folder lacks one of them.
+    """
+    for stage in stages:
+        if not (folder / f"{stage}.yaml").is_file():
+            raise FileNotFoundError(f"there is no {folder / stage}.yaml; give --configs the folder of the stages")
+    register_resolvers()
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        return {stage: compose(stage, overrides=list(overrides)) for stage in stages}
+
+
+def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float) -> StagePlan:
+    """A stage on a machine of `MACHINES`, where MFU is the share of the data sheet's rate that training reaches.
+
+    Raises:
+        ValueError: for an MFU outside (0, 1].
+    """
+    if not 0 < mfu <= 1:
+        raise ValueError(f"the MFU is {mfu}; choose a share of the peak rate, above 0 and at most 1")
+    flops = training_flops(config)
+    return _plan(stage, config, flops, machine.devices * machine.flops_per_second * mfu / flops, machine)
+
+
+def measure_stage(
+    stage: str,
+    config: DictConfig,
+    *,
+    device: torch.device,
+    batch_size: int,
+    steps: int = 20,
+    precision: Precision = "auto",
+    clock: Clock = "wall",
+) -> StagePlan:
+    """A stage on this very machine, from the median of some training steps of a small batch."""
+    step = TrainingStep(config=config, batch_size=batch_size, device=device, precision=precision, compile=False)
+    timing = measure(step, warmup=2, repeats=steps, device=device, clock=clock)
+    machine = None
+    if device.type == "cuda":
+        machine = Machine(1, 0.0, torch.cuda.get_device_properties(device).total_memory)
+    return _plan(stage, config, training_flops(config), batch_size / timing.seconds, machine)
+
+
+def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float, machine: Machine | None) -> StagePlan:
+    duration = str(config.trainer.max_duration)
+    if not duration.endswith("ba"):
+        raise ValueError(f"trainer.max_duration is {duration}; a plan needs steps, such as 1000ba")
+    batch = config.train_loader.batch_size
+    with torch.device("meta"):
+        parameters = parameter_count(instantiate(config.backbone, _convert_="all"))
+    average = 4 * parameters if "ema" in config.algorithms else 0
+    fixed, activations = 16 * parameters + average, activation_bytes(config)
+    microbatch = None
+    if machine is not None:
+        room = int((machine.memory * USABLE - fixed) / activations)
+        microbatch = max(0, min(room, batch // machine.devices))
+    return StagePlan(
+        stage=stage,
+        pictures=int(duration.removesuffix("ba")) * batch,
+        parameters=parameters,
+        flops_per_picture=flops,
+        pictures_per_second=pictures_per_second,
+        fixed_bytes=fixed,
+        activation_bytes=activations,
+        microbatch=microbatch,
+        checkpoint_bytes=12 * parameters + average,
+    )
+
+
+def data_bytes(configs: Sequence[DictConfig], pictures: int) -> int:
+    """Disk for the latents of `pictures` pictures at every resolution of the stages, and their caption features."""
+    sides = {config.backbone.input_size: config.backbone.in_channels for config in configs}
+    latents = sum(channels * side**2 for side, channels in sides.items())
+    text = configs[0].text_encoder
+    return 2 * pictures * (latents + text.max_length * text.dim)
+
+
+def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: int) -> str:
+    """The plan as a table; `price`: dollars for an hour of one device; `data`: bytes of the data set."""
+    heading = ("stage", "pictures", "GFLOP", "pictures/s", "hours", "dollars", "fixed GB", "GB/picture", "microbatch")
+    rows = [
+        (
+            plan.stage,
+            f"{plan.pictures:,}",
+            f"{plan.flops_per_picture / 1e9:,.1f}",
+            f"{plan.pictures_per_second:,.1f}",
+            f"{plan.hours:,.1f}",
+            "" if price is None else f"{plan.hours * devices * price:,.0f}",
+            f"{plan.fixed_bytes / 1e9:.1f}",
+            f"{plan.activation_bytes / 1e9:.3f}",
+            "" if plan.microbatch is None else str(plan.microbatch or "none fits"),
+        )
+        for plan in stages
+    ]
+    pictures, hours = sum(plan.pictures for plan in stages), sum(plan.hours for plan in stages)
+    dollars = "" if price is None else f"{hours * devices * price:,.0f}"
+    rows.append(("together", f"{pictures:,}", "", "", f"{hours:,.1f}", dollars, "", "", ""))
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    lines = []
+    for name, *cells in (heading, *rows):
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+    checkpoint = max(plan.checkpoint_bytes for plan in stages)
+    disk = f"disk: {data / 1e9:,.0f} GB for the latents, {checkpoint / 1e9:,.1f} GB for each checkpoint"
+    return "\n".join([*lines, "", disk])
