@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
@@ -257,6 +256,8 @@ class SparseDiT(nn.Module):
     def _run(self, block: Block, *inputs: Any, **options: Any) -> Tensor:
         """One block, checkpointed where that was asked for and a backward pass will come."""
         if self.activation_checkpointing and torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint  # imports sympy: seconds that drawing need not wait for
+
             again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # a block draws nothing
             return again(block, *inputs, **options)  # pyright: ignore[reportReturnType]
         return block(*inputs, **options)
