@@ -31,11 +31,9 @@ def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
 def crop_to_square(image: Image.Image, resolution: int) -> Image.Image:
     """The centre square of a picture, resized with antialiasing to `resolution` × `resolution`."""
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if side == resolution and left.is_integer() and top.is_integer():
-        return image.crop((int(left), int(top), int(left) + side, int(top) + side))
-    box = (left, top, left + side, top + side)
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))  # first, or what lies beside it would bleed in
+    return square if side == resolution else square.resize((resolution, resolution), Image.Resampling.LANCZOS)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
