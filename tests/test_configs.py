@@ -185,13 +185,14 @@ def test_targets_of_an_option_exist_and_take_its_keys(path: Path):
 @pytest.mark.parametrize("group", [g.name for g in GROUPS])
 def test_any_option_of_a_group_fits_any_stage(group: str):
     """Stages set only leaves that every option of a group has, so a user may pick another one."""
-    for option in sorted((CONFIGS / group).glob("*.yaml")):
+    for option in sorted((CONFIGS / group).glob("[!_]*.yaml")):
         for stage in ("256_pretrain", "512_finetune", "quickstart_32_pretrain"):
-            if group in ROOT_KEYS or group in ("logger",):
+            if group in ROOT_KEYS or group == "logger":
                 validate(composed(stage, f"{group}={option.stem}"))
 
 
 def test_the_documented_command_composes():
-    config = composed("256_pretrain.yaml", "exp_name=masked_pretrain", "model.train_mask_ratio=0.5", "trainer.load_path=a.pt")  # fmt: skip
+    changes = ["exp_name=masked_pretrain", "model.train_mask_ratio=0.5", "trainer.load_path=a.pt"]
+    config = composed("256_pretrain.yaml", *changes)
     assert config.exp_name == config.trainer.run_name == "masked_pretrain"
     assert config.trainer.load_path == "a.pt" and config.model.train_mask_ratio == 0.5
