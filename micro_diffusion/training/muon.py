@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_update
 
 from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.precision import computes_in_bf16
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of x → a·x + b·x³ + c·x⁵ that lift small singular values fastest (Jordan et al. 2024)."""
@@ -125,7 +126,7 @@ def orthogonalize(matrices: Tensor, *, steps: int) -> Tensor:
     Computed in bfloat16, as in Jordan et al. 2024, where the device multiplies it fast, and in float32 elsewhere.
     """
     a, b, c = QUINTIC
-    x = matrices.bfloat16() if matrices.is_cuda or torch.cpu._is_avx512_bf16_supported() else matrices.float()
+    x = matrices.to(torch.bfloat16 if computes_in_bf16(matrices.device.type) else torch.float32)
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:  # the products below are of the smaller side squared
         x = x.mT

@@ -30,7 +30,12 @@ class Recorder(nn.Module):
 
 
 def make_model(backbone=None, **changes):
-    arguments = {"train_mask_ratio": 0.5, "caption_drop": 0.5, "noise_bands": [0.2, 1.0], "cpu_precision": "fp32"} | changes
+    arguments = {
+        "train_mask_ratio": 0.5,
+        "caption_drop": 0.5,
+        "noise_bands": [0.2, 1.0],
+        "cpu_precision": "fp32",
+    } | changes
     objective = EDM(sigma_data=0.9, P_mean=-0.6, P_std=1.2)
     return LatentDiffusion(backbone=backbone or Recorder(), objective=objective, **arguments)
 
