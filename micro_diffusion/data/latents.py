@@ -76,7 +76,11 @@ class LatentDataset(StreamingDataset):
             if shard not in self._verified:
                 check_shard(self.shards[shard])  # type: ignore[arg-type]
                 self._verified.add(shard)
-        return super().get_item(sample_id, retry)
+        try:
+            return super().get_item(sample_id, retry)
+        except (OSError, ValueError, RuntimeError):
+            check_folder(self.path, command=PRECOMPUTE)  # names the shard, where one is missing or cut short by now
+            raise
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's sample numbers; -1 stands for none."""
