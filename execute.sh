@@ -208,9 +208,9 @@ quickstart() {
     local data=data/quickstart final=$output_dir/quickstart_64_finetune split
     mkdir -p "$output_dir"
     for split in train eval; do
-        once "convert_$split" "$data/images/$split/index.json" \
+        step "convert_$split" "$data/images/$split/index.json" \
             python scripts/convert.py --config-name "quickstart_convert_$split" out="$data/images/$split"
-        once "precompute_$split" "$data/latents/$split/index.json" \
+        step "precompute_$split" "$data/latents/$split/index.json" \
             python scripts/precompute.py --config-name quickstart_precompute \
             images="$data/images/$split" out="$data/latents/$split"
     done
