@@ -24,21 +24,9 @@ def kept_patches(patches: int, mask_ratio: float) -> int:
     return kept
 
 
-def random_keep(
-    batch: int,
-    patches: int,
-    mask_ratio: float,
-    *,
-    generator: torch.Generator | None,
-    device: torch.device | str = "cpu",
-) -> Tensor | None:
-    """Uniformly drawn patches to keep -> (B, K) int64 on `device`, by the generator's device; None for ratio 0."""
-    kept = kept_patches(patches, mask_ratio)
-    if mask_ratio == 0:
-        return None
-    source = generator.device if generator is not None else device
-    order = torch.rand(batch, patches, generator=generator, device=source).argsort(dim=1)
-    return order[:, :kept].to(device)
+def random_keep(uniform: Tensor, mask_ratio: float) -> Tensor:
+    """Independent uniform numbers (B, T) -> patches to keep (B, K) int64, every choice of K as likely."""
+    return uniform.argsort(dim=1)[:, : kept_patches(uniform.shape[1], mask_ratio)]
 
 
 def keep_tokens(tokens: Tensor, keep: Tensor) -> Tensor:

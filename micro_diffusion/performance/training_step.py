@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.precision import Precision, autocast
+from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.trainable import Batch
 
@@ -37,14 +38,14 @@ class TrainingStep:
         if compile:
             self.model.network.compile(fullgraph=True)
         self.optimizer = instantiate(config.optimizer, _convert_="all")(self.model.parameter_groups())
-        self.generator = torch.Generator().manual_seed(0)
-        self.batch = random_batch(config, batch_size, self.generator)
+        self.batch = random_batch(config, batch_size)
+        self.steps = 0
 
     def __call__(self) -> torch.Tensor:
         """One step -> its loss, on the device."""
+        draws = Draws.of(self.steps, size=len(self.batch["latents"]))
         drawn = {
-            key: value.to(self.device, non_blocking=True)
-            for key, value in self.model.draw(self.batch, self.generator).items()
+            key: value.to(self.device, non_blocking=True) for key, value in self.model.draw(self.batch, draws).items()
         }
         with autocast(self.device.type, self.precision):
             loss = self.model.loss(self.model(drawn), drawn)
@@ -52,6 +53,7 @@ class TrainingStep:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
         return loss.detach()
 
 
@@ -67,8 +69,9 @@ def build_model(config: DictConfig) -> LatentDiffusion:
     return model
 
 
-def random_batch(config: DictConfig, size: int, generator: torch.Generator) -> Batch:
+def random_batch(config: DictConfig, size: int) -> Batch:
     """Latents (B, C, h, w) and captions (B, L, D), B = `size`, as a loader of this configuration would yield them."""
+    generator = torch.Generator().manual_seed(0)
     backbone, length = config.backbone, config.text_encoder.max_length
     cells = [backbone.input_size] * 2 if isinstance(backbone.input_size, int) else list(backbone.input_size)
     return {
@@ -107,5 +110,4 @@ def activation_bytes(config: DictConfig) -> int:
 
 def _drawn(model: LatentDiffusion, config: DictConfig, size: int) -> Batch:
     """A random batch with its random numbers."""
-    generator = torch.Generator().manual_seed(0)
-    return model.draw(random_batch(config, size, generator), generator)
+    return model.draw(random_batch(config, size), Draws.of(0, size=size))

@@ -23,6 +23,7 @@ from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.data.transforms import normalise
 from micro_diffusion.precision import Precision, autocast
+from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Batch
 
 MEASURED_BATCHES = 32
@@ -89,17 +90,17 @@ class AutoencoderTraining(ComposerModel):
             {"name": "biases", "parameters": biases, "lr_scale": 1.0, "decay": False, "matrices": False},
         ]
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Shrinks, crops and mirrors the pictures, and adds noise (B, C, h, w), in a new batch."""
-        factor = self.shrink[int(torch.randint(len(self.shrink), (), generator=generator))]
+        factor = self.shrink[int(torch.randint(len(self.shrink), (), generator=draws.shared))]
         images = _shrunk(batch["images"], factor)
-        images = torch.stack([self._crop_and_mirror(image, generator) for image in images])
+        images = torch.stack([self._crop_and_mirror(*pair) for pair in zip(images, draws.samples, strict=True)])
         self._recent.append(images)
-        return {**batch, "images": images, "noise": self._noise(images, generator)}
+        return {**batch, "images": images, "noise": self._noise(images, draws)}
 
-    def draw_eval(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Adds noise (B, C, h, w); the pictures stay whole."""
-        return {**batch, "noise": self._noise(batch["images"], generator)}
+        return {**batch, "noise": self._noise(batch["images"], draws)}
 
     def forward(self, batch: Batch) -> Reconstruction:
         """A batch with its random numbers drawn -> reconstructions from one draw of the posterior."""
@@ -153,9 +154,8 @@ class AutoencoderTraining(ComposerModel):
             image = image.narrow(axis, start, kept)
         return image.flip(2) if torch.rand((), generator=generator) < 0.5 else image
 
-    def _noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        height, width = (side // self.network.downsampling for side in images.shape[-2:])
-        return torch.randn(len(images), self.network.channels, height, width, generator=generator)
+    def _noise(self, images: Tensor, draws: Draws) -> Tensor:
+        return draws.normal(self.network.channels, *(side // self.network.downsampling for side in images.shape[-2:]))
 
 
 def _shrunk(images: Tensor, factor: int) -> Tensor:

@@ -23,6 +23,7 @@ from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.text.dropout import drop_captions
+from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Batch
 
 
@@ -75,26 +76,26 @@ class LatentDiffusion(ComposerModel):
         """The backbone knows which of its parameters belong together."""
         return self.backbone.parameter_groups()
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w) and keep (B, K), and drops captions, in a new batch."""
         latents = batch["latents"]
         text = TextCondition(batch["caption_tokens"], batch["caption_mask"])
         drawn = {
             **batch,
-            "level_normal": torch.randn(len(latents), generator=generator),
-            "noise": torch.randn(latents.shape, generator=generator),
-            "caption_tokens": drop_captions(text, self.caption_drop, generator).tokens,
+            "level_normal": draws.normal(),
+            "noise": draws.normal(*latents.shape[1:]),
+            "caption_tokens": drop_captions(text, self.caption_drop, draws.uniform()).tokens,
         }
+        if not self.train_mask_ratio:
+            return drawn
         height, width = latents.shape[-2:]
         patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
-        keep = random_keep(len(latents), patches, self.train_mask_ratio, generator=generator)
-        return drawn if keep is None else {**drawn, "keep": keep}
+        return {**drawn, "keep": random_keep(draws.uniform(patches), self.train_mask_ratio)}
 
-    def draw_eval(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
-        latents = batch["latents"]
-        quantile = (torch.arange(len(latents)) + 0.5) / len(latents)
-        noise = torch.randn(latents.shape, generator=generator)
+        quantile = (draws.places + 0.5) / draws.total
+        noise = draws.normal(*batch["latents"].shape[1:])
         return {**batch, "level_normal": torch.special.ndtri(quantile), "noise": noise}
 
     def forward(self, batch: Batch) -> Loss:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-import torch
 from composer import ComposerModel
 from torch import nn
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights
+
+if TYPE_CHECKING:
+    from micro_diffusion.training.draws import Draws
 
 Batch = dict[str, Any]
 """One collated batch: tensors and lists whose first axis counts the samples."""
@@ -30,12 +32,12 @@ class Trainable(Protocol):
         """Every trainable parameter, exactly once."""
         ...
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def draw(self, batch: Batch, draws: Draws) -> Batch:
         """A new batch with every random number of a training step added, drawn on the CPU."""
         ...
 
-    def draw_eval(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """The same for evaluation, where the generator has the same state at every call for the same batch."""
+    def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
+        """The same for evaluation, where the draws are the same at every call for the same batch."""
         ...
 
     def save(self, folder: Path, weights: Weights) -> None:

@@ -4,11 +4,16 @@ import torch
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.transforms import normalise
 from micro_diffusion.training.autoencoder_training import AutoencoderTraining
+from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Trainable
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(seed: int = 0, size: int = 8) -> Draws:
+    return Draws.of(seed, size=size)
 
 
 def build(**changes) -> AutoencoderTraining:
@@ -33,7 +38,7 @@ def test_is_trainable_and_every_parameter_has_one_group():
 
 def test_loss_is_error_plus_weighted_divergence():
     model = build(kl_weight=0.5)
-    drawn = model.draw(batch(), generator())
+    drawn = model.draw(batch(), draws())
     mean, logvar = model.network.posterior(normalise(drawn["images"]))
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
@@ -44,7 +49,7 @@ def test_loss_is_error_plus_weighted_divergence():
 
 @pytest.mark.parametrize(("shrink", "side"), [(1, 16), (2, 16), (4, 8)])
 def test_crops_of_shrunk_pictures(shrink, side):
-    drawn = build(shrink=[shrink]).draw(batch(), generator())
+    drawn = build(shrink=[shrink]).draw(batch(), draws())
     assert drawn["images"].shape == (8, 3, side, side)
     assert drawn["images"].dtype == torch.uint8
     assert drawn["noise"].shape == (8, 4, side // 4, side // 4)
@@ -52,29 +57,29 @@ def test_crops_of_shrunk_pictures(shrink, side):
 
 def test_indivisible_pictures_are_cropped_to_a_multiple():
     images = torch.zeros(2, 3, 30, 15, dtype=torch.uint8)
-    assert build(crop=64).draw({"images": images}, generator())["images"].shape == (2, 3, 28, 12)
+    assert build(crop=64).draw({"images": images}, draws(size=2))["images"].shape == (2, 3, 28, 12)
 
 
 def test_shrinking_takes_the_mean():
     images = torch.tensor([[0, 100], [100, 200]], dtype=torch.uint8).repeat(1, 3, 8, 8)
-    drawn = build(shrink=[2]).draw({"images": images}, generator())
+    drawn = build(shrink=[2]).draw({"images": images}, draws(size=len(images)))
     assert (drawn["images"] == 100).all()
 
 
-def test_draws_follow_the_generator_and_leave_the_batch_alone():
+def test_draws_follow_their_origin_and_leave_the_batch_alone():
     model, images = build(crop=8), batch()
     before = images["images"].clone()
-    first, again, other = (model.draw(images, generator(seed)) for seed in (0, 0, 1))
+    first, again, other = (model.draw(images, draws(seed)) for seed in (0, 0, 1))
     assert torch.equal(first["images"], again["images"]) and torch.equal(first["noise"], again["noise"])
     assert not torch.equal(first["noise"], other["noise"])
     assert torch.equal(images["images"], before)
-    whole = model.draw_eval(images, generator())
+    whole = model.draw_eval(images, draws())
     assert torch.equal(whole["images"], before) and whole["noise"].shape == (8, 4, 8, 8)
 
 
 def test_metrics_have_their_definitions():
     model = build()
-    drawn = model.draw_eval(batch(4), generator())
+    drawn = model.draw_eval(batch(4), draws(size=4))
     outputs = model.eval_forward(drawn)
     values = {}
     for name, metric in model.get_metrics().items():
@@ -91,7 +96,7 @@ def test_metrics_have_their_definitions():
 def test_a_saved_autoencoder_has_unit_latents(tmp_path):
     model = build()
     for seed in range(4):
-        model.draw(batch(16), generator(seed))
+        model.draw(batch(16), draws(seed, size=16))
     model.save(tmp_path, "raw")
     loaded = KLAutoencoder.load(tmp_path / "autoencoder", channels=4, downsampling=4)
     latents = loaded.encode(normalise(batch(64)["images"]), generator=generator())

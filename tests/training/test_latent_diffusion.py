@@ -7,7 +7,7 @@ from torch import nn
 from micro_diffusion.backbone.backbone import Prediction
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.diffusion.edm import EDM
-from micro_diffusion.training.draws import generator_for
+from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
 
 
@@ -50,6 +50,10 @@ def make_batch(size=8):
     }
 
 
+def draws(*origin, size=8):
+    return Draws.of(*origin, size=size)
+
+
 def equal(a, b):
     return a.keys() == b.keys() and all(
         torch.equal(v, b[k]) if isinstance(v, torch.Tensor) else v == b[k] for k, v in a.items()
@@ -58,17 +62,28 @@ def equal(a, b):
 
 def test_draws_follow_from_their_origin_alone():
     model, batch = make_model(), make_batch()
-    first = model.draw(batch, generator_for(0, "train", 3, 0))
+    first = model.draw(batch, draws(0, "train", 3))
     torch.manual_seed(123)
-    assert equal(first, model.draw(batch, generator_for(0, "train", 3, 0)))
-    for other in [(1, "train", 3, 0), (0, "train", 4, 0), (0, "train", 3, 1), (0, "eval", 3, 0)]:
-        assert not torch.equal(first["noise"], model.draw(batch, generator_for(*other))["noise"])
+    assert equal(first, model.draw(batch, draws(0, "train", 3)))
+    for other in [(1, "train", 3), (0, "train", 4), (0, "eval", 3)]:
+        assert not torch.equal(first["noise"], model.draw(batch, draws(*other))["noise"])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_batch_has_the_same_draws_on_any_number_of_ranks(ranks):
+    model, batch = make_model(), make_batch()
+    for draw in (model.draw, model.draw_eval):
+        whole = draw(batch, draws(0, "train", 3))
+        for rank in range(ranks):
+            share = {key: value[rank::ranks] for key, value in batch.items()}
+            drawn = draw(share, Draws.of(0, "train", 3, size=8 // ranks, rank=rank, ranks=ranks))
+            assert equal(drawn, {key: value[rank::ranks] for key, value in whole.items()})
 
 
 def test_drawing_leaves_the_global_generator_and_the_batch_alone():
     model, batch = make_model(), make_batch()
     copy, state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, torch.get_rng_state()
-    drawn = model.draw(batch, generator_for(0))
+    drawn = model.draw(batch, draws(0))
     assert equal(batch, copy) and torch.equal(torch.get_rng_state(), state)
     dropped = (drawn["caption_tokens"] == 0).flatten(1).all(dim=1)
     assert 0 < dropped.sum() < len(dropped)
@@ -77,8 +92,8 @@ def test_drawing_leaves_the_global_generator_and_the_batch_alone():
 
 def test_mask_keeps_its_share_of_patches_and_none_is_no_mask():
     batch = make_batch()
-    assert make_model(train_mask_ratio=0.75).draw(batch, generator_for(0))["keep"].shape == (8, 4)
-    assert "keep" not in make_model(train_mask_ratio=0.0).draw(batch, generator_for(0))
+    assert make_model(train_mask_ratio=0.75).draw(batch, draws(0))["keep"].shape == (8, 4)
+    assert "keep" not in make_model(train_mask_ratio=0.0).draw(batch, draws(0))
 
 
 def test_loss_does_not_depend_on_the_microbatches():
@@ -88,7 +103,7 @@ def test_loss_does_not_depend_on_the_microbatches():
     )  # fmt: skip
     nn.init.normal_(backbone.final.weight)
     model = make_model(backbone)
-    drawn = model.draw(make_batch(), generator_for(0))
+    drawn = model.draw(make_batch(), draws(0))
     whole = model(drawn).per_sample
     parts = [model({k: v[i : i + 3] for k, v in drawn.items()}).per_sample for i in range(0, 8, 3)]
     torch.testing.assert_close(whole, torch.cat(parts))
@@ -97,20 +112,20 @@ def test_loss_does_not_depend_on_the_microbatches():
 
 def test_evaluation_sees_every_patch_and_caption_at_evenly_spread_levels():
     model, batch = make_model(), make_batch(99)
-    drawn = model.draw_eval(batch, generator_for(0, "eval", 0, 0))
+    drawn = model.draw_eval(batch, draws(0, "eval", 0, size=99))
     outputs = model.eval_forward(drawn)
     level = drawn["level_normal"]
     assert "keep" not in drawn and torch.equal(drawn["caption_tokens"], batch["caption_tokens"])
     torch.testing.assert_close(level, -level.flip(0))
     torch.testing.assert_close(torch.special.ndtr(level).diff(), torch.full((98,), 1 / 99))
     torch.testing.assert_close(outputs.sigma.log(), level * 1.2 - 0.6)
-    again = model.eval_forward(model.draw_eval(batch, generator_for(0, "eval", 0, 0)))
+    again = model.eval_forward(model.draw_eval(batch, draws(0, "eval", 0, size=99)))
     assert torch.equal(outputs.per_sample, again.per_sample)
 
 
 def test_evaluation_loss_is_reported_by_noise_band():
     model, batch = make_model(), make_batch(40)
-    outputs = model.eval_forward(model.draw_eval(batch, generator_for(0)))
+    outputs = model.eval_forward(model.draw_eval(batch, draws(0, size=40)))
     metrics = model.get_metrics(is_train=False)
     for metric in metrics.values():
         model.update_metric(batch, outputs, metric)
