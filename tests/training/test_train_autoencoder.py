@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.shapes import BACKGROUNDS
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.training.build import train
 from micro_diffusion.training.resolvers import register_resolvers
@@ -48,6 +50,9 @@ def test_the_run_folder_holds_a_loadable_autoencoder(config, tmp_path):
     assert (autoencoder.scaling != 1).all(), "the scale was not measured"
     assert (run / "complete.json").is_file()
     logged = {name for line in (run / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    with Image.open(run / "samples" / "step_0000005.png") as grid:
+        assert grid.getpixel((10, 10)) in BACKGROUNDS.values(), "the original comes first"
+        assert grid.getpixel((10, 10 + 160)) not in BACKGROUNDS.values(), "and what five steps make of it below"
     assert {"loss/train/l1", "loss/train/kl", "metrics/eval/l1", "metrics/eval/psnr", "metrics/eval/kl"} <= logged
 
 
