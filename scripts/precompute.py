@@ -7,13 +7,13 @@ import hydra
 from omegaconf import DictConfig
 
 from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.schema import accepted, validate
+from micro_diffusion.training.schema import validate_command
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="precompute")
 def main(config: DictConfig) -> None:
     """Precompute what the configuration describes."""
-    validate(config, root_keys=["_target_", *(accepted(config["_target_"]) or ())])
+    validate_command(config)
     hydra.utils.call(config, _convert_="all")
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.training.resolvers import register_resolvers
-from micro_diffusion.training.schema import ROOT_KEYS, validate
+from micro_diffusion.training.schema import ROOT, validate
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GROUPS = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("base", "variant"))
@@ -187,7 +187,7 @@ def test_any_option_of_a_group_fits_any_stage(group: str):
     """Stages set only leaves that every option of a group has, so a user may pick another one."""
     for option in sorted((CONFIGS / group).glob("[!_]*.yaml")):
         for stage in ("256_pretrain", "512_finetune", "quickstart_32_pretrain"):
-            if group in ROOT_KEYS or group == "logger":
+            if group in ROOT or group in ("logger", "data"):
                 validate(composed(stage, f"{group}={option.stem}"))
 
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.shapes import parse_caption
-from micro_diffusion.training.schema import accepted, validate
+from micro_diffusion.training.schema import validate_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def call(name: str, *overrides: str) -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose(name, overrides=list(overrides))
-    validate(config, root_keys=["_target_", *(accepted(config["_target_"]) or ())])
+    validate_command(config)
     hydra.utils.call(config, _convert_="all")
 
 

@@ -8,6 +8,7 @@ tokens.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -109,6 +110,14 @@ class SparseDiT(nn.Module):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
+        if mixer_convolution and not mixer_depth:
+            raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
+        if experts and experts_every > max(mixer_depth, depth - 1):
+            warnings.warn(
+                f"experts={experts} has no effect, since with experts_every={experts_every}, depth={depth} and "
+                f"mixer_depth={mixer_depth} no block is sparse; lower experts_every, or set experts=0",
+                stacklevel=2,
+            )
         for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
             if width % head_dim:
                 raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")

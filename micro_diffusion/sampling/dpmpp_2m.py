@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import karras
+from micro_diffusion.sampling.noise_levels import check_steps, karras
 
 
 class DPMpp2MSampler:
@@ -21,6 +21,7 @@ class DPMpp2MSampler:
     """
 
     def __init__(self, *, steps: int = 15, rho: float = 7.0) -> None:
+        check_steps(steps, rho)
         self.steps, self.rho = steps, rho
 
     def __call__(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import karras
+from micro_diffusion.sampling.noise_levels import check_steps, karras
 
 
 class EulerSampler:
@@ -20,6 +20,7 @@ class EulerSampler:
     """
 
     def __init__(self, *, steps: int = 36, rho: float = 7.0) -> None:
+        check_steps(steps, rho)
         self.steps, self.rho = steps, rho
 
     def __call__(

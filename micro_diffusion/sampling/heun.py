@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import karras
+from micro_diffusion.sampling.noise_levels import check_steps, karras
 from micro_diffusion.sampling.sampler import fresh_noise
 
 
@@ -23,6 +23,9 @@ class HeunSampler:
         churn_sigma_min: S_tmin, lowest level at which noise is renewed.
         churn_sigma_max: S_tmax, highest level at which noise is renewed.
         churn_noise: S_noise, standard deviation of the renewed noise.
+
+    Raises:
+        ValueError: for settings of the churn without churn, or churn that no noise level gets.
     """
 
     def __init__(
@@ -35,6 +38,17 @@ class HeunSampler:
         churn_sigma_max: float = math.inf,
         churn_noise: float = 1.0,
     ) -> None:
+        check_steps(steps, rho)
+        if churn < 0 or churn_sigma_min > churn_sigma_max or churn_noise < 0:
+            raise ValueError(
+                f"the sampler has {churn=}, {churn_noise=} and churn between {churn_sigma_min} and {churn_sigma_max}; "
+                "set no number below 0, and churn_sigma_min below churn_sigma_max"
+            )
+        if churn == 0 and (churn_sigma_min, churn_sigma_max, churn_noise) != (0.0, math.inf, 1.0):
+            raise ValueError(
+                "churn_sigma_min, churn_sigma_max and churn_noise of the sampler have no effect while churn is 0; set "
+                "churn above 0, or leave them out"
+            )
         self.steps, self.rho = steps, rho
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_sigma_min, self.churn_sigma_max = churn_sigma_min, churn_sigma_max

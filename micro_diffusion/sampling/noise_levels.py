@@ -12,9 +12,16 @@ def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) 
     One step goes from sigma_max straight to 0.
     Raises ValueError for fewer than one step.
     """
-    if steps < 1:
-        raise ValueError(f"the number of sampling steps is {steps}; choose at least 1")
+    check_steps(steps, rho)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     highest, lowest = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     levels = (highest + ramp * (lowest - highest)) ** rho
     return torch.cat([levels, levels.new_zeros(1)])
+
+
+def check_steps(steps: int, rho: float) -> None:
+    """Raise ValueError for fewer than one step or a rho that bends nothing."""
+    if steps < 1:
+        raise ValueError(f"the number of sampling steps is {steps}; choose at least 1")
+    if rho <= 0:
+        raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")

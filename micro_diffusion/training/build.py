@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,10 @@ from composer.utils import dist, get_device, reproducibility
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count
+from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count, read_config
+from micro_diffusion.data.metadata import LatentMetadata
+from micro_diffusion.sampling.pipeline import Resizable
+from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
 from micro_diffusion.training.ema import find_average
 from micro_diffusion.training.nan_guard import NaNGuard
@@ -35,6 +39,7 @@ def train(config: DictConfig) -> None:
         ValueError: for a configuration that does not fit together, or a run folder of another one.
     """
     validate(config)
+    check_coherence(config)
     content: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
     run = RunFolder(Path(config.output_dir) / config.exp_name, content)
     run.check()
@@ -69,6 +74,7 @@ def build_model(config: DictConfig) -> Any:
             config.init_from,
             len(network.state_dict()),
         )
+        _warn_of_other_positions(network, config.init_from)
     log.info("%s: %s parameters", type(network).__name__, f"{parameter_count(network):,}")
     return model
 
@@ -79,12 +85,14 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     warnings.filterwarnings("ignore", category=NoEffectWarning)
     warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
     always = [SeededDraws(config.seed), NaNGuard(), NextEpochAfterLoad()]
+    train_loader, eval_loader = _loader(config.train_loader, model.network), _loader(config.eval_loader, model.network)
+    _check_same_encoders(train_loader, eval_loader)
     return instantiate(config.trainer, _convert_="all")(
         model=model,
         optimizers=instantiate(config.optimizer, _convert_="all")(model.parameter_groups()),
         schedulers=instantiate(config.schedule),
-        train_dataloader=_loader(config.train_loader, model.network),
-        eval_dataloader=_loader(config.eval_loader, model.network),
+        train_dataloader=train_loader,
+        eval_dataloader=eval_loader,
         algorithms=_values(config.algorithms),
         callbacks=[*always, *_values(config.callbacks)],
         loggers=_values(config.loggers),
@@ -96,8 +104,11 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
     model.save(run.path, "raw")
     average = find_average(trainer.state)
     if average is not None:
-        with average.averaged(model.network):
-            model.save(run.path, "ema")
+        with average.averaged(model.network) as is_averaged:
+            if is_averaged:
+                model.save(run.path, "ema")
+            else:
+                log.warning("no averaged (EMA) weights are saved: training ended before algorithms.ema.start")
     run.finish(
         batches=trainer.state.timestamp.batch.value,
         samples=trainer.state.timestamp.sample.value,
@@ -108,13 +119,50 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
     log.info("%s is complete", run.path)
 
 
-def _loader(node: DictConfig, network: Any) -> Any:
-    """A loader whose latents and captions, where it gives any, are known to fit the network."""
+def _loader(node: DictConfig | None, network: Any) -> Any:
+    """A loader whose latents and captions, where it gives any, are known to fit the network; None for no node."""
+    if node is None:
+        log.info("eval_loader is null, so no evaluation loss is computed")
+        return None
     loader = instantiate(node, _convert_="all")
-    metadata = getattr(loader.dataset, "metadata", None)
+    metadata = _metadata(loader)
     if metadata is not None:
         metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
     return loader
+
+
+def _check_same_encoders(train_loader: Any, eval_loader: Any) -> None:
+    """Raise ValueError when other encoders made the evaluation's latents than those of training."""
+    ours, theirs = _metadata(train_loader), _metadata(eval_loader)
+    if ours is None or theirs is None:
+        return
+    for kind in ("autoencoder", "text_encoder"):
+        a, b = getattr(ours, kind), getattr(theirs, kind)
+        if a != b:
+            raise ValueError(
+                f"train_loader.path holds data of the {kind} {a}, but eval_loader.path of {b}, so the evaluation loss "
+                "would mean nothing; precompute both with the same one"
+            )
+
+
+def _metadata(loader: Any) -> LatentMetadata | None:
+    return getattr(getattr(loader, "dataset", None), "metadata", None)
+
+
+def _warn_of_other_positions(network: Any, folder: str) -> None:
+    """Say when a network is used at positions that its first weights have never seen."""
+    trained = read_config(folder).get("backbone")
+    if not isinstance(network, Resizable) or trained is None:
+        return
+    size = trained["input_size"]
+    theirs = max([size] if isinstance(size, int) else size) / trained.get("position_scale", 1.0)
+    side = max(network.input_size)
+    if not math.isclose(side / network.position_scale, theirs, rel_tol=0.01):
+        log.warning(
+            "the weights of %s were trained at positions below %g, but those of this stage reach %g; set "
+            "backbone.position_scale=%g to keep the range",
+            folder, theirs, side / network.position_scale, side / theirs,
+        )  # fmt: skip
 
 
 def _values(nodes: DictConfig) -> list[Any]:

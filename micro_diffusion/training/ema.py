@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from composer import Algorithm, Event, Logger, State, Time
+from composer import Algorithm, Event, Logger, State, Time, TimeUnit
 from torch import Tensor, nn
 
 from micro_diffusion.training.trainable import trained_model
@@ -84,10 +84,16 @@ class EMA(Algorithm):
         self.average = state["average"]
 
     def _check_start(self, state: State) -> None:
-        end = state.max_duration
-        if end is not None and end.unit == self.start.unit and self.start >= end:
+        end, start, epoch = state.max_duration, self.start, state.dataloader_len
+        if end is None:
+            return
+        if epoch is not None and {start.unit, end.unit} == {TimeUnit.BATCH, TimeUnit.EPOCH}:
+            reached = _in_batches(start, epoch) < _in_batches(end, epoch)
+        else:
+            reached = start.unit != end.unit or start < end
+        if not reached:
             raise ValueError(
-                f"algorithms.ema.start is {self.start.to_timestring()}, but training ends after {end.to_timestring()}; "
+                f"algorithms.ema.start is {start.to_timestring()}, but training ends after {end.to_timestring()}; "
                 "start earlier, or leave EMA out with ~algorithms.ema"
             )
 
@@ -121,3 +127,7 @@ def find_average(state: State) -> EMA | None:
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def _in_batches(time: Time, epoch: Time) -> int:
+    return time.value * (epoch.value if time.unit == TimeUnit.EPOCH else 1)

@@ -12,10 +12,12 @@ import torch
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from micro_diffusion.training.schema import ROOT_KEYS, accepted, unknown_key
+from micro_diffusion.training.schema import ROOT, accepted, unknown_key
+from micro_diffusion.training.secrets import redacted
 
 _FULL = "HYDRA_FULL_ERROR"
 _RAISED = re.compile(r"\w+ raised while resolving interpolation: (?P<message>.*)")
+_NODE = re.compile(r"^full_key: (?P<key>\S+)$", re.MULTILINE)
 EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
 """Errors that bad input, a bad machine or a diverged training raise."""
 
@@ -29,14 +31,7 @@ def one_sentence_errors() -> Iterator[None]:
     os.environ[_FULL] = "1"  # Hydra would print its own errors and exit
     try:
         yield
-    except (
-        ValueError,
-        OSError,
-        ArithmeticError,
-        HydraException,
-        OmegaConfBaseException,
-        torch.OutOfMemoryError,
-    ) as error:
+    except EXPECTED as error:
         print(f"Error: {sentence(error)}\n(set {_FULL}=1 to see where it was raised)", file=sys.stderr)
         sys.exit(1)
     finally:
@@ -44,9 +39,16 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str:
-    """What is wrong and what to do, in one line."""
+    """What is wrong and what to do, in one line, without secrets."""
+    return redacted(_sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return sentence(error.__cause__)
+        cause, node = error.__cause__, _NODE.search(str(error))
+        if isinstance(cause, EXPECTED) or node is None:
+            return _sentence(cause)
+        return f"{node['key']} cannot be built ({type(cause).__name__}: {_one_line(str(cause))}); correct its settings"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a microbatch; set trainer.device_train_microbatch_size to a smaller "
@@ -68,7 +70,7 @@ def _unknown_override(error: OmegaConfBaseException) -> str:
     keys = list(parent) if isinstance(parent, Mapping) else []
     path, _, name = key.rpartition(".")
     if not path and "_target_" not in keys:
-        return unknown_key(key, ROOT_KEYS)
+        return unknown_key(key, ROOT)
     parameters = accepted(parent["_target_"]) if isinstance(parent, Mapping) and "_target_" in parent else {}
     if parameters is None or name in parameters:
         return f"the configuration leaves {key} at its default; add it with a plus sign: +{key}=VALUE"

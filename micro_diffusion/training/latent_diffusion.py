@@ -21,7 +21,7 @@ from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.diffusion.objective import Loss, Objective
-from micro_diffusion.precision import Precision, autocast
+from micro_diffusion.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.dropout import drop_captions
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Batch
@@ -57,6 +57,9 @@ class LatentDiffusion(ComposerModel):
             raise ValueError(f"{type(backbone).__name__} is no backbone; it lacks a part of backbone/backbone.py")
         if not 0 <= caption_drop <= 1:
             raise ValueError(f"model.caption_drop is {caption_drop}; set it to a probability from 0 to 1")
+        if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
+            raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
+        computes_in_bf16("cpu", cpu_precision)
         kept_patches(backbone.patches, train_mask_ratio)  # pyright: ignore[reportArgumentType]
         self.network = backbone
         self.objective = objective

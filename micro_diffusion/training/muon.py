@@ -37,6 +37,9 @@ class Muon(Optimizer):
         betas: of AdamW.
         eps: of AdamW.
         weight_decay: decoupled, times the group's learning rate; only where the group decays.
+
+    Raises:
+        ValueError: when no group holds matrices.
     """
 
     def __init__(
@@ -51,6 +54,10 @@ class Muon(Optimizer):
         eps: float,
         weight_decay: float,
     ) -> None:
+        if not any(group["matrices"] for group in groups):
+            raise ValueError(
+                "this model has no hidden matrices, so Muon would leave all of it to AdamW; set optimizer=adamw"
+            )
         super().__init__(
             [
                 {

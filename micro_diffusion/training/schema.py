@@ -1,55 +1,77 @@
-"""What a configuration may hold: every key has a consumer, or is an error that names it and what is allowed there.
+"""What a configuration may hold: every key has a consumer, and every value is of a type that the consumer takes.
 
-The constructor of a node's `_target_` is its schema; nothing is declared a second time.
+The constructor of a node's `_target_` is its schema, and `Root` that of the top; nothing is declared a second time.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-ROOT_KEYS = (
-    "exp_name",
-    "output_dir",
-    "seed",
-    "init_from",
-    "init_weights",
-    "resolution",
-    "data",
-    "machine",
-    "text_encoder",
-    "autoencoder",
-    "backbone",
-    "objective",
-    "model",
-    "optimizer",
-    "schedule",
-    "algorithms",
-    "callbacks",
-    "loggers",
-    "prompts",
-    "sampler",
-    "metric",
-    "train_loader",
-    "eval_loader",
-    "trainer",
-)
-"""What training, and the programs that read a run folder, look for at the top of a configuration."""
+from micro_diffusion.checkpoint import Weights
+from micro_diffusion.training.leaf_types import argument_annotations, expected, fits, is_node
+from micro_diffusion.training.secrets import refuse_secrets
 
+
+class Node:
+    """Stands in `Root` for whatever a mapping with a `_target_` makes."""
+
+
+class Machine(TypedDict):
+    """Where to train, and in which precision, in Composer's words."""
+
+    device: str
+    precision: str
+
+
+class Root(TypedDict):
+    """What training, and the programs that read a run folder, look for at the top of a configuration."""
+
+    exp_name: str
+    output_dir: str
+    seed: int
+    init_from: str | None
+    init_weights: Weights | None
+    trust_checkpoint: bool
+    resolution: int
+    machine: Machine
+    text_encoder: Node
+    autoencoder: Node
+    backbone: Node
+    objective: Node
+    model: Node
+    optimizer: Node
+    schedule: Node
+    algorithms: dict[str, Node | None]
+    callbacks: dict[str, Node | None]
+    loggers: dict[str, Node | None]
+    prompts: Node
+    sampler: Node
+    train_loader: Node
+    eval_loader: Node | None
+    trainer: Node
+
+
+ROOT: dict[str, Any] = typing.get_type_hints(Root)
 HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
-def validate(config: DictConfig, root_keys: Iterable[str] = ROOT_KEYS) -> None:
-    """Check every key of a composed configuration.
+def validate(config: DictConfig, root: Mapping[str, Any] = ROOT) -> None:
+    """Check every key and every value of a composed configuration.
+
+    Args:
+        config: with its interpolations.
+        root: the keys at the top and their types.
 
     Raises:
-        ValueError: that lists, in one sentence, the keys that nothing consumes, the arguments that are missing, and
-            the values that are still `???`.
+        ValueError: that lists, in one sentence, the keys that nothing consumes, the arguments that are missing, the
+            values of a wrong type, those that are still `???`, and those that are secrets.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -58,12 +80,19 @@ def validate(config: DictConfig, root_keys: Iterable[str] = ROOT_KEYS) -> None:
         )
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
-    problems = [unknown_key(str(key), root_keys) for key in content if key not in set(root_keys)]
+    refuse_secrets(content)
+    problems = [unknown_key(str(key), root) for key in content if key not in root]
     for key, value in content.items():
-        if key in set(root_keys):
+        if key in root:
+            problems += _value_problems(value, root[str(key)], str(key))
             problems += _problems(value, str(key))
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def validate_command(config: DictConfig) -> None:
+    """The same for the configuration of a command, which is one node."""
+    validate(config, {"_target_": str, **argument_types(config["_target_"])})
 
 
 def unknown_key(key: str, allowed: Iterable[str], where: str = "") -> str:
@@ -83,17 +112,23 @@ def accepted(target: str) -> dict[str, inspect.Parameter] | None:
     """
     try:
         parameters = inspect.signature(get_object(target)).parameters
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"_target_ {target} cannot be found ({error}); correct its name") from error
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY)}
 
 
+def argument_types(target: str) -> dict[str, Any]:
+    """The keyword arguments of a `_target_` and their types; none where it takes any."""
+    types = argument_annotations(get_object(target))
+    return {name: types.get(name, Any) for name in accepted(target) or ()}
+
+
 def _problems(value: Any, path: str) -> Iterator[str]:
     """Sentences about this node and those below it."""
     if isinstance(value, Mapping):
-        if "_target_" in value:
+        if is_node(value):
             yield from _node_problems(value, path)
         for key, child in value.items():
             yield from _problems(child, f"{path}.{key}")
@@ -106,11 +141,22 @@ def _node_problems(node: Mapping[str, Any], path: str) -> Iterator[str]:
     parameters = accepted(node["_target_"])
     if parameters is None:
         return
-    for key in node:
-        if key not in parameters and key not in HYDRA_KEYS:
+    types = argument_types(node["_target_"])
+    for key, value in node.items():
+        if key in parameters:
+            yield from _value_problems(value, types[key], f"{path}.{key}")
+        elif key not in HYDRA_KEYS:
             yield unknown_key(f"{path}.{key}", parameters, f"{path} ({node['_target_']})")
     if node.get("_partial_"):
         return
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in node:
             yield f"{path} ({node['_target_']}) lacks {name}; set +{path}.{name}=VALUE"
+
+
+def _value_problems(value: Any, hint: Any, path: str) -> Iterator[str]:
+    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _value_problems(child, typing.get_args(hint)[1], f"{path}.{key}")
+    elif not fits(value, hint):
+        yield f"{path} is {value!r}; set it to {expected(hint)}"

@@ -22,7 +22,11 @@ class Model(ComposerModel):
 
 
 def state_at(model, batch, duration="10ba"):
-    return SimpleNamespace(model=model, timestamp=Timestamp(batch=batch), max_duration=Time.from_timestring(duration))
+    """Epochs have four batches."""
+    end = Time.from_timestring(duration)
+    return SimpleNamespace(
+        model=model, timestamp=Timestamp(batch=batch), max_duration=end, dataloader_len=Time.from_batch(4)
+    )
 
 
 def set_weight(model, value):
@@ -81,9 +85,11 @@ def test_the_average_of_another_network_is_refused():
         fit(ema, model, [1.0])
 
 
-def test_a_start_after_the_end_is_refused():
-    with pytest.raises(ValueError, match="start is 10ba, but training ends after 10ba; start earlier"):
-        EMA(smoothing=0.9, start="10ba").apply(Event.FIT_START, state_at(Model(), 0), None)
+@pytest.mark.parametrize(("start", "end"), [("10ba", "10ba"), ("8ba", "2ep"), ("3ep", "12ba")])
+def test_a_start_after_the_end_is_refused(start, end):
+    with pytest.raises(ValueError, match=f"start is {start}, but training ends after {end}; start earlier"):
+        EMA(smoothing=0.9, start=start).apply(Event.FIT_START, state_at(Model(), 0, end), None)
+    EMA(smoothing=0.9, start="1ep").apply(Event.FIT_START, state_at(Model(), 0, "5ba"), None)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1.0, 2.0])

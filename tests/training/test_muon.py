@@ -73,10 +73,10 @@ def test_a_stack_of_experts_steps_like_its_matrices():
 
 
 def test_the_rest_steps_like_adamw():
-    values = parameters((5,), (3, 2))
+    values, matrix = parameters((5,), (3, 2)), group(parameters((2, 2)), matrices=True)
     twins = copy.deepcopy(values)
     optimizers = [
-        Muon([group(values[:1], matrices=False, decay=False), group(values[1:], matrices=False)], **SETTINGS),
+        Muon([group(values[:1], matrices=False, decay=False), group(values[1:], matrices=False), matrix], **SETTINGS),
         adamw(
             [group(twins[:1], matrices=False, decay=False), group(twins[1:], matrices=False)],
             lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1,
@@ -88,6 +88,11 @@ def test_the_rest_steps_like_adamw():
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(values, twins)
+
+
+def test_a_model_without_matrices_is_refused():
+    with pytest.raises(ValueError, match="no hidden matrices, .*; set optimizer=adamw"):
+        Muon([group(parameters((5,)), matrices=False)], **SETTINGS)
 
 
 def test_adamw_follows_the_groups():

@@ -12,7 +12,7 @@ def check(config):
 
 
 def test_what_is_consumed_is_accepted():
-    check({"seed": 0, "objective": EDM, "model": {"objective": "${objective}", "anything": [1, 2]}})
+    check({"seed": 0, "objective": EDM, "prompts": "${objective}", "callbacks": {"a": "${objective}", "b": None}})
 
 
 def test_unknown_root_key_is_named_with_the_nearest():

@@ -1,0 +1,132 @@
+"""Settings that have no effect beside others, or contradict them, are errors before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from composer import Time
+from omegaconf import DictConfig, OmegaConf
+
+Config = dict[str, Any]
+Rule = Callable[[Config], Iterator[str]]
+
+TIMES = ("max_duration", "eval_interval", "save_interval")
+
+
+def check_coherence(config: DictConfig) -> None:
+    """Check a validated configuration as a whole.
+
+    Raises:
+        ValueError: that lists, in one sentence, what has no effect and what contradicts something else.
+    """
+    content: Config = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
+    problems = [problem for rule in RULES for problem in rule(content)]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _names(config: Config) -> Iterator[str]:
+    name = Path(config["exp_name"])
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        yield f"exp_name is {config['exp_name']!r}; set it to the name of a folder in output_dir"
+
+
+def _sizes(config: Config) -> Iterator[str]:
+    if config["resolution"] < 1:
+        yield f"resolution is {config['resolution']}; set it to a positive number of pixels"
+    for loader in ("train_loader", "eval_loader"):
+        size = (config[loader] or {}).get("batch_size", 1)
+        if size < 1:
+            yield f"{loader}.batch_size is {size}; set it to at least 1"
+
+
+def _times(config: Config) -> Iterator[str]:
+    for key in TIMES:
+        value = config["trainer"].get(key, 1)
+        try:
+            valid = Time.from_input(value, "ep").value > 0
+        except (ValueError, TypeError):
+            valid = False
+        if not valid:
+            yield f"trainer.{key} is {value!r}; set it to a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"
+
+
+def _initial_weights(config: Config) -> Iterator[str]:
+    load_path = config["trainer"].get("load_path")
+    if config["init_weights"] is not None and config["init_from"] is None:
+        yield f"init_weights={config['init_weights']} has no effect without init_from; set both, or neither"
+    if config["init_from"] is not None and load_path is not None:
+        yield "trainer.load_path would replace the weights of init_from; set one of them"
+
+
+def _loading(config: Config) -> Iterator[str]:
+    trainer = config["trainer"]
+    if trainer.get("load_path") is None:
+        unused = [key for key in trainer if key.startswith("load_") and key not in ("load_path", "load_weights_only")]
+        unused += [] if trainer.get("load_weights_only", True) else ["load_weights_only"]
+        if unused:
+            yield f"trainer.{unused[0]} has no effect without trainer.load_path; leave it out"
+        if config["trust_checkpoint"] and _saves_in_run(config):
+            yield "trust_checkpoint has no effect without trainer.load_path; leave it out"
+    if trainer.get("load_strict_model_weights", True) is False:
+        yield (
+            "trainer.load_strict_model_weights=false would keep random weights for every name that the checkpoint "
+            "lacks, without a word; set init_from to a run of the same network"
+        )
+
+
+def _checkpoints(config: Config) -> Iterator[str]:
+    if config["trust_checkpoint"]:
+        return
+    path, folder = config["trainer"].get("load_path"), _run_folder(config)
+    if path is not None and not _inside(path, folder):
+        yield (
+            f"trainer.load_path={path} is not in the run's own folder {folder}, and reading a checkpoint of Composer "
+            "runs the code in it; set trust_checkpoint=true if you trust who made it, or set init_from to a run folder"
+        )
+    if not _saves_in_run(config) and config["trainer"].get("autoresume"):
+        yield (
+            f"trainer.save_folder={config['trainer']['save_folder']} is not in the run's own folder {folder}, and "
+            "resuming would run the code in its checkpoints; set trust_checkpoint=true if only you write there"
+        )
+
+
+def _evaluation(config: Config) -> Iterator[str]:
+    if config["eval_loader"] is None and config["trainer"].get("eval_subset_num_batches") is not None:
+        yield "trainer.eval_subset_num_batches has no effect without eval_loader; leave it out"
+
+
+def _guidance(config: Config) -> Iterator[str]:
+    model, prompts = config["model"], config.get("prompts", {})
+    if model.get("caption_drop") == 0 and prompts.get("guidance_scale", 1) not in (0, 1):
+        yield (
+            f"prompts.guidance_scale={prompts['guidance_scale']} guides away from the null caption, which is never "
+            "trained with model.caption_drop=0; set prompts.guidance_scale=1, or drop some captions"
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    _names,
+    _sizes,
+    _times,
+    _initial_weights,
+    _loading,
+    _checkpoints,
+    _evaluation,
+    _guidance,
+)
+
+
+def _run_folder(config: Config) -> Path:
+    return Path(config["output_dir"]) / config["exp_name"]
+
+
+def _saves_in_run(config: Config) -> bool:
+    folder = config["trainer"].get("save_folder")
+    return folder is None or _inside(folder, _run_folder(config))
+
+
+def _inside(path: str, folder: Path) -> bool:
+    return "://" not in path and Path(path).resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,68 @@
+"""Settings without effect beside others are named before anything is built."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from micro_diffusion.training.coherence import check_coherence
+from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.schema import validate
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LOAD = "trainer.load_path=trained_models/mine/checkpoints/latest-rank0.pt"
+
+
+def check(*overrides: str) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("quickstart_32_pretrain", overrides=["exp_name=mine", *overrides])
+    validate(config)
+    check_coherence(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["init_weights=raw"], "init_weights=raw has no effect without init_from"),
+        ([LOAD, "init_from=trained_models/first"], "load_path would replace the weights of init_from"),
+        (["trainer.load_weights_only=false"], "trainer.load_weights_only has no effect without trainer.load_path"),
+        (["+trainer.load_ignore_keys=[a]"], "trainer.load_ignore_keys has no effect without trainer.load_path"),
+        ([LOAD, "+trainer.load_strict_model_weights=false"], "would keep random weights for every name"),
+        (["trust_checkpoint=true"], "trust_checkpoint has no effect without trainer.load_path"),
+        (["trainer.load_path=other.pt"], "runs the code in it; set trust_checkpoint=true"),
+        (["trainer.load_path=s3://bucket/a.pt"], "is not in the run's own folder trained_models/mine"),
+        (["trainer.load_path=trained_models/mine/../other/a.pt"], "is not in the run's own folder"),
+        (["trainer.save_folder=elsewhere"], "resuming would run the code in its checkpoints"),
+        (["exp_name=../out"], "exp_name is '../out'; set it to the name of a folder"),
+        (["exp_name=''"], "exp_name is ''; set it to the name of a folder"),
+        (["trainer.max_duration=ten"], "trainer.max_duration is 'ten'; set it to a time such as 1000ba"),
+        (["trainer.save_interval=0ba"], "trainer.save_interval is '0ba'"),
+        (["train_loader.batch_size=0"], "train_loader.batch_size is 0"),
+        (["eval_loader=null", "+trainer.eval_subset_num_batches=2"], "eval_subset_num_batches has no effect"),
+        (["model.caption_drop=0.0"], "guides away from the null caption, which is never trained"),
+        (["seed=x", "sampler.steps=many"], "seed is 'x'; set it to a whole number; sampler.steps is 'many'; "),
+    ],
+)
+def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], problem: str):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 — the sentences hold brackets
+        check(*overrides)
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        [LOAD, "trainer.load_weights_only=false"],
+        ["trainer.load_path=other.pt", "trust_checkpoint=true"],
+        ["trainer.save_folder=elsewhere", "trust_checkpoint=true"],
+        ["trainer.save_folder=elsewhere", "trainer.autoresume=false"],
+        ["init_from=trained_models/first", "init_weights=raw"],
+        ["eval_loader=null"],
+        ["model.caption_drop=0.0", "prompts.guidance_scale=1"],
+        ["exp_name=group/mine"],
+    ],
+)
+def test_what_fits_together_is_accepted(overrides: list[str]):
+    check(*overrides)
