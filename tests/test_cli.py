@@ -13,6 +13,7 @@ from PIL import Image
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import save_weights
 from micro_diffusion.precision import computes_in_bf16
+from micro_diffusion.sampling.pipeline import Pipeline
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release
 
@@ -186,7 +187,7 @@ def test_out_of_memory_says_what_to_lower(capsys: pytest.CaptureFixture[str], mo
     def exhausted(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
 
-    monkeypatch.setattr(cli.Pipeline, "generate", exhausted)
+    monkeypatch.setattr(Pipeline, "generate", exhausted)
     assert "out of memory; lower --batch-size" in fails(capsys, "generate", "first", PROMPT)
 
 

@@ -1,0 +1,55 @@
+"""`micro-diffusion plan`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from micro_diffusion.cli.arguments import device, positive
+
+_DESCRIPTION = """Operations, hours, dollars, memory and disk of training stages. Operations and memory are counted by
+running the network on tensors without data; the speed is measured, or follows from a share of the machine's
+peak rate."""
+
+STAGES = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
+
+
+def add(commands: Any) -> None:
+    """Describe the command and its options to argparse."""
+    parser = commands.add_parser("plan", help="what training will cost on a machine", description=_DESCRIPTION)
+    parser.add_argument("stages", metavar="STAGE", nargs="*", default=STAGES, help=f"default: {' '.join(STAGES)}")
+    parser.add_argument("--machine", default="h100x8", help="h100, h200, a100, each also x8; 4090; or here, measured")
+    parser.add_argument(
+        "--mfu", type=float, default=0.4, help="share of a machine's peak rate to assume (default: 0.4)"
+    )
+    parser.add_argument("--price", type=float, help="dollars for an hour of one device")
+    parser.add_argument("--pictures", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="of the steps measured with --machine here")
+    parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
+    parser.set_defaults(command=execute)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """`micro-diffusion plan`."""
+    from micro_diffusion.performance import plan  # imports Composer; drawing need not wait for it
+
+    configs = plan.stage_configs(options.configs, options.stages, options.set)
+    if options.machine == "here":
+        kind = device("cuda" if torch.cuda.is_available() else "cpu")
+        measured = {"device": kind, "batch_size": options.batch_size}
+        stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
+        devices, basis = 1, "speed measured on this machine"
+    elif options.machine in plan.MACHINES:
+        machine = plan.MACHINES[options.machine]
+        stages = [plan.plan_stage(stage, config, machine, options.mfu) for stage, config in configs.items()]
+        devices, basis = machine.devices, f"speed assumed, at an MFU of {options.mfu:g}"
+    else:
+        known = ", ".join([*plan.MACHINES, "here"])
+        raise ValueError(f"there is no plan for the machine {options.machine!r}; choose one of {known}")
+    data = plan.data_bytes(list(configs.values()), options.pictures)
+    print(f"{options.machine}: {basis}\n")
+    print(plan.report(stages, devices=devices, price=options.price, data=data))

@@ -1,0 +1,86 @@
+"""Trained runs as commands take them: found by name, loaded, and drawn with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from micro_diffusion import bundled
+from micro_diffusion.checkpoint import CONFIG_FILE, Run, load_run, run_folders
+from micro_diffusion.cli.arguments import device, positive
+from micro_diffusion.precision import autocast
+from micro_diffusion.sampling.pipeline import Pipeline
+
+RUNS = Path("trained_models")
+BUNDLED = Path(bundled.__file__).parent
+
+
+def drawing_options() -> argparse.ArgumentParser:
+    """The options of every command that draws."""
+    drawing = argparse.ArgumentParser(add_help=False)
+    drawing.add_argument("run", metavar="RUN", help="run folder, name of one in trained_models, or a bundled one: demo")
+    drawing.add_argument("--seed", type=int, help="any integer; equal seeds draw equal pictures (default: the run's)")
+    drawing.add_argument("--steps", type=positive, help="sampling steps (default: those of the run's sampler)")
+    drawing.add_argument(
+        "--guidance-scale", type=float, help="0 unconditional, 1 conditional, above 1 guided (default: the run's)"
+    )
+    drawing.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide between these noise levels only; the others cost half (default: everywhere)",
+    )
+    drawing.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
+    drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
+    drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
+    drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
+    return drawing
+
+
+def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:
+    """The run that the options name, its pipeline, and how to draw: the options, or else the run's own."""
+    run = load_run(find_run(options.run), weights=options.weights, device=device(options.device))
+    pipeline = Pipeline(
+        text_encoder=run.text_encoder,
+        autoencoder=run.autoencoder,
+        backbone=run.backbone,
+        objective=run.objective,
+        sampler=run.sampler,
+    )
+    asked = {"seed": options.seed, "guidance_scale": options.guidance_scale, "steps": options.steps}
+    usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}
+    settings = {key: usual[key] if value is None else value for key, value in asked.items()}
+    if options.guidance_interval is not None:
+        settings["guidance_interval"] = tuple(options.guidance_interval)
+    return run, pipeline, settings
+
+
+def draw(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace, **settings: Any) -> Tensor:
+    """`Pipeline.generate` in the precision asked for, with a progress bar where somebody watches."""
+    kind = torch.device(options.device).type
+    bar = tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty())
+    with bar, autocast(kind, options.precision):
+        return pipeline.generate(prompts, batch_size=options.batch_size, on_batch=bar.update, **settings)
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run that is given by its path, by its name in trained_models, or by a bundled name.
+
+    Raises:
+        FileNotFoundError: when there is none; lists those that exist.
+    """
+    places = [parent / name for parent in (Path(), RUNS, BUNDLED)]
+    found = [place for place in places if (place / CONFIG_FILE).is_file()] or [p for p in places if p.is_dir()]
+    if found:
+        return found[0]
+    there = {parent: run_folders(parent) for parent in (places[0].parent, RUNS)} | {"bundled": run_folders(BUNDLED)}
+    known = "; ".join(f"{parent}: {', '.join(names)}" for parent, names in there.items() if names)
+    raise FileNotFoundError(f"there is no run folder {name}; there are {known or 'none yet, so train one first'}")
