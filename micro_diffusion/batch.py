@@ -33,12 +33,14 @@ class LatentBatch(TypedDict):
     caption_tokens: (B, L, D) float.
     caption_mask: (B, L) bool, true up to and including end-of-text.
     caption: B strings, the captions themselves.
+    key: B strings, the names of the pictures in their data set.
     """
 
     latents: Tensor
     caption_tokens: Tensor
     caption_mask: Tensor
     caption: list[str]
+    key: list[str]
 
 
 class ImageBatch(TypedDict):
@@ -46,7 +48,9 @@ class ImageBatch(TypedDict):
 
     images: (B, 3, H, W) uint8.
     caption: B strings, the captions themselves.
+    key: B strings, the names of the pictures in their data set.
     """
 
     images: Tensor
     caption: list[str]
+    key: list[str]

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from micro_diffusion.whole_file import whole_file
+
 CONFIG_FILE = "config.yaml"
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 PARTS = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "prompts")
@@ -51,20 +53,17 @@ def save_weights(
         weights: "ema" or "raw", which decides the file's name.
         dtype: what to round floating-point numbers to; None keeps them.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / WEIGHT_FILES[weights]
-    unfinished = path.with_suffix(".unfinished")
+    path = Path(folder) / WEIGHT_FILES[weights]
     # clone: safetensors refuses tensors that share memory, such as tied weights
     tensors = {
         key: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous().clone()
         for key, value in plain_keys(state).items()
     }
-    unfinished.touch()
-    mode = unfinished.stat().st_mode
-    save_file(tensors, unfinished, metadata={"format": "pt", "weights": weights})
-    unfinished.chmod(mode)  # safetensors makes files that only their owner may read
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        save_file(tensors, unfinished, metadata={"format": "pt", "weights": weights})
+        unfinished.chmod(mode)  # safetensors makes files that only their owner may read
     return path
 
 
@@ -228,8 +227,8 @@ def write_config(folder: str | Path, config: Mapping[str, Any]) -> Path:
     from omegaconf import OmegaConf
 
     path = Path(folder) / CONFIG_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(dict(config)), path, resolve=True)
+    with whole_file(path) as unfinished:
+        OmegaConf.save(OmegaConf.create(dict(config)), unfinished, resolve=True)
     return path
 
 

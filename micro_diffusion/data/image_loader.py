@@ -54,11 +54,12 @@ def collate(samples: Sequence[ImageSample | Rejected]) -> ImageBatch:
     Raises:
         ValueError: for a picture that cannot be decoded any more.
     """
-    images, captions = [], []
+    images, captions, keys = [], [], []
     for sample in samples:
         if isinstance(sample, Rejected):
             raise ValueError(f"picture {sample.key} cannot be used ({sample.reason}); convert its data set again")
         (square,) = sample.squares.values()
         images.append(square)
         captions.append(sample.caption)
-    return {"images": torch.stack(images), "caption": captions}
+        keys.append(sample.key)
+    return {"images": torch.stack(images), "caption": captions, "key": keys}

@@ -25,6 +25,7 @@ class LatentSample(TypedDict):
     caption_tokens: NDArray[np.float16]
     caption_length: int
     caption: str
+    key: str
 
 
 class LatentDataset(StreamingDataset):
@@ -67,6 +68,7 @@ class LatentDataset(StreamingDataset):
             caption_tokens=row["caption_tokens"],
             caption_length=row["caption_length"],
             caption=row["caption"],
+            key=row["key"],
         )
 
     def get_item(self, sample_id: int, retry: int = 7) -> Any:

@@ -74,4 +74,5 @@ def collate(samples: Sequence[LatentSample]) -> LatentBatch:
         "caption_tokens": torch.from_numpy(tokens).float(),
         "caption_mask": torch.arange(tokens.shape[1]) < lengths[:, None],
         "caption": [sample["caption"] for sample in samples],
+        "key": [sample["key"] for sample in samples],
     }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from micro_diffusion.evaluation.composition import PromptKind, composition_prompts, judge, score
 from micro_diffusion.sampling.grid import captioned_grid
+from micro_diffusion.whole_file import whole_file
 
 GRID_COLUMNS = 8
 SHOWN = 2 * GRID_COLUMNS
@@ -62,6 +63,5 @@ def composition_report(
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write a report as indented JSON, atomically."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer import Trainer
+from composer import Callback, Trainer
 from composer.algorithms.warnings import NoEffectWarning
 from composer.utils import dist, get_device, reproducibility
 from hydra.utils import instantiate
@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count, read_config
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.sampling.pipeline import Resizable
+from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
 from micro_diffusion.training.ema import find_average
-from micro_diffusion.training.nan_guard import NaNGuard
+from micro_diffusion.training.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.resumption import NextEpochAfterLoad
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.schema import validate
@@ -46,13 +47,15 @@ def train(config: DictConfig) -> None:
     if run.is_complete:
         log.info("%s is complete already; nothing to do", run.path)
         return
+    end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     model = build_model(config)
     trainer = build_trainer(config, model)
     if dist.get_global_rank() == 0:
         run.begin()
     start = time.monotonic()
-    trainer.fit()
+    if not _has_ended(trainer):  # as one is that was killed after its last checkpoint
+        trainer.fit()
     if dist.get_global_rank() == 0:
         save(trainer, model, run, seconds=time.monotonic() - start)
     dist.barrier()
@@ -84,19 +87,22 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     # on a CPU, low-precision LayerNorm and the memory monitor have nothing to do, and say so
     warnings.filterwarnings("ignore", category=NoEffectWarning)
     warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
-    always = [SeededDraws(config.seed), NaNGuard(), NextEpochAfterLoad()]
     train_loader, eval_loader = _loader(config.train_loader, model.network), _loader(config.eval_loader, model.network)
     _check_same_encoders(train_loader, eval_loader)
-    return instantiate(config.trainer, _convert_="all")(
+    first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
+    trainer: Trainer = instantiate(config.trainer, _convert_="all")(
         model=model,
         optimizers=instantiate(config.optimizer, _convert_="all")(model.parameter_groups()),
         schedulers=instantiate(config.schedule),
         train_dataloader=train_loader,
         eval_dataloader=eval_loader,
         algorithms=_values(config.algorithms),
-        callbacks=[*always, *_values(config.callbacks)],
+        callbacks=[*first, *_values(config.callbacks), *_savers(config.trainer, interruption), interruption],
         loggers=_values(config.loggers),
     )
+    if dist.get_world_size() == 1:  # among ranks, one that runs out of memory alone would leave the others waiting
+        trainer.state.auto_microbatching = True  # halves a microbatch that does not fit, and takes the step again
+    return trainer
 
 
 def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) -> None:
@@ -117,6 +123,25 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
         torch=torch.__version__,
     )
     log.info("%s is complete", run.path)
+
+
+def _savers(trainer: DictConfig, interruption: Interruption) -> list[Callback]:
+    """The saver of checkpoints into a local folder; Composer has its own for remote ones, which it copies whole."""
+    if trainer.save_folder is None or "://" in trainer.save_folder:
+        return []
+    return [
+        WholeCheckpointSaver(
+            folder=trainer.save_folder,
+            interval=trainer.save_interval,
+            keep=trainer.save_num_checkpoints_to_keep,
+            is_urgent=interruption.is_agreed,
+        )
+    ]
+
+
+def _has_ended(trainer: Trainer) -> bool:
+    end = trainer.state.max_duration
+    return end is not None and trainer.state.timestamp.get(end.unit) >= end
 
 
 def _loader(node: DictConfig | None, network: Any) -> Any:

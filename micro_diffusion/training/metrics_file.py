@@ -12,6 +12,8 @@ from composer.loggers import LoggerDestination
 from composer.utils import dist
 from torch import Tensor
 
+from micro_diffusion.whole_file import whole_file
+
 
 class MetricsFile(LoggerDestination):
     """Appends `{"step": …, name: number, …}` for each call that logs numbers; written by rank 0.
@@ -33,7 +35,8 @@ class MetricsFile(LoggerDestination):
         if dist.get_global_rank() or not self.path.is_file():
             return
         lines = [line for line in self.path.read_text().splitlines() if _step(line) <= state.timestamp.batch.value]
-        self.path.write_text("".join(f"{line}\n" for line in lines))
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text("".join(f"{line}\n" for line in lines))
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Append the finite numbers among the metrics."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
+from micro_diffusion.whole_file import whole_file
 
 COMPLETE_FILE = "complete.json"
 FREE = re.compile(
@@ -69,9 +70,8 @@ class RunFolder:
     def finish(self, **result: Any) -> None:
         """Mark the run as complete, with some numbers about it."""
         content = {"max_duration": str(self.config["trainer"]["max_duration"]), **result}
-        unfinished = (self.path / COMPLETE_FILE).with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        unfinished.replace(self.path / COMPLETE_FILE)
+        with whole_file(self.path / COMPLETE_FILE) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def differing_keys(a: Any, b: Any, path: str = "") -> list[str]:

@@ -1,0 +1,73 @@
+"""A run that is told to end, by SIGTERM or Ctrl-C, finishes its step and saves it first."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+import torch
+from composer import Callback, Logger, State
+from composer.utils import dist
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Interruption(Callback):
+    """Ends training with the exit status 128 + signal after the step, or the evaluation, in which a signal came.
+
+    It stands after the checkpoint saver, to which `is_agreed` gives the reason to save. The ranks agree on the step,
+    as a signal reaches them in different ones. A second Ctrl-C ends at once.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._agreed = 0
+
+    def is_agreed(self) -> bool:
+        """Whether any rank has received a signal before the end of this step."""
+        return self._agreed > 0
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Take over from Composer's handlers, which end at once."""
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Ask the other ranks."""
+        received = state.device.tensor_to_device(torch.tensor([self._received]))
+        dist.all_reduce(received, reduce_operation="MAX")
+        self._agreed = int(received.item())
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """End, as the checkpoint is written."""
+        if not self._agreed:
+            return
+        if dist.get_global_rank() == 0:
+            log.warning(
+                "%s: ends after step %d, which is saved; the same command goes on from there",
+                signal.Signals(self._agreed).name,
+                state.timestamp.batch.value,
+            )
+        sys.exit(128 + self._agreed)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = self._received or number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def end_with_launcher() -> None:
+    """Have the kernel send SIGTERM to this rank when the launcher that started it ends, even when that was killed.
+
+    Composer's launcher passes no signals on, and its ranks would train on unseen. Linux only; a process that no
+    launcher started is left alone, since a shell may end before it.
+    """
+    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
