@@ -80,16 +80,18 @@ def _loading(config: Config) -> Iterator[str]:
 def _checkpoints(config: Config) -> Iterator[str]:
     if config["trust_checkpoint"]:
         return
-    path, folder = config["trainer"].get("load_path"), _run_folder(config)
-    if path is not None and not _inside(path, folder):
+    path, runs = config["trainer"].get("load_path"), Path(config["output_dir"])
+    if path is not None and not _inside(path, runs):  # an earlier stage's checkpoint is as much ours as this run's
         yield (
-            f"trainer.load_path={path} is not in the run's own folder {folder}, and reading a checkpoint of Composer "
-            "runs the code in it; set trust_checkpoint=true if you trust who made it, or set init_from to a run folder"
+            f"trainer.load_path={path} is not below {runs}, the folder of your own runs, and reading a checkpoint of "
+            "Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set init_from to a "
+            "run folder"
         )
     if not _saves_in_run(config) and config["trainer"].get("autoresume"):
         yield (
-            f"trainer.save_folder={config['trainer']['save_folder']} is not in the run's own folder {folder}, and "
-            "resuming would run the code in its checkpoints; set trust_checkpoint=true if only you write there"
+            f"trainer.save_folder={config['trainer']['save_folder']} is not in the run's own folder "
+            f"{_run_folder(config)}, and resuming would run the code in its checkpoints; set trust_checkpoint=true if "
+            "only you write there"
         )
 
 

@@ -31,8 +31,8 @@ def check(*overrides: str) -> None:
         ([LOAD, "+trainer.load_strict_model_weights=false"], "would keep random weights for every name"),
         (["trust_checkpoint=true"], "trust_checkpoint has no effect without trainer.load_path"),
         (["trainer.load_path=other.pt"], "runs the code in it; set trust_checkpoint=true"),
-        (["trainer.load_path=s3://bucket/a.pt"], "is not in the run's own folder trained_models/mine"),
-        (["trainer.load_path=trained_models/mine/../other/a.pt"], "is not in the run's own folder"),
+        (["trainer.load_path=s3://bucket/a.pt"], "is not below trained_models, the folder of your own runs"),
+        (["trainer.load_path=trained_models/../other/a.pt"], "is not below trained_models"),
         (["trainer.save_folder=elsewhere"], "resuming would run the code in its checkpoints"),
         (["exp_name=../out"], "exp_name is '../out'; set it to the name of a folder"),
         (["exp_name=''"], "exp_name is ''; set it to the name of a folder"),
@@ -55,6 +55,7 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
     [
         [],
         [LOAD, "trainer.load_weights_only=false"],
+        ["trainer.load_path=trained_models/earlier/checkpoints/latest-rank0.pt"],
         ["trainer.load_path=other.pt", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere", "trainer.autoresume=false"],
