@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from micro_diffusion.backbone.blockwise_attention import blockwise_attention
+
+BLOCKWISE_FROM = 2**16
+"""Scores of one head from which a CPU is faster with a few heads at a time (docs/performance.md)."""
+
 
 class SelfAttention(nn.Module):
     """Self-attention whose width may be narrower than the model (layer-wise scaling); no biases.
@@ -111,15 +116,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None =
     """(B, T, A), (B, L, A), (B, L, A), mask (B, L) -> (B, T, A): softmax(q·kᵀ/√head_dim)·v, head by head."""
     q, k, v = (y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in (q, k, v))
     rows = None if mask is None else mask[:, None, None, :]
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+    elif q.shape[-2] * k.shape[-2] < BLOCKWISE_FROM or rows is not None or torch.compiler.is_compiling():
         y = _plain_attention(q, k, v, rows)
     else:
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
+        y = blockwise_attention(q, k, v)
     return y.transpose(1, 2).flatten(2)
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None) -> Tensor:
-    """The products written out: in bf16 on a CPU they outrun the fused kernels (docs/performance.md)."""
+    """The products written out: in bf16 on a CPU they outrun the fused kernels."""
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if rows is not None:
         scores = scores.masked_fill(~rows, -torch.inf)
