@@ -2,13 +2,13 @@
 
 python scripts/benchmark.py train --backbone tiny --resolution 256 --mask-ratio 0.75 --batch-size 8
 python scripts/benchmark.py sample --backbone tiny --sampler dpmpp_2m --steps 15 --guidance 5 --json sample.json
+python scripts/benchmark.py compare-train --reference ../public_microdit --backbone tiny --mask-ratio 0.75
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -21,8 +21,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import call, instantiate
 from omegaconf import DictConfig
 
+from micro_diffusion.performance.comparison import Comparison, Ratio, alternate, prediction_difference
 from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.performance.report import Row, device_name, table
 from micro_diffusion.performance.timing import Timing, forget_peak_memory, measure, peak_memory, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
 from micro_diffusion.training.errors import one_sentence_errors
@@ -30,7 +32,6 @@ from micro_diffusion.training.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     register_resolvers()
     if options.threads:
         torch.set_num_threads(options.threads)
-    commands = list(COMMANDS) if options.command == "all" else [options.command]
+    commands = ALL if options.command == "all" else [options.command]
     rows = [row for command in commands for row in COMMANDS[command](options)]
     print(table(rows))
     if options.json is not None:
@@ -66,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--steps", type=int, default=30, help="of the sampler")
     top.add_argument("--guidance", type=float, default=5.0, help="guidance scale")
     top.add_argument("--unprepared", action="store_true", help="do the work on captions at every network call")
+    top.add_argument("--reference", type=Path, help="clone of the public MicroDiT code, to compare with")
+    top.add_argument("--reference-steps", type=int, default=30, help="of the public sampler, Heun")
     top.add_argument("--samples", type=int, default=1000, help="of the temporary data set of loader and precompute")
     top.add_argument("--warmup", type=int, default=2, help="repetitions thrown away, besides the first")
     top.add_argument("--repeats", type=int, default=7, help="repetitions of which the median counts")
@@ -120,6 +123,62 @@ def sample(options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def compare_train(options: argparse.Namespace) -> list[Row]:
+    """Training steps, ours and the public code's in turn, and the memory of each."""
+    comparison = against_public(options, f"model.train_mask_ratio={options.mask_ratio}")
+    ours, public = comparison.training_step("ours"), comparison.training_step("public")
+    ratio = alternate(ours, public, repeats=options.repeats, device=comparison.device, clock=options.clock)
+    del ours, public
+    peak, public_peak = (comparison.peak_memory(side) for side in ("ours", "public"))
+    memory = {
+        "peak_memory_bytes": peak,
+        "reference_peak_memory_bytes": public_peak,
+        "peak_memory_ratio": peak / public_peak,
+    }
+    row = settings(options, "compare-train", mask_ratio=options.mask_ratio)
+    return [row | compared(ratio, "seconds_per_step", 1) | memory]
+
+
+def compare_sample(options: argparse.Namespace) -> list[Row]:
+    """Sampling runs, ours and the public code's in turn, from the same noise with the same weights."""
+    comparison = against_public(options, f"sampler={options.sampler}", f"sampler.steps={options.steps}")
+    ours, public = comparison.drawings(guidance_scale=options.guidance, public_steps=options.reference_steps)
+    asked = {key: getattr(options, key) for key in ("sampler", "steps", "guidance", "reference_steps")}
+    difference = {"prediction_difference": prediction_difference(ours, public)}
+    ratio = alternate(ours, public, repeats=options.repeats, device=comparison.device, clock=options.clock)
+    row = settings(options, "compare-sample", **asked)
+    return [row | compared(ratio, "seconds_per_image", options.batch_size) | difference]
+
+
+def against_public(options: argparse.Namespace, *overrides: str) -> Comparison:
+    """What the options ask both codes to do.
+
+    Raises:
+        ValueError: when no clone of the public code is named.
+    """
+    if options.reference is None:
+        raise ValueError("the public code is not there; give --reference a clone of it")
+    return Comparison(
+        folder=options.reference,
+        config=configuration(options, *overrides),
+        backbone=options.backbone,
+        batch_size=options.batch_size,
+        device=torch.device(options.device),
+        precision=options.dtype,
+    )
+
+
+def compared(ratio: Ratio, unit: str, images: int) -> Row:
+    """Seconds of both, ours per `unit`, and how many times faster ours is."""
+    return {
+        unit: ratio.ours / images,
+        f"reference_{unit}": ratio.public / images,
+        "times_faster": ratio.ratio,
+        "times_faster_lowest": ratio.lowest,
+        "times_faster_highest": ratio.highest,
+    }
+
+
 def precompute(options: argparse.Namespace) -> list[Row]:
     """Pictures of shapes to latents, by the bundled autoencoder and the tiny text encoder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +215,8 @@ def prepare_latents(options: argparse.Namespace, folder: Path) -> Row:
     )
 
 
-COMMANDS = {"train": train, "sample": sample, "loader": loader, "precompute": precompute}
+ALL = {"train": train, "sample": sample, "loader": loader, "precompute": precompute}
+COMMANDS = {**ALL, "compare-train": compare_train, "compare-sample": compare_sample}
 
 
 def configuration(options: argparse.Namespace, *overrides: str) -> DictConfig:
@@ -179,15 +239,14 @@ def timed(work: Any, options: argparse.Namespace) -> Timing:
 
 def settings(options: argparse.Namespace, what: str, **more: Any) -> Row:
     """What was measured, where and with what."""
-    device = torch.device(options.device)
-    network = ("backbone", "resolution", "dtype", "compile") if what in ("train", "sample") else ()
+    network = ("backbone", "resolution", "dtype", "compile") if what not in ("loader", "precompute") else ()
     return {
         "what": what,
         **{key: getattr(options, key) for key in network},
         **more,
         "batch_size": options.batch_size,
         "overrides": options.overrides,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": device_name(torch.device(options.device)),
         "threads": torch.get_num_threads(),
         "clock": options.clock,
         "torch": torch.__version__,
@@ -215,23 +274,6 @@ def network_results(options: argparse.Namespace, timing: Timing, flops: int, rat
         "machine_flops_per_second": rate,
         "mfu": achieved / rate,
     }
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Name and value of every result, one block for each row."""
-
-    def text(value: Any) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-
-    return "\n\n".join("\n".join(f"{key:26} {text(value)}" for key, value in row.items()) for row in rows)
 
 
 if __name__ == "__main__":

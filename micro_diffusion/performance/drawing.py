@@ -56,7 +56,7 @@ class Drawing:
         prepare: bool = True,
     ) -> None:
         with device:
-            network = instantiate(config.backbone, _convert_="all").eval().requires_grad_(False)
+            self.network = network = instantiate(config.backbone, _convert_="all").eval().requires_grad_(False)
         if compile:
             network.compile(fullgraph=True)
         self.backbone = cast(Backbone, network if prepare else Unprepared(network))
