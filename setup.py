@@ -43,6 +43,7 @@ extras = {
     "test": test,
     "dev": [*test, "pre-commit>=4,<5", "uv>=0.7"],
     "emoji": emoji,
+    "ray": ["ray>=2.40,<3"],
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "eval": ["torch-fidelity>=0.3,<1"],

@@ -200,7 +200,7 @@ def loader(options: argparse.Namespace) -> list[Row]:
 def prepare_latents(options: argparse.Namespace, folder: Path) -> Row:
     """A folder `latents` made of shapes, and how long that took after their pictures were there."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        images = [f"out={folder}/images", f"source.count={options.samples}", "processes=1"]
+        images = [f"out={folder}/images", f"source.count={options.samples}", "engine.count=1"]
         call(compose("quickstart_convert_train", overrides=images), _convert_="all")
         latents = [f"images={folder}/images", f"out={folder}/latents", "resolutions=[32]", "workers=0"]
         config = compose("quickstart_precompute", overrides=latents)

@@ -1,11 +1,13 @@
 """MDS images -> MDS latents and encoded captions, at all resolutions in one pass.
 
 python scripts/precompute.py images=data/mine/images out=data/mine/latents resolutions=[256,512]
+composer -n 8 scripts/precompute.py images=... out=... +autoencoder.device=cuda +text_encoder.device=cuda
 """
 
 import hydra
 from omegaconf import DictConfig
 
+from micro_diffusion.data.ranks import joined
 from micro_diffusion.training.errors import one_sentence_errors
 from micro_diffusion.training.schema import validate_command
 
@@ -14,7 +16,8 @@ from micro_diffusion.training.schema import validate_command
 def main(config: DictConfig) -> None:
     """Precompute what the configuration describes."""
     validate_command(config)
-    hydra.utils.call(config, _convert_="all")
+    with joined():  # before the encoders are put on a GPU
+        hydra.utils.call(config, _convert_="all")
 
 
 if __name__ == "__main__":

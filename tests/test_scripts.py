@@ -26,7 +26,7 @@ def call(name: str, *overrides: str) -> None:
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_the_quickstart_s_data_are_made_and_read(tmp_path, split):
     images, latents = tmp_path / "images", tmp_path / "latents"
-    call(f"quickstart_convert_{split}", f"out={images}", "source.count=9", "processes=1")
+    call(f"quickstart_convert_{split}", f"out={images}", "source.count=9", "engine.count=1")
     call("quickstart_precompute", f"images={images}", f"out={latents}", "batch_size=4")
     for resolution in (32, 64):
         (batch,) = build_loader(path=str(latents), resolution=resolution, batch_size=9, shuffle=True)
@@ -39,7 +39,7 @@ def test_the_quickstart_s_data_are_made_and_read(tmp_path, split):
 
 def test_pixels_are_stored_as_they_are(tmp_path):
     images, latents = tmp_path / "images", tmp_path / "latents"
-    call("convert", f"out={images}", "source.count=4", "source.resolution=16", "processes=1")
+    call("convert", f"out={images}", "source.count=4", "source.resolution=16", "engine.count=1")
     options = ("autoencoder=identity", "text_encoder=tiny", "resolutions=[16]", "workers=0")
     call("precompute", f"images={images}", f"out={latents}", *options)
     (batch,) = build_loader(path=str(latents), resolution=16, batch_size=4, shuffle=False)
@@ -53,7 +53,7 @@ def test_pixels_are_stored_as_they_are(tmp_path):
     ("arguments", "message"),
     [
         (["convert.py"], "Error: out has no value; set out=VALUE"),
-        (["convert.py", "out=x", "procesess=1"], "nothing takes the key procesess; did you mean processes?"),
+        (["convert.py", "out=x", "part_sise=1"], "nothing takes the key part_sise; did you mean part_size?"),
         (
             ["convert.py", "out=x", "source=image_folder", "source.path=gone"],
             "there is no folder gone; set source.path",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
+
+Generators: TypeAlias = torch.Generator | list[torch.Generator] | None
 
 
 @runtime_checkable
@@ -22,10 +24,11 @@ class Autoencoder(Protocol):
     channels: int
     downsampling: int
 
-    def encode(self, images: Tensor, *, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, *, generator: Generators = None, sample: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H/f, W/f), shifted and scaled: (z - shift) * scaling.
 
         sample: draw from the posterior (with `generator`) rather than take its mean.
+        generator: one for the batch, or a list of one for each picture, whose draws then do not depend on the others.
         Raises ValueError when H or W is no multiple of f.
         """
         ...
@@ -33,6 +36,14 @@ class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) as made by `encode` -> (B, 3, h*f, w*f), clamped to [-1, 1]."""
         ...
+
+
+def unit_noise(like: Tensor, generator: Generators) -> Tensor:
+    """Normal draws of the shape (B, ...), type and device of a tensor, made where the generator is."""
+    if isinstance(generator, list):
+        return torch.cat([unit_noise(row, one) for row, one in zip(like.split(1), generator, strict=True)])
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
 def check_divisible(images: Tensor, downsampling: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from micro_diffusion.autoencoder.autoencoder import Generators
 
 
 class IdentityAutoencoder:
@@ -28,7 +29,7 @@ class IdentityAutoencoder:
         self.downsampling = downsampling
         self.std = std
 
-    def encode(self, images: Tensor, *, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, *, generator: Generators = None, sample: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> the same divided by `std`; there is nothing to sample."""
         return images / self.std
 

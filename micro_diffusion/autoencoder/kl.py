@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from micro_diffusion.autoencoder.autoencoder import check_divisible, check_stated
+from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated, unit_noise
 from micro_diffusion.bundled import resolve_path
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
@@ -86,13 +86,11 @@ class KLAutoencoder(nn.Module):
         return self.decoder(unscaled.contiguous(memory_format=torch.channels_last)).contiguous()
 
     @torch.no_grad()
-    def encode(self, images: Tensor, *, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, *, generator: Generators = None, sample: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), (z - shift) * scaling with z a posterior draw, or its mean."""
         mean, logvar = self.posterior(images.to(self.shift))
         if sample:
-            device = mean.device if generator is None else generator.device
-            noise = torch.randn(mean.shape, generator=generator, device=device, dtype=mean.dtype).to(mean.device)
-            mean = mean + (logvar / 2).exp() * noise
+            mean = mean + (logvar / 2).exp() * unit_noise(mean, generator)
         return ((mean - _per_channel(self.shift)) * _per_channel(self.scaling)).contiguous()
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micro_diffusion.autoencoder.autoencoder import check_divisible, check_stated
+from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated
 
 
 class PretrainedAutoencoder:
@@ -63,7 +63,7 @@ class PretrainedAutoencoder:
         self.shift_factor = (config.shift_factor or 0.0) if shift_factor is None else shift_factor
 
     @torch.no_grad()
-    def encode(self, images: Tensor, *, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, *, generator: Generators = None, sample: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), a draw from the posterior or its mean, shifted and scaled."""
         check_divisible(images, self.downsampling)
         posterior = self.model.encode(images.to(self.model.device, self.model.dtype)).latent_dist

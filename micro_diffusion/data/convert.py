@@ -2,91 +2,111 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import multiprocessing
-import os
-import sys
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from functools import partial
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from streaming import MDSWriter
 from tqdm import tqdm
 
-from micro_diffusion.data.output_folder import is_prepared, unfinished, write_record
+from micro_diffusion.data.engine import Engine, Processes
+from micro_diffusion.data.output_folder import REJECTS, OutputFolder
+from micro_diffusion.data.parts import writing
 from micro_diffusion.data.preparation import COLUMNS, Preparation
-from micro_diffusion.data.sources.source import Rejected, Source
+from micro_diffusion.data.sources.source import Source
+from micro_diffusion.data.storage import Storage
 
 log = logging.getLogger(__name__)
 
-HASHES = ["xxh64"]
-REJECTS = "rejects.jsonl"
-
 
 def convert(
-    *, source: Source, out: str | Path, preparation: Preparation, processes: int | None = None, size_limit: str = "64mb"
+    *,
+    source: Source,
+    out: str | Path,
+    preparation: Preparation,
+    engine: Engine | None = None,
+    part_size: int = 1024,
+    size_limit: str = "64mb",
 ) -> None:
     """Check and encode every picture of a source, and write MDS images with the columns of `preparation.COLUMNS`.
 
     Pictures that cannot be used are left out, counted by reason, and listed in `rejects.jsonl` beside the shards. The
-    result does not depend on `processes`.
+    result does not depend on the engine. An interrupted conversion goes on with the parts that are missing.
 
     Args:
         source: where the pictures come from; a frozen dataclass.
-        out: folder to make. One that holds the same conversion, complete, is left alone.
+        out: folder to make, or a URL such as s3://bucket/name. One that holds the same conversion, complete, is left
+            alone.
         preparation: how pictures are checked and encoded.
-        processes: that read and encode at the same time; None for one on each processor core.
+        engine: who does the work; None for a process on each processor core.
+        part_size: pictures of a part, about: what is done again after an interruption, and at least one shard.
         size_limit: of a shard file, such as "64mb".
 
     Raises:
         FileExistsError: when `out` holds something else.
+        BlockingIOError: when another job is making `out`.
         ValueError: when not a single picture can be used.
     """
-    out = Path(out).expanduser()
     if not is_dataclass(source) or isinstance(source, type):
         raise ValueError(f"the source {source!r} is no dataclass; make it one, so that its settings can be recorded")
-    recipe = {"source": {"name": type(source).__name__, **asdict(source)}, "preparation": asdict(preparation)}
-    if is_prepared(out, recipe):
-        return
-    rejected: Counter[str] = Counter()
-    written = 0
-    with unfinished(out) as folder:
-        with (
-            _rows(source, preparation, processes or os.cpu_count() or 1) as rows,
-            MDSWriter(out=str(folder), columns=COLUMNS, hashes=HASHES, size_limit=size_limit) as writer,
-            (folder / REJECTS).open("w", encoding="utf-8") as rejects,
-        ):
-            for row in tqdm(rows, f"convert {out}", preparation.expected(len(source)), unit=" pictures", mininterval=1):
-                if isinstance(row, Rejected):
-                    rejected[row.reason] += 1
-                    rejects.write(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
-                else:
-                    writer.write(row)
-                    written += 1
-        if not written:
+    tasks = _tasks(source, part_size)
+    recipe = {
+        "source": {"name": type(source).__name__, **asdict(source)},
+        "preparation": asdict(preparation),
+        "part_size": part_size,
+        "size_limit": size_limit,
+    }
+    with OutputFolder(out, recipe) as folder:
+        whole = folder.begin()
+        if whole is None:
+            return
+        work = PartConversion(source, preparation, folder.storage, size_limit)
+        missing = [task for task in tasks if task.number not in whole]
+        share = preparation.expected(len(source)) / max(1, len(tasks))
+        with tqdm(desc=f"convert {out}", total=round(share * len(tasks)), unit=" pictures", mininterval=1) as progress:
+            progress.update(round(share * len(whole)))
+            for count in (engine or Processes()).run(work, missing):
+                progress.update(count)
+        samples, rejected, _ = folder.merge(len(tasks))
+        if not samples:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in rejected.items()) or "it is empty"
             raise ValueError(f"the source gives no picture that can be used ({reasons}); check its settings")
-        write_record(folder, recipe, samples=written, rejected=dict(rejected))
-    log.info("%s holds %d pictures", out, written)
+        folder.finish(samples=samples, rejected=dict(rejected))
+    log.info("%s holds %d pictures", out, samples)
     for reason, count in rejected.most_common():
-        log.warning("left out %d pictures: %s (listed in %s)", count, reason, out / REJECTS)
+        log.warning("left out %d pictures: %s (listed in %s/%s)", count, reason, out, REJECTS)
 
 
-@contextmanager
-def _rows(source: Source, preparation: Preparation, processes: int) -> Iterator[Iterator[dict[str, Any] | Rejected]]:
-    """Rows and rejections in the source's order, whatever the number of processes."""
-    read, parts = partial(preparation.read, source), source.parts()
-    processes = min(processes, len(parts))
-    if processes <= 1:
-        yield chain.from_iterable(map(read, parts))
-        return
-    # A forked process is ready at once; a spawned one imports everything again.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    with multiprocessing.get_context(method).Pool(processes) as pool:
-        yield chain.from_iterable(pool.imap(read, parts))
+class Task(NamedTuple):
+    """A part of the data set to be made: its number, and the parts of the source that go into it."""
+
+    number: int
+    source_parts: Sequence[Any]
+
+
+def _tasks(source: Source, part_size: int) -> list[Task]:
+    """Runs of the source's parts with about `part_size` pictures each."""
+    if part_size < 1:
+        raise ValueError(f"part_size is {part_size}; set it to at least 1")
+    parts = source.parts()
+    run = max(1, round(part_size * len(parts) / max(1, len(source))))
+    return [Task(number, parts[start : start + run]) for number, start in enumerate(range(0, len(parts), run))]
+
+
+@dataclass(frozen=True)
+class PartConversion:
+    """What a process does with a task; it can be sent to other processes and machines."""
+
+    source: Source
+    preparation: Preparation
+    storage: Storage
+    size_limit: str
+
+    def __call__(self, task: Task) -> int:
+        """Write a part. Returns the number of pictures read."""
+        with writing(self.storage, task.number, columns=COLUMNS, size_limit=self.size_limit) as part:
+            for source_part in task.source_parts:
+                for row in self.preparation.read(self.source, source_part):
+                    part.write(row)
+        return part.samples + len(part.rejected)

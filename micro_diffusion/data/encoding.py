@@ -5,7 +5,7 @@ Legend: B pictures, C latent channels, R resolution in pixels, f downsampling, L
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.data.images import ImageSample
+from micro_diffusion.data.latent_statistics import LatentStatistics
 from micro_diffusion.data.transforms import normalise
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class LatentEncoder:
-    """Batches of pictures to rows of MDS latents, and what is to be known of all of them.
+    """Batches of pictures to rows of MDS latents.
+
+    The draw of a picture's latents follows from the seed, the picture's key and the resolution alone.
 
     Args:
         resolutions: sides of the squares, pixels.
@@ -54,11 +57,8 @@ class LatentEncoder:
         if not resolutions:
             raise ValueError("resolutions is empty; set it to at least one number of pixels, such as [256]")
         self.resolutions = list(resolutions)
-        self.autoencoder, self.text_encoder, self.sample = autoencoder, text_encoder, sample
-        self.generator = torch.Generator().manual_seed(seed)
-        self.samples = 0
-        self.enlarged: Counter[int] = Counter()
-        self._moments = {resolution: np.zeros(3) for resolution in resolutions}  # count, sum, sum of squares
+        self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        self.sample, self.seed = sample, seed
 
     def description(self) -> dict[str, Any]:
         """The encoders and the form of their results, as `LatentMetadata` reads it."""
@@ -80,29 +80,29 @@ class LatentEncoder:
         return {**latents, "caption_tokens": tokens, "caption_length": "int", "caption": "str", "key": "str"}
 
     @torch.no_grad()
-    def rows(self, batch: Sequence[ImageSample]) -> Iterator[dict[str, Any]]:
-        """Encode B pictures and their captions."""
+    def rows(self, batch: Sequence[ImageSample], statistics: LatentStatistics) -> Iterator[dict[str, Any]]:
+        """Encode B pictures and their captions, and count the latents."""
         if not batch:
             return
-        columns = {f"latents_{resolution}": self._encode(batch, resolution) for resolution in self.resolutions}
+        columns = {
+            f"latents_{resolution}": self._encode(batch, resolution, statistics) for resolution in self.resolutions
+        }
         tokens, lengths = self._encode_captions([item.caption for item in batch])
         for i, item in enumerate(batch):
             text = {"caption_tokens": tokens[i], "caption_length": lengths[i], "caption": item.caption, "key": item.key}
             yield {**{name: column[i] for name, column in columns.items()}, **text}
-        self.samples += len(batch)
 
-    def _encode(self, batch: Sequence[ImageSample], resolution: int) -> np.ndarray:
+    def _encode(self, batch: Sequence[ImageSample], resolution: int, statistics: LatentStatistics) -> np.ndarray:
         """(B, C, R/f, R/f) float16."""
         pictures = normalise(torch.stack([item.squares[resolution] for item in batch]))
-        latents = self.autoencoder.encode(pictures, generator=self.generator, sample=self.sample).float().cpu()
+        draws = [_generator(self.seed, item.key, resolution) for item in batch] if self.sample else None
+        latents = self.autoencoder.encode(pictures, generator=draws, sample=self.sample).float().cpu()
         stored = _half(
             latents,
             f"latents at {resolution} px by the autoencoder {self.autoencoder.name}",
             [item.key for item in batch],
         )
-        self.enlarged.update(resolution for item in batch if item.shorter_side < resolution)
-        values = latents.double()
-        self._moments[resolution] += (values.numel(), values.sum().item(), values.square().sum().item())
+        statistics.add(resolution, latents, enlarged=sum(item.shorter_side < resolution for item in batch))
         return stored
 
     def _encode_captions(self, captions: Sequence[str]) -> tuple[np.ndarray, list[int]]:
@@ -120,12 +120,11 @@ class LatentEncoder:
             )
         return stored[places], [int(lengths[place]) for place in places]
 
-    def latent_std(self) -> dict[str, float]:
-        """Standard deviation of all latent entries, by resolution."""
-        return {
-            str(resolution): float(np.sqrt(squares / count - (total / count) ** 2))
-            for resolution, (count, total, squares) in self._moments.items()
-        }
+
+def _generator(seed: int, key: str, resolution: int) -> torch.Generator:
+    """Of the draws for one picture."""
+    digest = hashlib.blake2b(f"{seed}/{resolution}/{key}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def _half(values: Tensor, what: str, names: Sequence[str]) -> np.ndarray:

@@ -1,44 +1,34 @@
-"""Folders of prepared data are complete or not there: they are written under another name and renamed at the end."""
+"""Prepared data sets are complete or not there, made by one job at a time, and an interrupted job goes on.
+
+A local data set grows in `OUT.unfinished` and is renamed when all its parts are there. A remote one grows where it will
+stay and gets its index last, without which nothing reads it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
+
+from micro_diffusion.data.integrity import INDEX
+from micro_diffusion.data.parts import PARTS, PartRecord, whole_parts
+from micro_diffusion.data.storage import LocalStorage, RemoteStorage, Storage, is_remote
 
 log = logging.getLogger(__name__)
 
 RECORD = "metadata.json"
-"""What a folder of prepared data holds and how it was made."""
+"""What a folder of prepared data holds and how it was made; its last file."""
 
-
-def is_prepared(folder: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether a folder already holds, completely, what `recipe` makes.
-
-    Args:
-        folder: where the data would be written.
-        recipe: everything that decides what the data will be, as it goes into the record; JSON values.
-
-    Raises:
-        FileExistsError: when the folder holds something else, which is not overwritten.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not (folder / RECORD).is_file():
-        raise FileExistsError(f"{folder} exists and was not made by this command; remove it or set another out")
-    made = read_record(folder).get("recipe", {})
-    wanted = json.loads(json.dumps(recipe))
-    if made != wanted:
-        different = sorted(key for key in made.keys() | wanted.keys() if made.get(key) != wanted.get(key))
-        raise FileExistsError(
-            f"{folder} was made with other settings ({', '.join(different)} differ); remove it or set another out"
-        )
-    log.info("%s is complete already", folder)
-    return True
+REJECTS = "rejects.jsonl"
+RECIPE = "recipe.json"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -50,24 +40,157 @@ def read_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))
 
 
-@contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write to, renamed to it at the end unless an exception ends the writing.
-
-    What an interrupted run left there is removed.
-    """
-    temporary = folder.with_name(folder.name + ".unfinished")
-    if temporary.exists():
-        log.info("removing %s, left by an interrupted run", temporary)
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    yield temporary
-    if folder.exists():
-        folder.rmdir()  # empty, or is_prepared would have said so
-    temporary.rename(folder)
-
-
 def write_record(folder: Path, recipe: Mapping[str, Any], **content: Any) -> None:
     """Write a folder's record: its recipe, and what else is known of the result."""
     text = json.dumps({**content, "recipe": recipe}, indent=2, ensure_ascii=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+class OutputFolder:
+    """A data set that is made in parts: `begin`, write the missing parts in any order and process, `finish`.
+
+    As a context manager it gives up its lock at the end.
+
+    Args:
+        out: folder to make, local or remote. A remote one has no lock; two jobs of the same recipe would write the
+            same bytes there.
+        recipe: everything that decides what the data will be, as it goes into the record; JSON values.
+    """
+
+    def __init__(self, out: str | Path, recipe: Mapping[str, Any]) -> None:
+        self.out = str(out).rstrip("/") if is_remote(out) else str(Path(out).expanduser())
+        self.recipe = json.loads(json.dumps(recipe))
+        self._lock: TextIO | None = None
+        self.finished = RemoteStorage(self.out) if is_remote(out) else LocalStorage(Path(self.out))
+        self.storage: Storage = self.finished if is_remote(out) else LocalStorage(Path(self.out + ".unfinished"))
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.unlink(self._lock.name)  # while it is still held, so that nobody else's is removed
+            self._lock.close()
+            self._lock = None
+
+    def begin(self) -> set[int] | None:
+        """Take the lock, and see what an interrupted job has left.
+
+        Returns:
+            Numbers of the parts that are whole already, or None when the data set is complete.
+
+        Raises:
+            FileExistsError: when the folder holds something else, or was begun with another recipe.
+            BlockingIOError: when another job is at work there.
+        """
+        if self._is_complete():  # seen without the lock, which a data set that others own might not allow
+            return None
+        if isinstance(self.finished, LocalStorage):
+            self._lock = _locked(self.finished.root)
+            if self._is_complete():
+                return None
+        if isinstance(self.storage, LocalStorage):
+            self.storage.clear_scratch()
+            if self.storage.read(RECORD) is not None:  # killed between the last file and the renaming
+                self._check(self._recipe_of(self.storage), f"{self.out}.unfinished")
+                self._rename()
+                return None
+        whole, begun = whole_parts(self.storage), self.storage.read(RECIPE)
+        if whole:
+            self._check(json.loads(begun or "{}"), getattr(self.storage, "root", self.out))
+            log.info("%s goes on: %d parts are there already", self.out, len(whole))
+        self._publish({RECIPE: json.dumps(self.recipe, indent=2, ensure_ascii=False)})
+        return whole
+
+    def merge(self, count: int) -> tuple[int, Counter[str], list[Mapping[str, Any]]]:
+        """Write the index and the list of rejected pictures of all parts together.
+
+        Args:
+            count: of parts, all of which are whole.
+
+        Returns:
+            Number of samples, of rejected pictures by reason, and the statistics of each part.
+        """
+        records = [PartRecord.read(self.storage, number) for number in range(count)]
+        rejected = [item for record in records for item in record.rejected]
+        index = {"version": 2, "shards": [shard for record in records for shard in record.shards]}
+        lines = [json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in rejected]
+        self._publish({REJECTS: "".join(lines), INDEX: json.dumps(index, sort_keys=True)})
+        counted = Counter(item.reason for item in rejected)
+        return sum(record.samples for record in records), counted, [record.statistics for record in records]
+
+    def finish(self, **content: Any) -> None:
+        """Write the record, which says that the data set is complete, and give the folder its name."""
+        scratch = self.storage.scratch()
+        write_record(scratch, self.recipe, **content)
+        self.storage.publish(scratch, [RECORD])
+        shutil.rmtree(scratch)
+        self._rename()
+
+    def _is_complete(self) -> bool:
+        """Whether the folder already holds, completely, what the recipe makes."""
+        if self.finished.read(RECORD) is not None:
+            self._check(self._recipe_of(self.finished), self.out)
+            log.info("%s is complete already", self.out)
+            return True
+        if isinstance(self.finished, LocalStorage) and self.finished.root.exists():
+            root = self.finished.root
+            if not root.is_dir() or any(root.iterdir()):
+                raise FileExistsError(f"{root} exists and was not made by this command; remove it or set another out")
+        return False
+
+    def _check(self, made: Mapping[str, Any], place: str | Path) -> None:
+        """Raise FileExistsError where a recipe is not this one."""
+        different = sorted(key for key in made.keys() | self.recipe.keys() if made.get(key) != self.recipe.get(key))
+        if different:
+            raise FileExistsError(
+                f"{place} was made with other settings ({', '.join(different)} differ); remove it or set another out"
+            )
+
+    def _recipe_of(self, storage: Storage) -> Mapping[str, Any]:
+        return json.loads(storage.read(RECORD) or "{}").get("recipe", {})
+
+    def _publish(self, files: Mapping[str, str]) -> None:
+        scratch = self.storage.scratch()
+        for name, text in files.items():
+            (scratch / name).write_text(text, encoding="utf-8")
+        self.storage.publish(scratch, list(files))
+        shutil.rmtree(scratch)
+
+    def _rename(self) -> None:
+        """Leave away what only an unfinished data set needs."""
+        if not isinstance(self.storage, LocalStorage) or not isinstance(self.finished, LocalStorage):
+            return
+        shutil.rmtree(self.storage.root / PARTS, ignore_errors=True)
+        (self.storage.root / RECIPE).unlink(missing_ok=True)
+        if self.finished.root.exists():
+            self.finished.root.rmdir()  # empty, or begin would have said so
+        self.storage.root.rename(self.finished.root)
+
+
+def _locked(folder: Path) -> TextIO:
+    """The lock on a folder to be made: held until it is closed or its process ends, in whatever way.
+
+    Raises:
+        BlockingIOError: when another process holds it.
+    """
+    path = folder.with_name(folder.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            # a lock of this process alone: forked workers that outlive it do not hold it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read() or "a process that does not say which"
+            file.close()
+            raise BlockingIOError(f"{folder} is being made by {holder}; wait for it, or set another out") from error
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            return file
+        file.close()  # its holder removed it between opening and locking

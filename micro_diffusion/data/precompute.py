@@ -5,21 +5,21 @@ Legend: C latent channels, R resolution in pixels, f downsampling, L caption tok
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streaming import MDSWriter
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from micro_diffusion.data.convert import HASHES, REJECTS
+from micro_diffusion.data import ranks
 from micro_diffusion.data.encoding import LatentEncoder
 from micro_diffusion.data.images import ImageDataset, ImageSample
-from micro_diffusion.data.output_folder import RECORD, is_prepared, read_record, unfinished, write_record
+from micro_diffusion.data.latent_statistics import LatentStatistics
+from micro_diffusion.data.output_folder import RECORD, REJECTS, OutputFolder, read_record
+from micro_diffusion.data.parts import writing
 from micro_diffusion.data.sources.source import Rejected
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def precompute(
     sample: bool = True,
     seed: int = 0,
     workers: int = 0,
+    part_size: int = 1024,
     size_limit: str = "64mb",
 ) -> None:
     """Encode every picture at every resolution, and every caption once.
@@ -48,56 +49,97 @@ def precompute(
     the autoencoder, `caption_tokens` (L, D) float16, `caption_length` (rows up to and including end-of-text),
     `caption` and `key`. Pictures that cannot be decoded are left out, counted, and listed in `rejects.jsonl`.
 
+    Under a launcher, within `ranks.joined`, all ranks share the parts, and rank 0 puts them together. The result does
+    not depend on the number of ranks. An interrupted job goes on with the parts that are missing.
+
     Args:
         images: folder of MDS images.
-        out: folder to make. One that holds the same latents, complete, is left alone.
+        out: folder to make, or a URL such as s3://bucket/name. One that holds the same latents, complete, is left
+            alone.
         resolutions: sides in pixels to which the centre square of each picture is resized.
         autoencoder: gives the latents.
         text_encoder: gives the caption's features.
         batch_size: pictures encoded at a time.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
-        workers: processes that decode pictures; 0 decodes in this one.
+        workers: processes of each rank that decode pictures; 0 decodes in this one.
+        part_size: pictures of a part, which one rank does: what is done again after an interruption.
         size_limit: of a shard file, such as "64mb".
 
     Raises:
         FileNotFoundError: when `images` is missing or incomplete.
         FileExistsError: when `out` holds something else.
+        BlockingIOError: when another job is making `out`.
         ValueError: when a resolution is no multiple of the downsampling, or an encoder gives non-finite numbers.
     """
-    images, out = Path(images).expanduser(), Path(out).expanduser()
+    images = Path(images).expanduser()
     encoder = LatentEncoder(sorted(set(resolutions)), autoencoder, text_encoder, sample=sample, seed=seed)
     dataset = ImageDataset(path=images, resolutions=encoder.resolutions)
     made = read_record(images)["recipe"] if (images / RECORD).is_file() else str(images)
-    recipe = {"images": made, "sample": sample, "seed": seed, **encoder.description()}
-    if is_prepared(out, recipe):
-        return
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
-    rejected: Counter[str] = Counter()
-    with unfinished(out) as folder:
-        with (
-            MDSWriter(out=str(folder), columns=encoder.columns(), hashes=HASHES, size_limit=size_limit) as writer,
-            (folder / REJECTS).open("w", encoding="utf-8") as rejects,
-            tqdm(desc=f"precompute {out}", total=len(dataset), unit=" pictures", mininterval=1) as progress,
-        ):
-            for batch in loader:
-                for item in batch:
-                    if isinstance(item, Rejected):
-                        rejected[item.reason] += 1
-                        rejects.write(json.dumps(item._asdict(), ensure_ascii=False) + "\n")
-                for row in encoder.rows([item for item in batch if isinstance(item, ImageSample)]):
-                    writer.write(row)
-                progress.update(len(batch))
-        if not encoder.samples:
-            raise ValueError(f"no picture of {images} can be decoded; make the folder again")
-        statistics = {
-            "samples": encoder.samples,
-            "latent_std": encoder.latent_std(),
-            "enlarged": dict(encoder.enlarged),
-        }
-        write_record(folder, recipe, **encoder.description(), **statistics, rejected=dict(rejected))
-    log.info("%s holds the latents of %d pictures", out, encoder.samples)
+    layout = {"part_size": part_size, "size_limit": size_limit}
+    recipe = {"images": made, "sample": sample, "seed": seed, **layout, **encoder.description()}
+    parts = _runs(len(dataset), part_size)
+    with OutputFolder(out, recipe) as folder:
+        whole = ranks.first_decides(folder.begin)
+        if whole is None:
+            return
+        missing = [number for number in range(len(parts)) if number not in whole]
+        mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
+        total = sum(map(len, mine.values()))
+        with tqdm(desc=f"precompute {out}", total=total, unit=" pictures", mininterval=1) as progress:
+            for number, batches in groupby(_batches(dataset, mine, batch_size, workers), key=lambda item: item[0]):
+                statistics = LatentStatistics()
+                with writing(folder.storage, number, columns=encoder.columns(), size_limit=size_limit) as part:
+                    for _, batch in batches:
+                        for row in _rows(encoder, batch, statistics):
+                            part.write(row)
+                        progress.update(len(batch))
+                    part.statistics = statistics.as_json()
+        ranks.wait_for_all()
+        if ranks.rank() == 0:
+            _finish(folder, len(parts), encoder)
+
+
+def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
+    """Put the parts together and say what they hold."""
+    samples, rejected, counted = folder.merge(parts)
+    if not samples:
+        raise ValueError("no picture can be decoded; make the folder of images again")
+    statistics = LatentStatistics.merged(counted)
+    folder.finish(
+        **encoder.description(),
+        samples=samples,
+        latent_std=statistics.std(),
+        enlarged=dict(statistics.enlarged),
+        rejected=dict(rejected),
+    )
+    log.info("%s holds the latents of %d pictures", folder.out, samples)
     for reason, count in rejected.most_common():
-        log.warning("left out %d pictures: %s (listed in %s)", count, reason, out / REJECTS)
-    for resolution, count in sorted(encoder.enlarged.items()):
-        log.warning("%d pictures were smaller than %d px and have been enlarged", count, resolution)
+        log.warning("left out %d pictures: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
+    for resolution, count in statistics.enlarged.items():
+        log.warning("%d pictures were smaller than %s px and have been enlarged", count, resolution)
+
+
+def _runs(count: int, size: int) -> list[range]:
+    """0 ... count - 1 in runs of `size`."""
+    if size < 1:
+        raise ValueError(f"{size} pictures cannot be a part or a batch; set part_size and batch_size to at least 1")
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _batches(
+    dataset: ImageDataset, parts: dict[int, range], batch_size: int, workers: int
+) -> Iterator[tuple[int, list[ImageSample | Rejected]]]:
+    """Decoded pictures in order, each batch with the number of its part; no batch crosses two of them."""
+    places = [(number, [run[i] for i in cut]) for number, run in parts.items() for cut in _runs(len(run), batch_size)]
+    loader = DataLoader(dataset, batch_sampler=[indices for _, indices in places], num_workers=workers, collate_fn=list)
+    for (number, _), batch in zip(places, loader, strict=True):
+        yield number, batch
+
+
+def _rows(
+    encoder: LatentEncoder, batch: Iterable[ImageSample | Rejected], statistics: LatentStatistics
+) -> Iterator[dict | Rejected]:
+    """The rows of a batch, after the pictures of it that are rejected."""
+    yield from (item for item in batch if isinstance(item, Rejected))
+    yield from encoder.rows([item for item in batch if isinstance(item, ImageSample)], statistics)

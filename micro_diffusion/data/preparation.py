@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ class Preparation:
 
     Args:
         minimum_side: pictures whose shorter side has fewer pixels are rejected.
-        shorter_side: pictures whose shorter side has more pixels are shrunk to it; None keeps every size.
+        shorter_side: pictures whose shorter side has more pixels are shrunk to it; None for no such limit.
+        longer_side: the same for the longer side.
         split: "train" leaves out the pictures of "eval", "all" keeps both. Which picture belongs to which follows
             from its key alone.
         eval_fraction: of pictures that belong to "eval", in (0, 1).
@@ -34,6 +36,7 @@ class Preparation:
 
     minimum_side: int = 1
     shorter_side: int | None = None
+    longer_side: int | None = None
     split: Split = "all"
     eval_fraction: float = 0.05
 
@@ -42,10 +45,9 @@ class Preparation:
             raise ValueError(f"split is {self.split!r}; set it to all, train or eval")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"eval_fraction is {self.eval_fraction}; set it between 0 and 1")
-        if self.shorter_side is not None and self.shorter_side < self.minimum_side:
-            raise ValueError(
-                f"shorter_side {self.shorter_side} is below minimum_side {self.minimum_side}; set it to at least that"
-            )
+        for name, side in (("shorter_side", self.shorter_side), ("longer_side", self.longer_side)):
+            if side is not None and side < self.minimum_side:
+                raise ValueError(f"{name} {side} is below minimum_side {self.minimum_side}; set it to at least that")
 
     def wants(self, key: str) -> bool:
         """Whether a picture belongs to the split."""
@@ -57,10 +59,11 @@ class Preparation:
         share = {"all": 1.0, "train": 1 - self.eval_fraction, "eval": self.eval_fraction}
         return round(share[self.split] * count)
 
-    def read(self, source: Source, part: Any) -> list[dict[str, Any] | Rejected]:
+    def read(self, source: Source, part: Any) -> Iterator[dict[str, Any] | Rejected]:
         """The rows, and the rejected pictures, of one part of a source."""
-        items = (item for item in source.read(part) if self.wants(item.key))
-        return [item if isinstance(item, Rejected) else self.row(item) for item in items]
+        for item in source.read(part):
+            if self.wants(item.key):
+                yield item if isinstance(item, Rejected) else self.row(item)
 
     def row(self, item: CaptionedImage) -> dict[str, Any] | Rejected:
         """A row of MDS images, or the picture's rejection."""
@@ -82,7 +85,7 @@ class Preparation:
         """
         opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
         upright = to_rgb(opened)
-        smaller = upright if self.shorter_side is None else shrink(upright, self.shorter_side)
+        smaller = shrink(upright, shorter_side=self.shorter_side, longer_side=self.longer_side)
         if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
             return image, smaller.size
         buffer = io.BytesIO()

@@ -19,13 +19,14 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255
     return image.convert("RGB")
 
 
-def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Shrink a picture, antialiased, until its shorter side is as given; a smaller one stays as it is."""
-    scale = shorter_side / min(image.size)
+def shrink(image: Image.Image, *, shorter_side: int | None = None, longer_side: int | None = None) -> Image.Image:
+    """Shrink a picture, antialiased, until neither side is longer than given; a smaller one stays as it is."""
+    limits = ((shorter_side, min(image.size)), (longer_side, max(image.size)))
+    scale = min((limit / side for limit, side in limits if limit is not None), default=1)
     if scale >= 1:
         return image
-    size = (max(shorter_side, round(image.width * scale)), max(shorter_side, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def crop_to_square(image: Image.Image, resolution: int) -> Image.Image:

@@ -12,6 +12,7 @@ from PIL import Image
 from streaming import LocalDataset
 
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.shapes import caption, render, scene
 from micro_diffusion.data.sources.image_folder import ImageFolder
@@ -36,7 +37,7 @@ def test_shapes_round_trip_whatever_the_number_of_processes(tmp_path, processes)
         source=Shapes(seed=5, count=150, resolution=24),
         out=tmp_path / "images",
         preparation=Preparation(),
-        processes=processes,
+        engine=Processes(count=processes),
     )
     found = rows(tmp_path / "images")
     assert [row["key"] for row in found] == [f"shapes-5-{i}" for i in range(150)]
@@ -65,7 +66,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, caplog):
             source=ImageFolder(path=str(folder)),
             out=tmp_path / "out",
             preparation=Preparation(minimum_side=16),
-            processes=1,
+            engine=Processes(count=1),
         )
     assert [(row["key"], row["caption"]) for row in rows(tmp_path / "out")] == [("good.png", "a good picture")]
     listed = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
@@ -116,7 +117,7 @@ def test_splits_are_disjoint_complete_and_fixed():
 def test_the_same_conversion_is_left_alone_and_another_refused(tmp_path):
     def run(**changes) -> None:
         source = Shapes(**{"seed": 0, "count": 4, "resolution": 8, **changes})
-        convert(source=source, out=tmp_path / "out", preparation=Preparation(), processes=1)
+        convert(source=source, out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
 
     run()
     before = (tmp_path / "out" / "index.json").stat().st_mtime_ns
@@ -133,9 +134,9 @@ def test_a_foreign_folder_is_refused_and_an_empty_one_used(tmp_path):
     (foreign / "thesis.txt").write_text("precious")
     source = Shapes(seed=0, count=2, resolution=8)
     with pytest.raises(FileExistsError, match="was not made by this command; remove it or set another out"):
-        convert(source=source, out=foreign, preparation=Preparation(), processes=1)
+        convert(source=source, out=foreign, preparation=Preparation(), engine=Processes(count=1))
     assert (foreign / "thesis.txt").read_text() == "precious"
-    convert(source=source, out=empty, preparation=Preparation(), processes=1)
+    convert(source=source, out=empty, preparation=Preparation(), engine=Processes(count=1))
     assert len(rows(empty)) == 2
 
 
@@ -161,16 +162,16 @@ class Failing:
 def test_an_interrupted_conversion_leaves_no_folder_and_is_begun_again(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(OSError, match="the disk is gone"):
-        convert(source=Failing(fails=True), out=out, preparation=Preparation(), processes=1)
+        convert(source=Failing(fails=True), out=out, preparation=Preparation(), engine=Processes(count=1))
     assert not out.exists()
-    convert(source=Shapes(seed=0, count=2, resolution=8), out=out, preparation=Preparation(), processes=1)
+    convert(source=Shapes(seed=0, count=2, resolution=8), out=out, preparation=Preparation(), engine=Processes(count=1))
     assert len(rows(out)) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_source_without_a_usable_picture_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no picture that can be used \(out of order: 3\)"):
-        convert(source=Failing(fails=False), out=tmp_path / "out", preparation=Preparation(), processes=1)
+        convert(source=Failing(fails=False), out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.image_loader import build_image_loader, collate
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
@@ -14,7 +15,7 @@ def folders(tmp_path_factory):
     paths = [tmp_path_factory.mktemp("images") / name for name in ("first", "second")]
     for path, count, resolution in zip(paths, (10, 6), (16, 24), strict=True):
         source = Shapes(seed=count, count=count, resolution=resolution)
-        convert(source=source, out=path, preparation=Preparation(), processes=1)
+        convert(source=source, out=path, preparation=Preparation(), engine=Processes(count=1))
     return [str(path) for path in paths]
 
 

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from streaming import LocalDataset, MDSWriter
 
+from micro_diffusion.autoencoder.autoencoder import unit_noise
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.data.precompute import precompute
 from micro_diffusion.data.preparation import COLUMNS, Preparation
@@ -29,7 +31,7 @@ class Averaging:
 
     def encode(self, images, *, generator=None, sample=True):
         means = torch.nn.functional.avg_pool2d(images, 2) * self.scale
-        return means + 0.1 * torch.randn(means.shape, generator=generator) if sample else means
+        return means + 0.1 * unit_noise(means, generator) if sample else means
 
     def decode(self, latents):
         raise NotImplementedError
@@ -57,7 +59,9 @@ class Counting:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "images"
-    convert(source=Shapes(seed=0, count=COUNT, resolution=16), out=out, preparation=Preparation(), processes=1)
+    convert(
+        source=Shapes(seed=0, count=COUNT, resolution=16), out=out, preparation=Preparation(), engine=Processes(count=1)
+    )
     return out
 
 

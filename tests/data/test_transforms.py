@@ -56,7 +56,7 @@ def test_a_picture_is_turned_as_its_file_says():
     ("size", "expected"), [((100, 50), (40, 20)), ((33, 97), (20, 59)), ((20, 30), (20, 30)), ((8, 8), (8, 8))]
 )
 def test_shrink_bounds_the_shorter_side_only(size, expected):
-    assert shrink(Image.new("RGB", size), 20).size == expected
+    assert shrink(Image.new("RGB", size), shorter_side=20).size == expected
 
 
 def test_the_centre_square_is_kept():

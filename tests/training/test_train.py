@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.precompute import precompute
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
@@ -61,7 +62,10 @@ class KillAt(Callback):
 def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     convert(
-        source=Shapes(seed=0, count=24, resolution=16), out=folder / "images", preparation=Preparation(), processes=1
+        source=Shapes(seed=0, count=24, resolution=16),
+        out=folder / "images",
+        preparation=Preparation(),
+        engine=Processes(count=1),
     )
     precompute(
         images=folder / "images",

@@ -12,6 +12,7 @@ from PIL import Image
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.shapes import BACKGROUNDS
 from micro_diffusion.data.sources.shapes import Shapes
@@ -24,7 +25,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 @pytest.fixture
 def config(tmp_path) -> DictConfig:
     source = Shapes(seed=0, count=12, resolution=16)
-    convert(source=source, out=tmp_path / "images", preparation=Preparation(), processes=1)
+    convert(source=source, out=tmp_path / "images", preparation=Preparation(), engine=Processes(count=1))
     register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(

@@ -1,0 +1,53 @@
+"""What is to be known of all latents together, counted part by part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+class LatentStatistics:
+    """Moments of latent entries and enlarged pictures, by resolution.
+
+    Parts are counted apart and added in order, so that the sums do not depend on who counted which.
+    """
+
+    def __init__(self) -> None:
+        self.enlarged: Counter[str] = Counter()
+        self._moments: dict[str, np.ndarray] = {}  # count, sum, sum of squares
+
+    def add(self, resolution: int, latents: Tensor, *, enlarged: int) -> None:
+        """Count a batch of latents, `enlarged` of them from pictures smaller than the resolution."""
+        values = latents.double()
+        moments = np.array([values.numel(), values.sum().item(), values.square().sum().item()])
+        self._moments[str(resolution)] = self._moments.get(str(resolution), 0) + moments
+        if enlarged:
+            self.enlarged[str(resolution)] += enlarged
+
+    def as_json(self) -> dict[str, Any]:
+        """For `merged`."""
+        return {
+            "enlarged": dict(self.enlarged),
+            "moments": {resolution: moments.tolist() for resolution, moments in self._moments.items()},
+        }
+
+    @classmethod
+    def merged(cls, parts: Iterable[Mapping[str, Any]]) -> LatentStatistics:
+        """The statistics of all parts together."""
+        total = cls()
+        for part in parts:
+            total.enlarged.update(part["enlarged"])
+            for resolution, moments in part["moments"].items():
+                total._moments[resolution] = total._moments.get(resolution, 0) + np.array(moments)
+        return total
+
+    def std(self) -> dict[str, float]:
+        """Standard deviation of all latent entries, by resolution."""
+        return {
+            resolution: float(np.sqrt(squares / count - (total / count) ** 2))
+            for resolution, (count, total, squares) in self._moments.items()
+        }

@@ -1,0 +1,138 @@
+"""Where prepared data go: a local folder, or a remote one such as s3://bucket/name.
+
+Files arrive there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from streaming.base.storage.download import CloudDownloader
+from streaming.base.storage.upload import UPLOADERS, CloudUploader
+
+_SCRATCH = "writing-"
+
+
+class Storage(Protocol):
+    """Files by their names, which may hold slashes. It can be sent to other processes and machines."""
+
+    def read(self, name: str) -> str | None:
+        """The text of a file, or None when there is no such file."""
+        ...
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the files in a folder, without it; none when there is no such folder."""
+        ...
+
+    def scratch(self) -> Path:
+        """A new local folder from which `publish` takes files."""
+        ...
+
+    def publish(self, scratch: Path, names: Sequence[str]) -> None:
+        """Bring files of a scratch folder here, one after another, replacing those of the same name."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """Files below a local folder. They are on the disk, not only in memory, before they get their names."""
+
+    root: Path
+
+    def read(self, name: str) -> str | None:
+        """The text of a file, or None when there is no such file."""
+        path = self.root / name
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the files in a folder, without it; none when there is no such folder."""
+        path = self.root / folder
+        return {file.name for file in path.iterdir()} if path.is_dir() else set()
+
+    def scratch(self) -> Path:
+        """A new folder on the same disk."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.root))
+
+    def publish(self, scratch: Path, names: Sequence[str]) -> None:
+        """Write files of a scratch folder to the disk and rename them, one after another."""
+        for name in names:
+            source, target = scratch / name, self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sync(source)
+            source.replace(target)
+            _sync(target.parent)
+
+    def clear_scratch(self) -> None:
+        """Remove what killed processes were writing."""
+        for left in self.root.glob(_SCRATCH + "*"):
+            shutil.rmtree(left)
+
+
+@dataclass(frozen=True)
+class RemoteStorage:
+    """Files below a URL that the streaming library can upload to, such as s3://bucket/name or gs://bucket/name.
+
+    Credentials, and an endpoint other than Amazon's (S3_ENDPOINT_URL), are taken from the environment.
+    """
+
+    root: str
+
+    def read(self, name: str) -> str | None:
+        """The text of a file, or None when there is no such file."""
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "file"
+            try:
+                CloudDownloader.direct_download(f"{self.root}/{name}", str(local))
+            except FileNotFoundError:
+                return None
+            return local.read_text(encoding="utf-8")
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the files in a folder, without it."""
+        with tempfile.TemporaryDirectory() as local:
+            listed = self._uploader(local).list_objects(f"{folder}/")
+        if listed is None:
+            raise ValueError(f"the files of {self.root} cannot be listed; set out to a local folder, s3:// or gs://")
+        return {name.rpartition("/")[2] for name in listed}
+
+    def scratch(self) -> Path:
+        """A new temporary folder."""
+        return Path(tempfile.mkdtemp(prefix=_SCRATCH))
+
+    def publish(self, scratch: Path, names: Sequence[str]) -> None:
+        """Upload files of a scratch folder, one after another."""
+        uploader = self._uploader(str(scratch))
+        for name in names:
+            uploader.upload_file(name)
+
+    def _uploader(self, local: str) -> CloudUploader:
+        return CloudUploader.get((local, self.root), keep_local=True, exist_ok=True)
+
+
+def is_remote(out: str | Path) -> bool:
+    """Whether `out` is a URL.
+
+    Raises:
+        ValueError: when it is one of a kind that the streaming library cannot upload to.
+    """
+    scheme, separator, _ = str(out).partition("://")
+    if separator and scheme not in UPLOADERS:
+        known = ", ".join(f"{name}://" for name in sorted(UPLOADERS) if name)
+        raise ValueError(f"nothing can be written to {out}; set out to a local folder, or to one of {known}")
+    return bool(separator)
+
+
+def _sync(path: Path) -> None:
+    """Return when a file or folder is on its disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
