@@ -31,6 +31,9 @@ emoji = ["emoji>=2.12,<3"]
 
 test = [
     *emoji,
+    "flask>=3,<4",  # and moto: an S3 server on loopback
+    "flask-cors>=5,<7",
+    "moto[s3]>=5,<6",
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",

@@ -15,6 +15,7 @@ RANK = {
     "bundled": 0,
     "batch": 0,
     "precision": 0,
+    "provenance": 0,
     "whole_file": 0,
     "data": 1,
     "text": 1,

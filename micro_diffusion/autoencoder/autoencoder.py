@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,11 +16,14 @@ class Autoencoder(Protocol):
 
     Attributes:
         name: says which weights these are; stored beside the latents that they made.
+        provenance: which weights these are and how they are used, in JSON values: where they are from, `digest` of
+            their values, dtype and scaling.
         channels: C, latent channels.
         downsampling: f; a latent is H/f × W/f.
     """
 
     name: str
+    provenance: dict[str, Any]
     channels: int
     downsampling: int
 

@@ -25,6 +25,7 @@ class IdentityAutoencoder:
         if not std > 0:
             raise ValueError(f"std of the identity autoencoder is {std}; set it to a positive number")
         self.name = "identity" if std == 1 else f"identity-std{std:g}"
+        self.provenance = {"std": std}
         self.channels = channels
         self.downsampling = downsampling
         self.std = std

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated, unit_noise
 from micro_diffusion.bundled import resolve_path
+from micro_diffusion.provenance import weights_digest
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
@@ -74,6 +75,11 @@ class KLAutoencoder(nn.Module):
             digest.update(key.encode())
             digest.update(value.half().cpu().contiguous().numpy().tobytes())
         return f"kl-f{self.downsampling}-c{self.channels}-{digest.hexdigest()}"
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The digest of the weights, shift and scaling among them, and their dtype."""
+        return {"digest": weights_digest(self), "dtype": str(self.shift.dtype).removeprefix("torch.")}
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [-1, 1] -> mean and log variance of the unscaled latents, (B, C, h, w) each."""

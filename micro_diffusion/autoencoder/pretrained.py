@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated
+from micro_diffusion.provenance import weights_digest
 
 
 class PretrainedAutoencoder:
@@ -23,6 +24,7 @@ class PretrainedAutoencoder:
     Args:
         path: repository on the Hugging Face hub, or a local folder.
         subfolder: folder within it that holds the autoencoder, such as "vae".
+        revision: branch, tag or commit of the repository; None for its main branch.
         channels: what the config says C is, checked.
         downsampling: what the config says f is, checked.
         scaling_factor: replaces the one in the weights' own config.
@@ -40,6 +42,7 @@ class PretrainedAutoencoder:
         *,
         path: str,
         subfolder: str | None = None,
+        revision: str | None = None,
         channels: int | None = None,
         downsampling: int | None = None,
         scaling_factor: float | None = None,
@@ -48,7 +51,7 @@ class PretrainedAutoencoder:
         device: str = "cpu",
     ) -> None:
         self.name = path if subfolder is None else f"{path}/{subfolder}"
-        self.model = _load(path, subfolder, getattr(torch, dtype)).to(device)
+        self.model = _load(path, subfolder, revision, getattr(torch, dtype)).to(device)
         config = self.model.config
         if dtype == "float16" and config.force_upcast:
             raise ValueError(
@@ -61,6 +64,15 @@ class PretrainedAutoencoder:
         check_stated(self.name, "downsampling", downsampling, self.downsampling)
         self.scaling_factor = config.scaling_factor if scaling_factor is None else scaling_factor
         self.shift_factor = (config.shift_factor or 0.0) if shift_factor is None else shift_factor
+        self.provenance = {
+            "path": path,
+            "subfolder": subfolder,
+            "revision": revision,
+            "digest": weights_digest(self.model),
+            "dtype": dtype,
+            "scaling_factor": self.scaling_factor,
+            "shift_factor": self.shift_factor,
+        }
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, generator: Generators = None, sample: bool = True) -> Tensor:
@@ -77,12 +89,12 @@ class PretrainedAutoencoder:
         return self.model.decode(unscaled.to(self.model.dtype)).sample.float().clamp(-1, 1)
 
 
-def _load(path: str, subfolder: str | None, dtype: torch.dtype) -> Any:
+def _load(path: str, subfolder: str | None, revision: str | None, dtype: torch.dtype) -> Any:
     """The frozen network from a local folder, or from the hub when there is no such folder."""
     from diffusers import AutoencoderKL  # takes seconds, and only this class needs it
 
     local = Path(path).expanduser()
-    place = {} if subfolder is None else {"subfolder": subfolder}
+    place = {"revision": revision} | ({} if subfolder is None else {"subfolder": subfolder})
     try:
         model = AutoencoderKL.from_pretrained(str(local) if local.is_dir() else path, torch_dtype=dtype, **place)
     except (OSError, ValueError) as error:

@@ -1,12 +1,13 @@
 """Pictures and captions to rows of MDS latents.
 
-Legend: B pictures, C latent channels, R resolution in pixels, f downsampling, L caption tokens, D caption width.
+Legend: B pictures, C latent channels, H W height and width of a crop in pixels, f downsampling, L caption tokens,
+D caption width.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class LatentEncoder:
     The draw of a picture's latents follows from the seed, the picture's key and the resolution alone.
 
     Args:
-        resolutions: sides of the squares, pixels.
+        sizes: (H, W) of the crops in pixels, by resolution.
         autoencoder: gives the latents.
         text_encoder: gives the captions' features.
         sample: draw latents from the posterior rather than take its mean.
@@ -41,22 +42,23 @@ class LatentEncoder:
 
     def __init__(
         self,
-        resolutions: Sequence[int],
+        sizes: Mapping[int, tuple[int, int]],
         autoencoder: Autoencoder,
         text_encoder: TextEncoder,
         *,
         sample: bool,
         seed: int,
     ) -> None:
-        for resolution in resolutions:
-            if resolution < 1 or resolution % autoencoder.downsampling:
+        for resolution, size in sizes.items():
+            if resolution < 1 or any(side % autoencoder.downsampling for side in size):
                 raise ValueError(
                     f"resolution {resolution} cannot be encoded; set resolutions to multiples of "
                     f"{autoencoder.downsampling}, the downsampling of {autoencoder.name}"
                 )
-        if not resolutions:
+        if not sizes:
             raise ValueError("resolutions is empty; set it to at least one number of pixels, such as [256]")
-        self.resolutions = list(resolutions)
+        self.resolutions = list(sizes)
+        self.latent_sizes = {r: [side // autoencoder.downsampling for side in size] for r, size in sizes.items()}
         self.autoencoder, self.text_encoder = autoencoder, text_encoder
         self.sample, self.seed = sample, seed
 
@@ -64,18 +66,23 @@ class LatentEncoder:
         """The encoders and the form of their results, as `LatentMetadata` reads it."""
         return {
             "resolutions": self.resolutions,
+            "latent_sizes": {str(resolution): size for resolution, size in self.latent_sizes.items()},
             "autoencoder": self.autoencoder.name,
             "channels": self.autoencoder.channels,
             "downsampling": self.autoencoder.downsampling,
             "text_encoder": self.text_encoder.name,
             "caption_dim": self.text_encoder.dim,
             "caption_length": self.text_encoder.max_length,
+            "encoders": {
+                "autoencoder": self.autoencoder.provenance,
+                "text_encoder": self.text_encoder.provenance,
+            },
         }
 
     def columns(self) -> dict[str, str]:
         """The columns of MDS latents."""
-        cells = {resolution: resolution // self.autoencoder.downsampling for resolution in self.resolutions}
-        latents = {f"latents_{r}": f"ndarray:float16:{self.autoencoder.channels},{n},{n}" for r, n in cells.items()}
+        channels = self.autoencoder.channels
+        latents = {f"latents_{r}": f"ndarray:float16:{channels},{h},{w}" for r, (h, w) in self.latent_sizes.items()}
         tokens = f"ndarray:float16:{self.text_encoder.max_length},{self.text_encoder.dim}"
         return {**latents, "caption_tokens": tokens, "caption_length": "int", "caption": "str", "key": "str"}
 
@@ -93,8 +100,8 @@ class LatentEncoder:
             yield {**{name: column[i] for name, column in columns.items()}, **text}
 
     def _encode(self, batch: Sequence[ImageSample], resolution: int, statistics: LatentStatistics) -> np.ndarray:
-        """(B, C, R/f, R/f) float16."""
-        pictures = normalise(torch.stack([item.squares[resolution] for item in batch]))
+        """(B, C, H/f, W/f) float16."""
+        pictures = normalise(torch.stack([item.crops[resolution] for item in batch]))
         draws = [_generator(self.seed, item.key, resolution) for item in batch] if self.sample else None
         latents = self.autoencoder.encode(pictures, generator=draws, sample=self.sample).float().cpu()
         stored = _half(
@@ -102,7 +109,7 @@ class LatentEncoder:
             f"latents at {resolution} px by the autoencoder {self.autoencoder.name}",
             [item.key for item in batch],
         )
-        statistics.add(resolution, latents, enlarged=sum(item.shorter_side < resolution for item in batch))
+        statistics.add(resolution, latents, enlarged=sum(resolution in item.enlarged for item in batch))
         return stored
 
     def _encode_captions(self, captions: Sequence[str]) -> tuple[np.ndarray, list[int]]:

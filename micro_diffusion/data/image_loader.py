@@ -10,6 +10,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from micro_diffusion.batch import ImageBatch
+from micro_diffusion.data.crops import CentreSquare
 from micro_diffusion.data.images import ImageDataset, ImageSample
 from micro_diffusion.data.sources.source import Rejected
 
@@ -34,7 +35,7 @@ def build_image_loader(
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if batch_size % ranks:
         raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
-    dataset = ConcatDataset([ImageDataset(path=path, resolutions=[resolution]) for path in paths])
+    dataset = ConcatDataset([ImageDataset(path=path, resolutions=[resolution], cut=CentreSquare()) for path in paths])
     if shuffle and len(dataset) < batch_size:
         raise ValueError(f"{', '.join(paths)} hold {len(dataset)} pictures; set batch_size to at most that")
     return DataLoader(
@@ -48,7 +49,7 @@ def build_image_loader(
     )
 
 
-def collate(samples: Sequence[ImageSample | Rejected]) -> ImageBatch:
+def collate(samples: Sequence[ImageSample | Rejected | None]) -> ImageBatch:
     """One resolution of each picture -> a batch.
 
     Raises:
@@ -58,7 +59,8 @@ def collate(samples: Sequence[ImageSample | Rejected]) -> ImageBatch:
     for sample in samples:
         if isinstance(sample, Rejected):
             raise ValueError(f"picture {sample.key} cannot be used ({sample.reason}); convert its data set again")
-        (square,) = sample.squares.values()
+        assert sample is not None, "squares take every picture"
+        (square,) = sample.crops.values()
         images.append(square)
         captions.append(sample.caption)
         keys.append(sample.key)

@@ -1,4 +1,4 @@
-"""MDS images as a data set of decoded squares at several resolutions."""
+"""MDS images as a data set of decoded pictures, cut to one shape, at several resolutions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from streaming import LocalDataset
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from micro_diffusion.data.crops import Crop
 from micro_diffusion.data.integrity import check_folder, check_shard
 from micro_diffusion.data.sources.source import Rejected
-from micro_diffusion.data.transforms import crop_to_square, to_rgb, to_tensor
+from micro_diffusion.data.transforms import crop, to_rgb, to_tensor
 
 
 class ImageSample(NamedTuple):
-    """One picture. squares: by resolution R, uint8 (3, R, R), the centre square. shorter_side: of the file, pixels."""
+    """One picture.
 
-    squares: dict[int, Tensor]
+    crops: by resolution, uint8 (3, H, W). enlarged: resolutions for which the file has too few pixels.
+    """
+
+    crops: dict[int, Tensor]
     caption: str
     key: str
-    shorter_side: int
+    enlarged: tuple[int, ...]
 
 
 class ImageDataset(Dataset):
@@ -31,16 +35,17 @@ class ImageDataset(Dataset):
 
     Args:
         path: a folder that `scripts/convert.py` made.
-        resolutions: sides of the squares, pixels.
+        resolutions: of the crops, pixels.
+        cut: which part of a picture, in which shape.
 
     Raises:
         FileNotFoundError: when the folder is missing or incomplete.
         ValueError: from an item of a shard whose bytes have changed since it was written.
     """
 
-    def __init__(self, *, path: str | Path, resolutions: Sequence[int]) -> None:
+    def __init__(self, *, path: str | Path, resolutions: Sequence[int], cut: Crop) -> None:
         self.path = Path(path).expanduser()
-        self.resolutions = tuple(resolutions)
+        self.resolutions, self.cut = tuple(resolutions), cut
         check_folder(self.path, command="python scripts/convert.py source=SOURCE out={path}")
         self.rows = LocalDataset(str(self.path))
         self._checked: set[int] = set()
@@ -48,8 +53,8 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> ImageSample | Rejected:
-        """One picture, or its rejection when it cannot be decoded."""
+    def __getitem__(self, index: int) -> ImageSample | Rejected | None:
+        """One picture, its rejection when it cannot be decoded, or None when its shape is not wanted."""
         shard, _ = self.rows.spanner[index]
         if shard not in self._checked:
             check_shard(self.rows.shards[shard])
@@ -59,5 +64,10 @@ class ImageDataset(Dataset):
             image = to_rgb(Image.open(io.BytesIO(row["image"])))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return Rejected(row["key"], "unreadable picture")
-        squares = {resolution: to_tensor(crop_to_square(image, resolution)) for resolution in self.resolutions}
-        return ImageSample(squares, row["caption"], row["key"], min(image.size))
+        if not self.cut.takes(*image.size):
+            return None
+        sizes = {resolution: self.cut.size(resolution) for resolution in self.resolutions}
+        place = self.cut.place(row["key"])
+        crops = {resolution: to_tensor(crop(image, size, place)) for resolution, size in sizes.items()}
+        enlarged = tuple(r for r, (height, width) in sizes.items() if image.width < width or image.height < height)
+        return ImageSample(crops, row["caption"], row["key"], enlarged)

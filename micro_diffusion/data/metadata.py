@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from micro_diffusion.data.output_folder import RECORD, read_record
 
 PRECOMPUTE = "python scripts/precompute.py images=IMAGES out={path}"
 """The command that makes a folder of latents."""
+
+PLACES = ("path", "subfolder", "revision", "model", "weights")
+"""Arguments of encoders that say where their weights are from."""
+
+SCALING = ("scaling_factor", "shift_factor", "max_length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +26,10 @@ class LatentMetadata:
         samples: number of pictures.
         resolutions: sides of the encoded squares, pixels; ascending.
         autoencoder, text_encoder: names of the encoders' weights.
-        channels, downsampling: of the latents, C and f; a latent is R/f × R/f.
+        channels, downsampling: of the latents, C and f.
+        latent_sizes: by resolution, [height, width] of a latent.
         caption_dim, caption_length: width and number of rows of an encoded caption.
+        encoders: provenance of both, by "autoencoder" and "text_encoder".
         latent_std: by resolution, standard deviation of all entries; the objective's sigma_data should be near it.
     """
 
@@ -33,6 +42,8 @@ class LatentMetadata:
     caption_dim: int
     caption_length: int
     latent_std: dict[str, float]
+    latent_sizes: dict[str, list[int]] = field(default_factory=dict)
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> LatentMetadata:
@@ -45,15 +56,16 @@ class LatentMetadata:
         if not (path / RECORD).is_file():
             raise FileNotFoundError(f"{path} has no {RECORD}; make it with: {PRECOMPUTE.format(path=path)}")
         record = read_record(path)
-        absent = [field.name for field in fields(cls) if field.name not in record]
+        known = {entry.name: entry for entry in fields(cls)}
+        absent = [name for name, entry in known.items() if entry.default_factory is MISSING and name not in record]
         if absent:
             raise ValueError(
                 f"{path} holds no latents ({RECORD} lacks {', '.join(absent)}); set path to a folder of them"
             )
-        return cls(**{field.name: record[field.name] for field in fields(cls)})
+        return cls(**{name: record[name] for name in known if name in record})
 
-    def latent_size(self, resolution: int) -> int:
-        """Side of a latent in cells.
+    def latent_size(self, resolution: int) -> tuple[int, int]:
+        """Height and width of a latent in cells.
 
         Raises:
             ValueError: when the folder has no latents of that resolution.
@@ -64,7 +76,9 @@ class LatentMetadata:
                 f"the data have latents at {held} px, not at {resolution}; set resolution to one of these, or "
                 f"precompute again with resolutions=[{held},{resolution}]"
             )
-        return resolution // self.downsampling
+        square = [resolution // self.downsampling] * 2
+        height, width = self.latent_sizes.get(str(resolution), square)
+        return height, width
 
     def check(self, *, in_channels: int, caption_dim: int) -> None:
         """Compare with what a backbone takes.
@@ -84,12 +98,40 @@ class LatentMetadata:
                 "encoder"
             )
 
-    def other_encoders(self, *, autoencoder: str, text_encoder: str) -> list[str]:
-        """Sentences about encoders whose names differ from those that made the data; none when all is well."""
-        pairs = {"autoencoder": (self.autoencoder, autoencoder), "text_encoder": (self.text_encoder, text_encoder)}
-        return [
-            f"the data were made with the {kind} {made}, but pictures are drawn with {drawn}; set {kind} to the one "
-            "that made the data, unless both are the same weights"
-            for kind, (made, drawn) in pairs.items()
-            if made != drawn
-        ]
+    def states_encoder(self, kind: str, stated: Mapping[str, Any]) -> bool:
+        """Whether a config names, letter for letter, the weights and scaling of the encoder that made the data.
+
+        False for encoders that are not known by where their weights are from.
+        """
+        made = self.encoders.get(kind, {})
+        named = [key for key in PLACES if key in made]
+        same = all(made[key] == stated.get(key) for key in named)
+        return (
+            bool(named)
+            and same
+            and all(made.get(key, value) == value for key, value in stated.items() if key in SCALING)
+        )
+
+    def check_encoder(self, kind: str, provenance: Mapping[str, Any]) -> None:
+        """Compare an encoder with the one that made the data; where both have a digest, it decides, not their places.
+
+        Args:
+            kind: "autoencoder" or "text_encoder".
+            provenance: of the encoder.
+
+        Raises:
+            ValueError: that says which values differ.
+        """
+        made = self.encoders.get(kind, {})
+        digests = "digest" in made and "digest" in provenance
+        ignored = {"dtype", *(PLACES if digests else ())}
+        differing = [key for key in made if key not in ignored and made[key] != provenance.get(key)]
+        if differing:
+            shown = [*(key for key in PLACES if made.get(key) != provenance.get(key)), *differing]
+            values = ", ".join(
+                f"{key} {made.get(key)} instead of {provenance.get(key)}" for key in dict.fromkeys(shown)
+            )
+            raise ValueError(
+                f"another {kind} made the data than the config has: {values}; set {kind} to the one that made the "
+                "data, or precompute again"
+            )

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from micro_diffusion.data import ranks
+from micro_diffusion.data.crops import CentreSquare, Crop
 from micro_diffusion.data.encoding import LatentEncoder
 from micro_diffusion.data.images import ImageDataset, ImageSample
 from micro_diffusion.data.latent_statistics import LatentStatistics
@@ -36,6 +38,7 @@ def precompute(
     resolutions: Sequence[int],
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
+    crop: Crop | None = None,
     batch_size: int = 64,
     sample: bool = True,
     seed: int = 0,
@@ -45,9 +48,10 @@ def precompute(
 ) -> None:
     """Encode every picture at every resolution, and every caption once.
 
-    A row of the result holds `latents_R` (C, R/f, R/f) float16 for each resolution R, already shifted and scaled by
-    the autoencoder, `caption_tokens` (L, D) float16, `caption_length` (rows up to and including end-of-text),
-    `caption` and `key`. Pictures that cannot be decoded are left out, counted, and listed in `rejects.jsonl`.
+    A row of the result holds `latents_R` (C, H/f, W/f) float16 for each resolution R, a crop of H×W pixels, already
+    shifted and scaled by the autoencoder, `caption_tokens` (L, D) float16, `caption_length` (rows up to and including
+    end-of-text), `caption` and `key`. Pictures that cannot be decoded are left out, counted, and listed in
+    `rejects.jsonl`.
 
     Under a launcher, within `ranks.joined`, all ranks share the parts, and rank 0 puts them together. The result does
     not depend on the number of ranks. An interrupted job goes on with the parts that are missing.
@@ -56,9 +60,10 @@ def precompute(
         images: folder of MDS images.
         out: folder to make, or a URL such as s3://bucket/name. One that holds the same latents, complete, is left
             alone.
-        resolutions: sides in pixels to which the centre square of each picture is resized.
+        resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
         autoencoder: gives the latents.
         text_encoder: gives the caption's features.
+        crop: which part of each picture is encoded; None for the square in its middle.
         batch_size: pictures encoded at a time.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
@@ -73,11 +78,20 @@ def precompute(
         ValueError: when a resolution is no multiple of the downsampling, or an encoder gives non-finite numbers.
     """
     images = Path(images).expanduser()
-    encoder = LatentEncoder(sorted(set(resolutions)), autoencoder, text_encoder, sample=sample, seed=seed)
-    dataset = ImageDataset(path=images, resolutions=encoder.resolutions)
+    cut = crop or CentreSquare()
+    sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
+    encoder = LatentEncoder(sizes, autoencoder, text_encoder, sample=sample, seed=seed)
+    dataset = ImageDataset(path=images, resolutions=encoder.resolutions, cut=cut)
     made = read_record(images)["recipe"] if (images / RECORD).is_file() else str(images)
     layout = {"part_size": part_size, "size_limit": size_limit}
-    recipe = {"images": made, "sample": sample, "seed": seed, **layout, **encoder.description()}
+    recipe = {
+        "images": made,
+        "sample": sample,
+        "seed": seed,
+        "crop": _described(cut),
+        **layout,
+        **encoder.description(),
+    }
     parts = _runs(len(dataset), part_size)
     with OutputFolder(out, recipe) as folder:
         whole = ranks.first_decides(folder.begin)
@@ -104,7 +118,7 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
     """Put the parts together and say what they hold."""
     samples, rejected, counted = folder.merge(parts)
     if not samples:
-        raise ValueError("no picture can be decoded; make the folder of images again")
+        raise ValueError("no picture can be used; make the folder of images again, or set another crop")
     statistics = LatentStatistics.merged(counted)
     folder.finish(
         **encoder.description(),
@@ -120,6 +134,12 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
         log.warning("%d pictures were smaller than %s px and have been enlarged", count, resolution)
 
 
+def _described(crop: Crop) -> dict[str, Any]:
+    """A crop and its settings, for the recipe."""
+    assert is_dataclass(crop), f"{crop!r} is no dataclass"
+    return {"name": type(crop).__name__, **asdict(crop)}
+
+
 def _runs(count: int, size: int) -> list[range]:
     """0 ... count - 1 in runs of `size`."""
     if size < 1:
@@ -129,7 +149,7 @@ def _runs(count: int, size: int) -> list[range]:
 
 def _batches(
     dataset: ImageDataset, parts: dict[int, range], batch_size: int, workers: int
-) -> Iterator[tuple[int, list[ImageSample | Rejected]]]:
+) -> Iterator[tuple[int, list[ImageSample | Rejected | None]]]:
     """Decoded pictures in order, each batch with the number of its part; no batch crosses two of them."""
     places = [(number, [run[i] for i in cut]) for number, run in parts.items() for cut in _runs(len(run), batch_size)]
     loader = DataLoader(dataset, batch_sampler=[indices for _, indices in places], num_workers=workers, collate_fn=list)
@@ -138,7 +158,7 @@ def _batches(
 
 
 def _rows(
-    encoder: LatentEncoder, batch: Iterable[ImageSample | Rejected], statistics: LatentStatistics
+    encoder: LatentEncoder, batch: Iterable[ImageSample | Rejected | None], statistics: LatentStatistics
 ) -> Iterator[dict | Rejected]:
     """The rows of a batch, after the pictures of it that are rejected."""
     yield from (item for item in batch if isinstance(item, Rejected))

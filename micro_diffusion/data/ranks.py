@@ -65,8 +65,8 @@ def first_decides(decide: Callable[[], Result]) -> Result:
             answer = (decide(), None)
         except Exception as error:  # raised below, here and by the others, which would wait for ever
             answer = (None, error)
-        _store.set(key, pickle.dumps(answer))
-    result, error = pickle.loads(_store.get(key))
+        _store.set(key, pickle.dumps(answer).hex())
+    result, error = pickle.loads(bytes.fromhex(_store.get(key).decode()))
     wait_for_all()  # the store ends with rank 0
     if error is not None:
         raise error

@@ -86,21 +86,16 @@ class RemoteStorage:
 
     def read(self, name: str) -> str | None:
         """The text of a file, or None when there is no such file."""
+        if not any(found.endswith(f"/{name}") for found in self._list(name)):
+            return None
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "file"
-            try:
-                CloudDownloader.direct_download(f"{self.root}/{name}", str(local))
-            except FileNotFoundError:
-                return None
+            CloudDownloader.direct_download(f"{self.root}/{name}", str(local))
             return local.read_text(encoding="utf-8")
 
     def names(self, folder: str) -> set[str]:
         """Names of the files in a folder, without it."""
-        with tempfile.TemporaryDirectory() as local:
-            listed = self._uploader(local).list_objects(f"{folder}/")
-        if listed is None:
-            raise ValueError(f"the files of {self.root} cannot be listed; set out to a local folder, s3:// or gs://")
-        return {name.rpartition("/")[2] for name in listed}
+        return {name.rpartition("/")[2] for name in self._list(f"{folder}/")}
 
     def scratch(self) -> Path:
         """A new temporary folder."""
@@ -111,6 +106,14 @@ class RemoteStorage:
         uploader = self._uploader(str(scratch))
         for name in names:
             uploader.upload_file(name)
+
+    def _list(self, prefix: str) -> list[str]:
+        """Whole names of the files whose names here begin so."""
+        with tempfile.TemporaryDirectory() as local:
+            listed = self._uploader(local).list_objects(prefix)
+        if listed is None:
+            raise ValueError(f"the files of {self.root} cannot be listed; set out to a local folder, s3:// or gs://")
+        return listed
 
     def _uploader(self, local: str) -> CloudUploader:
         return CloudUploader.get((local, self.root), keep_local=True, exist_ok=True)

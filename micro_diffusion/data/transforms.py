@@ -29,12 +29,20 @@ def shrink(image: Image.Image, *, shorter_side: int | None = None, longer_side: 
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def crop_to_square(image: Image.Image, resolution: int) -> Image.Image:
-    """The centre square of a picture, resized with antialiasing to `resolution` × `resolution`."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))  # first, or what lies beside it would bleed in
-    return square if side == resolution else square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+def crop(image: Image.Image, size: tuple[int, int], place: float = 0.5) -> Image.Image:
+    """The largest rectangle of a shape, resized with antialiasing.
+
+    Args:
+        image: the picture.
+        size: (H, W) of the result.
+        place: of the rectangle along the side that is cut: 0 at the left or top end, 1 at the other.
+    """
+    height, width = size
+    scale = min(image.width / width, image.height / height)
+    cut = min(round(width * scale), image.width), min(round(height * scale), image.height)
+    left, top = (round((whole - part) * place) for whole, part in zip(image.size, cut, strict=True))
+    part = image.crop((left, top, left + cut[0], top + cut[1]))  # first, or what lies beside it would bleed in
+    return part if cut == (width, height) else part.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

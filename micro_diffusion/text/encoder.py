@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from micro_diffusion.batch import TextCondition
 
@@ -14,11 +14,14 @@ class TextEncoder(Protocol):
 
     Attributes:
         name: says which weights these are; stored beside the features that they made.
+        provenance: which weights these are and how they are used, in JSON values: where they are from, `digest` of
+            their values, dtype and settings.
         dim: D, the width of a token's feature.
         max_length: L, the number of rows of every caption, padding included.
     """
 
     name: str
+    provenance: dict[str, Any]
     dim: int
     max_length: int
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from micro_diffusion.batch import TextCondition
+from micro_diffusion.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.truncation import warn_of_cut
 
@@ -50,6 +51,12 @@ class OpenClipTextEncoder:
         self.device = torch.device(device)
         self.tower, self.tokenizer = _load(model, weights)
         self.tower.to(self.device, getattr(torch, dtype))
+        self.provenance = {
+            "model": model,
+            "weights": weights,
+            "digest": weights_digest(self.tower),
+            "dtype": dtype,
+        }
         self.dim = self.tower.width
         self.max_length = self.tower.context_length
         check_stated(self.name, "dim", dim, self.dim)

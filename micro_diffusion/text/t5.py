@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from micro_diffusion.batch import TextCondition
+from micro_diffusion.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.truncation import warn_of_cut
 
@@ -21,6 +22,7 @@ class T5TextEncoder:
 
     Args:
         model: repository on the Hugging Face hub, or a local folder.
+        revision: branch, tag or commit of the repository; None for its main branch.
         max_length: L, end-of-text included.
         dim: what the config says D is, checked.
         dtype: of the weights: "float32" or "bfloat16"; T5 overflows in float16.
@@ -32,7 +34,14 @@ class T5TextEncoder:
     """
 
     def __init__(
-        self, *, model: str, max_length: int, dim: int | None = None, dtype: str = "float32", device: str = "cpu"
+        self,
+        *,
+        model: str,
+        max_length: int,
+        revision: str | None = None,
+        dim: int | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
     ) -> None:
         if dtype == "float16":
             raise ValueError("T5 overflows in float16; set text_encoder.dtype to float32 or bfloat16")
@@ -41,8 +50,15 @@ class T5TextEncoder:
         self.name = model
         self.max_length = max_length
         self.device = torch.device(device)
-        self.tokenizer, self.encoder = _load(model, getattr(torch, dtype))
+        self.tokenizer, self.encoder = _load(model, revision, getattr(torch, dtype))
         self.encoder.to(self.device)
+        self.provenance = {
+            "model": model,
+            "revision": revision,
+            "digest": weights_digest(self.encoder),
+            "dtype": dtype,
+            "max_length": max_length,
+        }
         self.dim: int = self.encoder.config.d_model
         check_stated(model, "dim", dim, self.dim)
 
@@ -65,15 +81,15 @@ class T5TextEncoder:
             warn_of_cut(caption, self.tokenizer.decode(cut), self.max_length)
 
 
-def _load(model: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the frozen encoder."""
     from transformers import AutoTokenizer, T5EncoderModel  # takes seconds, and only this class needs it
 
     local = Path(model).expanduser()
     source = str(local) if local.is_dir() else model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        encoder: Any = T5EncoderModel.from_pretrained(source, torch_dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        encoder: Any = T5EncoderModel.from_pretrained(source, revision=revision or "main", torch_dtype=dtype)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"there is no T5 encoder to load from {model} ({str(error).strip().splitlines()[0]}); connect to the "

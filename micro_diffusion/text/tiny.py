@@ -40,6 +40,7 @@ class TinyTextEncoder:
         if max_length < 1:
             raise ValueError(f"max_length of the tiny text encoder is {max_length}; set it to at least 1")
         self.name = f"tiny-{dim}"
+        self.provenance = {"dim": dim, "max_length": max_length}
         self.dim = dim
         self.max_length = max_length
         self._positions = _POSITION_AMPLITUDE * sinusoids(max_length, dim)

@@ -89,6 +89,7 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
     train_loader, eval_loader = _loader(config.train_loader, model.network), _loader(config.eval_loader, model.network)
     _check_same_encoders(train_loader, eval_loader)
+    _check_encoders(_metadata(train_loader), config)
     first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
     trainer: Trainer = instantiate(config.trainer, _convert_="all")(
         model=model,
@@ -168,6 +169,19 @@ def _check_same_encoders(train_loader: Any, eval_loader: Any) -> None:
                 f"train_loader.path holds data of the {kind} {a}, but eval_loader.path of {b}, so the evaluation loss "
                 "would mean nothing; precompute both with the same one"
             )
+
+
+def _check_encoders(metadata: LatentMetadata | None, config: DictConfig) -> None:
+    """Raise ValueError when the config has other encoders than those that made the data.
+
+    An encoder is built for it only where the config does not name the very same.
+    """
+    if metadata is None:
+        return
+    for kind in metadata.encoders:
+        node = config[kind]
+        if not metadata.states_encoder(kind, node):
+            metadata.check_encoder(kind, instantiate(node, _convert_="all").provenance)
 
 
 def _metadata(loader: Any) -> LatentMetadata | None:

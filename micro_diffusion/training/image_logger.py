@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +16,6 @@ from micro_diffusion.sampling.prompts import Prompts
 from micro_diffusion.training.ema import find_average
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.trainable import trained_model
-
-log = logging.getLogger(__name__)
 
 
 class ImageLogger(Callback):
@@ -52,13 +49,12 @@ class ImageLogger(Callback):
         self._drawn_at = -1
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Warn of data that other encoders made than those that draw here."""
+        """Refuse data that other encoders made than those that draw here."""
         metadata = getattr(getattr(state.train_dataloader, "dataset", None), "metadata", None)
         encoders = getattr(self.pipeline, "keywords", {})
         if metadata is not None and {"autoencoder", "text_encoder"} <= encoders.keys():
-            names = {kind: encoders[kind].name for kind in ("autoencoder", "text_encoder")}
-            for sentence in metadata.other_encoders(**names):
-                log.warning(sentence)
+            for kind in ("autoencoder", "text_encoder"):
+                metadata.check_encoder(kind, encoders[kind].provenance)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Draw when the interval counts batches."""

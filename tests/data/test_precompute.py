@@ -13,6 +13,7 @@ from streaming import LocalDataset, MDSWriter
 from micro_diffusion.autoencoder.autoencoder import unit_noise
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.crops import AspectRatioBucket, RandomSquare
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.data.precompute import precompute
@@ -21,6 +22,7 @@ from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.transforms import normalise
 
 COUNT = 21
+PROVENANCE = {"path": "somewhere", "subfolder": None, "digest": "a1", "dtype": "float32", "scaling_factor": 0.5}
 
 
 class Averaging:
@@ -28,6 +30,9 @@ class Averaging:
 
     name, channels, downsampling = "averaging", 3, 2
     scale = 1.0
+
+    def __init__(self):
+        self.provenance = dict(PROVENANCE)
 
     def encode(self, images, *, generator=None, sample=True):
         means = torch.nn.functional.avg_pool2d(images, 2) * self.scale
@@ -43,6 +48,7 @@ class Counting:
     name, dim, max_length = "counting", 2, 24
 
     def __init__(self):
+        self.provenance = {"max_length": self.max_length}
         self.encoded = []
 
     def encode(self, captions):
@@ -177,8 +183,68 @@ def test_metadata_are_compared_with_the_network(images, tmp_path):
         metadata.check(in_channels=3, caption_dim=768)
     with pytest.raises(ValueError, match="latents at 8, 16 px, not at 32"):
         metadata.latent_size(32)
-    assert metadata.other_encoders(autoencoder="averaging", text_encoder="counting") == []
-    (sentence,) = metadata.other_encoders(autoencoder="averaging", text_encoder="t5")
-    assert "made with the text_encoder counting, but pictures are drawn with t5" in sentence
     with pytest.raises(ValueError, match="holds no latents"):
         LatentMetadata.read(images)
+
+
+def test_buckets_share_the_pictures_and_store_rectangles(tmp_path):
+    sizes = [(32, 32), (48, 24), (24, 48), (50, 26), (33, 30)]
+    with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
+        for i, (width, height) in enumerate(sizes):
+            buffer = io.BytesIO()
+            Image.new("RGB", (width, height), "red").save(buffer, "png")
+            row = {"image": buffer.getvalue(), "caption": "red", "key": str(i), "width": width, "height": height}
+            writer.write(row)
+    found = {}
+    for ratio in ("1:1", "2:1", "1:2"):
+        cut = AspectRatioBucket(ratio=ratio, among=("1:1", "2:1", "1:2"), multiple=4)
+        rows = run(tmp_path / "images", tmp_path / ratio, crop=cut)
+        found[ratio] = [row["key"] for row in rows], rows[0]["latents_16"].shape
+        metadata = LatentMetadata.read(tmp_path / ratio)
+        assert metadata.samples == len(rows)
+        assert metadata.latent_sizes["16"] == list(rows[0]["latents_16"].shape[1:])
+    assert found == {
+        "1:1": (["0", "4"], (3, 8, 8)),
+        "2:1": (["1", "3"], (3, 6, 12)),
+        "1:2": (["2"], (3, 12, 6)),
+    }
+
+
+def test_a_random_square_is_the_same_at_all_resolutions(tmp_path):
+    ramp = Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8), (40, 1))).convert("RGB")
+    buffer = io.BytesIO()
+    ramp.save(buffer, "png")
+    with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
+        for i in range(8):
+            writer.write({"image": buffer.getvalue(), "caption": "ramp", "key": str(i), "width": 120, "height": 40})
+    rows = run(tmp_path / "images", tmp_path / "out", crop=RandomSquare(seed=0))
+    means = [(row["latents_8"].mean(), row["latents_16"].mean()) for row in rows]
+    assert all(abs(small - large) < 0.02 for small, large in means)
+    assert np.std([large for _, large in means]) > 0.1
+
+
+def test_another_encoder_is_refused_whatever_its_name(images, tmp_path):
+    run(images, tmp_path / "out")
+    metadata = LatentMetadata.read(tmp_path / "out")
+    metadata.check_encoder("autoencoder", PROVENANCE)
+    metadata.check_encoder("autoencoder", {**PROVENANCE, "path": "a/copy", "dtype": "bfloat16"})  # the same weights
+    for change, named in (
+        ({"digest": "b2"}, "digest a1 instead of b2"),
+        ({"digest": "b2", "path": "a/copy"}, "path somewhere instead of a/copy, digest a1 instead of b2"),
+        ({"scaling_factor": 0.25}, r"scaling_factor 0\.5 instead of 0\.25"),
+    ):
+        with pytest.raises(ValueError, match=f"another autoencoder made the data than the config has: {named}; set"):
+            metadata.check_encoder("autoencoder", {**PROVENANCE, **change})
+    with pytest.raises(ValueError, match="max_length 24 instead of 77"):
+        metadata.check_encoder("text_encoder", {"max_length": 77})
+
+
+def test_a_config_that_names_the_very_encoder_is_believed(images, tmp_path):
+    run(images, tmp_path / "out")
+    metadata = LatentMetadata.read(tmp_path / "out")
+    named = {"_target_": "Averaging", "path": "somewhere", "channels": 3}
+    assert metadata.states_encoder("autoencoder", named)
+    assert metadata.states_encoder("autoencoder", {**named, "scaling_factor": 0.5})
+    for change in ({"path": "elsewhere"}, {"subfolder": "vae"}, {"scaling_factor": 0.25}, {"scaling_factor": None}):
+        assert not metadata.states_encoder("autoencoder", {**named, **change})
+    assert not metadata.states_encoder("text_encoder", {"max_length": 24})  # nothing says where it is from

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -72,7 +72,7 @@ def as_rank(number: int, ranks: int, port: int, work: Callable[[], None], said: 
         (said / str(number)).write_text(f"{type(error).__name__}: {error}")
 
 
-def launch(ranks: int, work: Callable[[], None], said: Path) -> list[BaseProcess]:
+def launch(ranks: int, work: Callable[[], None], said: Path) -> Sequence[BaseProcess]:
     said.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -84,7 +84,7 @@ def launch(ranks: int, work: Callable[[], None], said: Path) -> list[BaseProcess
     return jobs
 
 
-def endings(jobs: list[BaseProcess], said: Path) -> dict[str, str]:
+def endings(jobs: Sequence[BaseProcess], said: Path) -> dict[str, str]:
     for job in jobs:
         job.join(30)
         job.kill()  # for the test to end where a rank waits for ever

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from micro_diffusion.data.transforms import crop_to_square, normalise, shrink, to_rgb, to_tensor
+from micro_diffusion.data.transforms import crop, normalise, shrink, to_rgb, to_tensor
 
 
 def test_transparent_parts_lie_over_the_background():
@@ -59,18 +59,25 @@ def test_shrink_bounds_the_shorter_side_only(size, expected):
     assert shrink(Image.new("RGB", size), shorter_side=20).size == expected
 
 
+def test_shrink_bounds_both_sides():
+    assert shrink(Image.new("RGB", (100, 50)), longer_side=40).size == (40, 20)
+    assert shrink(Image.new("RGB", (100, 50)), shorter_side=40, longer_side=60).size == (60, 30)
+    assert shrink(Image.new("RGB", (100, 50)), shorter_side=20, longer_side=60).size == (40, 20)
+    assert shrink(Image.new("RGB", (100, 50)), longer_side=100).size == (100, 50)
+
+
 def test_the_centre_square_is_kept():
     image = Image.new("RGB", (30, 10), "black")
     image.paste((255, 255, 255), (10, 0, 20, 10))
     for resolution in (10, 5, 20):
-        assert np.asarray(crop_to_square(image, resolution)).shape == (resolution, resolution, 3)
-        assert np.asarray(crop_to_square(image, resolution)).min() > 250
+        assert np.asarray(crop(image, (resolution, resolution))).shape == (resolution, resolution, 3)
+        assert np.asarray(crop(image, (resolution, resolution))).min() > 250
 
 
 def test_resizing_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    small = np.asarray(crop_to_square(Image.fromarray(stripes), 16)).astype(int)
+    small = np.asarray(crop(Image.fromarray(stripes), (16, 16))).astype(int)
     assert np.abs(small[:, 2:-2] - 127.5).max() < 6  # without antialiasing the stripes would stay black or white
 
 
