@@ -53,6 +53,7 @@ def convert(
     tasks = _tasks(source, part_size)
     recipe = {
         "source": {"name": type(source).__name__, **asdict(source)},
+        "pictures": len(source),
         "preparation": asdict(preparation),
         "part_size": part_size,
         "size_limit": size_limit,

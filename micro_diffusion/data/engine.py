@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, TypeVar
@@ -38,7 +39,7 @@ class Processes:
         """The result of every task, as they get ready.
 
         Raises:
-            concurrent.futures.process.BrokenProcessPool: when a process is killed.
+            ChildProcessError: when a process is killed.
         """
         count = min(self.count or os.cpu_count() or 1, len(tasks))
         if count <= 1:
@@ -50,6 +51,11 @@ class Processes:
             try:
                 for done in as_completed([pool.submit(work, task) for task in tasks]):
                     yield done.result()
+            except BrokenProcessPool as error:
+                raise ChildProcessError(
+                    "a process was killed, perhaps for lack of memory; give the same command again, with a smaller "
+                    "engine.count if need be"
+                ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

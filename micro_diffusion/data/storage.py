@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -103,20 +104,25 @@ class RemoteStorage:
 
     def publish(self, scratch: Path, names: Sequence[str]) -> None:
         """Upload files of a scratch folder, one after another."""
-        uploader = self._uploader(str(scratch))
+        uploader = _uploader(self.root, os.getpid())
+        uploader.local = str(scratch)
         for name in names:
             uploader.upload_file(name)
 
     def _list(self, prefix: str) -> list[str]:
         """Whole names of the files whose names here begin so."""
-        with tempfile.TemporaryDirectory() as local:
-            listed = self._uploader(local).list_objects(prefix)
+        listed = _uploader(self.root, os.getpid()).list_objects(prefix)
         if listed is None:
             raise ValueError(f"the files of {self.root} cannot be listed; set out to a local folder, s3:// or gs://")
         return listed
 
-    def _uploader(self, local: str) -> CloudUploader:
-        return CloudUploader.get((local, self.root), keep_local=True, exist_ok=True)
+
+@lru_cache(maxsize=1)
+def _uploader(root: str, process: int) -> CloudUploader:
+    """This process's own connection, which takes long to make and must not be shared with a forked process."""
+    uploader = CloudUploader.get(root, keep_local=True)
+    os.rmdir(uploader.local)  # `publish` names another
+    return uploader
 
 
 def is_remote(out: str | Path) -> bool:

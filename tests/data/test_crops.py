@@ -21,7 +21,7 @@ def test_every_picture_has_one_bucket_and_it_is_the_nearest(size):
     takers = [ratio for ratio in RATIOS if bucket(ratio).takes(*size)]
     shape = size[0] / size[1]
     factors = {r: max(shape / value, value / shape) for r in RATIOS for value in [eval(r.replace(":", "/"))]}
-    assert takers == [min(factors, key=factors.get)]
+    assert takers == [min(factors, key=lambda ratio: factors[ratio])]
 
 
 @pytest.mark.parametrize("resolution", [256, 512])

@@ -49,6 +49,15 @@ def test_the_first_error_ends_the_work(tmp_path, count):
     assert len(list(tmp_path.iterdir())) < 50
 
 
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_an_error_not_a_wait():
+    with pytest.raises(ChildProcessError, match="a process was killed, perhaps for lack of memory"):
+        list(Processes(count=2).run(die, range(2)))
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_no_process_outlives_a_killed_job(tmp_path):
     job = multiprocessing.get_context("fork").Process(

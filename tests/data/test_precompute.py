@@ -133,7 +133,7 @@ def test_the_same_latents_are_left_alone_and_others_refused(images, tmp_path):
     encoder = Counting()
     run(images, tmp_path / "out", text_encoder=encoder)
     assert encoder.encoded == []
-    with pytest.raises(FileExistsError, match=r"other settings \(resolutions differ\)"):
+    with pytest.raises(FileExistsError, match=r"other settings \(latent_sizes, resolutions differ\)"):
         run(images, tmp_path / "out", resolutions=[8])
 
 

@@ -196,6 +196,13 @@ def test_another_configuration_is_refused(reference, workplace):
         train_here(workplace, "exp_name=reference", "seed=5")
 
 
+def test_latents_of_another_encoder_are_refused(workplace):
+    with pytest.raises(
+        ValueError, match="another text_encoder made the data than the config has: max_length 18 instead of 20"
+    ):
+        train_here(workplace, "exp_name=other", "text_encoder.max_length=20")
+
+
 @pytest.mark.slow
 def test_two_ranks_write_one_run_folder(workplace):
     composer_command(workplace, "exp_name=two", "trainer.max_duration=4ba", ranks=2)
