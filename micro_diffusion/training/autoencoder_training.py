@@ -133,7 +133,7 @@ class AutoencoderTraining(ComposerModel):
         else:
             metric.update(outputs.images.contiguous(), normalise(batch["images"]))
 
-    def save(self, folder: Path, weights: Weights) -> None:
+    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor]) -> None:
         """Write the weights for a later run, and `folder/autoencoder` with shift and scaling measured.
 
         Averaged weights are saved after the raw ones and take their place in `folder/autoencoder`.
@@ -142,7 +142,7 @@ class AutoencoderTraining(ComposerModel):
             raise ValueError("no step was taken since the run was resumed; raise trainer.max_duration by a batch")
         device = self.network.shift.device
         self.network.measure_scale(normalise(images.to(device)) for images in self._recent)
-        save_weights(folder, self.network.state_dict(), weights)
+        save_weights(folder, {**state, **dict(self.network.named_buffers())}, weights)
         self.network.save(folder / "autoencoder")
 
     def _crop_and_mirror(self, image: Tensor, generator: torch.Generator) -> Tensor:

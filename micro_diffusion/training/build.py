@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count, read_config
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.sampling.pipeline import Resizable
+from micro_diffusion.training.averaged_gradients import AveragedGradients
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
@@ -28,6 +29,7 @@ from micro_diffusion.training.interruption import Interruption, end_with_launche
 from micro_diffusion.training.resumption import NextEpochAfterLoad
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.schema import validate
+from micro_diffusion.training.sharding import shard_by_layer, whole_state
 from micro_diffusion.training.trainable import Trainable
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,7 @@ def train(config: DictConfig) -> None:
     start = time.monotonic()
     if not _has_ended(trainer):  # as one is that was killed after its last checkpoint
         trainer.fit()
-    if dist.get_global_rank() == 0:
-        save(trainer, model, run, seconds=time.monotonic() - start)
+    save(trainer, model, run, seconds=time.monotonic() - start)
     dist.barrier()
     trainer.close()
 
@@ -87,6 +88,7 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     # on a CPU, low-precision LayerNorm and the memory monitor have nothing to do, and say so
     warnings.filterwarnings("ignore", category=NoEffectWarning)
     warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
+    shard_by_layer(model.network)
     train_loader, eval_loader = _loader(config.train_loader, model.network), _loader(config.eval_loader, model.network)
     _check_same_encoders(train_loader, eval_loader)
     _check_encoders(_metadata(train_loader), config)
@@ -97,7 +99,7 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
         schedulers=instantiate(config.schedule),
         train_dataloader=train_loader,
         eval_dataloader=eval_loader,
-        algorithms=_values(config.algorithms),
+        algorithms=[AveragedGradients(), *_values(config.algorithms)],
         callbacks=[*first, *_values(config.callbacks), *_savers(config.trainer, interruption), interruption],
         loggers=_values(config.loggers),
     )
@@ -107,15 +109,24 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
 
 
 def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) -> None:
-    """Write the weights of a finished training, the averaged ones too where there are some, then the mark."""
-    model.save(run.path, "raw")
+    """Write the weights of a finished training, the averaged ones too where there are some, then the mark.
+
+    Every rank takes part in gathering the weights; the first one writes.
+    """
+    is_first = dist.get_global_rank() == 0
+    state = whole_state(model.network)
+    if is_first:
+        model.save(run.path, "raw", state)
     average = find_average(trainer.state)
     if average is not None:
         with average.averaged(model.network) as is_averaged:
-            if is_averaged:
-                model.save(run.path, "ema")
-            else:
+            state = whole_state(model.network)
+            if is_first and is_averaged:
+                model.save(run.path, "ema", state)
+            elif is_first:
                 log.warning("no averaged (EMA) weights are saved: training ended before algorithms.ema.start")
+    if not is_first:
+        return
     run.finish(
         batches=trainer.state.timestamp.batch.value,
         samples=trainer.state.timestamp.sample.value,

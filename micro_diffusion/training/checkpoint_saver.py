@@ -49,6 +49,8 @@ class WholeCheckpointSaver(CheckpointSaver):
     def init(self, state: State, logger: Logger) -> None:
         """Point the link from which runs resume to the newest checkpoint that is whole, on the first rank."""
         super().init(state, logger)
+        if state.fsdp_config is not None and state.fsdp_config.state_dict_type == "sharded":
+            return  # those are folders, of whose link Composer takes care
         if dist.get_global_rank() == 0:
             folder = Path(self.folder)
             for unfinished in folder.glob("unfinished.*"):

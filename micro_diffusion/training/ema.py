@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from composer import Algorithm, Event, Logger, State, Time, TimeUnit
+from composer.utils import dist
 from torch import Tensor, nn
 
+from micro_diffusion.training.sharding import local, sharded, trainable_weights, whole
 from micro_diffusion.training.trainable import trained_model
 
 
@@ -35,6 +37,7 @@ class EMA(Algorithm):
         self.start = Time.from_timestring(start)
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
+        self._loaded = False
 
     def __repr__(self) -> str:
         return f"EMA(smoothing={self.smoothing}, start='{self.start.to_timestring()}')"
@@ -58,13 +61,13 @@ class EMA(Algorithm):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """One step of the average, which begins as a copy of the weights."""
-        weights = _weights(network)
+        weights = trainable_weights(network)
         if not self.average:
             self.average = {name: weight.clone() for name, weight in weights.items()}
             return
-        self._move_to(weights)
-        averages = [self.average[name] for name in weights]
-        torch._foreach_lerp_(averages, [*weights.values()], 1 - self.smoothing)
+        self._place(weights)
+        averages = [local(self.average[name]) for name in weights]
+        torch._foreach_lerp_(averages, [local(weight) for weight in weights.values()], 1 - self.smoothing)
 
     @contextmanager
     def averaged(self, network: nn.Module) -> Iterator[bool]:
@@ -76,12 +79,13 @@ class EMA(Algorithm):
             self._swap_out(network)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average goes into checkpoints beside the raw weights."""
-        return {**super().state_dict(), "average": self.average}
+        """The average goes into checkpoints beside the raw weights, in one piece, which the first rank writes."""
+        average = {name: whole(tensor) for name, tensor in self.average.items()}
+        return {**super().state_dict(), "average": average if dist.get_global_rank() == 0 else {}}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
         """Takes the average of a checkpoint."""
-        self.average = state["average"]
+        self.average, self._loaded = state["average"], True
 
     def _check_start(self, state: State) -> None:
         end, start, epoch = state.max_duration, self.start, state.dataloader_len
@@ -100,24 +104,25 @@ class EMA(Algorithm):
     @torch.no_grad()
     def _swap_in(self, network: nn.Module) -> None:
         if self.average and not self._raw:
-            weights = _weights(network)
-            self._move_to(weights)
+            weights = trainable_weights(network)
+            self._place(weights)
             self._raw = {name: weight.clone() for name, weight in weights.items()}
-            torch._foreach_copy_([*weights.values()], [self.average[name] for name in weights])
+            _copy(self.average, weights)
 
     @torch.no_grad()
     def _swap_out(self, network: nn.Module) -> None:
         if self._raw:
-            weights = _weights(network)
-            torch._foreach_copy_([*weights.values()], [self._raw[name] for name in weights])
+            _copy(self._raw, trainable_weights(network))
             self._raw = {}
 
-    def _move_to(self, weights: dict[str, Tensor]) -> None:
-        """A checkpoint's average comes on the CPU."""
+    def _place(self, weights: dict[str, Tensor]) -> None:
+        """A checkpoint's average comes in one piece on the CPU."""
         missing = weights.keys() ^ self.average.keys()
         if missing:
             raise ValueError(f"the average of the checkpoint is of another network; they differ in {sorted(missing)}")
-        self.average = {name: self.average[name].to(weight.device) for name, weight in weights.items()}
+        if self._loaded:
+            self.average = {name: sharded(self.average[name], like=weight) for name, weight in weights.items()}
+            self._loaded = False
 
 
 def find_average(state: State) -> EMA | None:
@@ -125,8 +130,8 @@ def find_average(state: State) -> EMA | None:
     return next((algorithm for algorithm in state.algorithms if isinstance(algorithm, EMA)), None)
 
 
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    torch._foreach_copy_([local(tensor) for tensor in target.values()], [local(source[name]) for name in target])
 
 
 def _in_batches(time: Time, epoch: Time) -> int:

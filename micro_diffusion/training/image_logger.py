@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 from composer import Callback, Event, Logger, State
 from composer.core import get_precision_context
 from composer.utils import create_interval_scheduler, dist
+from torch import Tensor, nn
 
 from micro_diffusion.sampling.grid import captioned_grid
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.prompts import Prompts
 from micro_diffusion.training.ema import find_average
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
+from micro_diffusion.training.sharding import is_sharded, whole_state
 from micro_diffusion.training.trainable import trained_model
 
 
@@ -47,6 +50,12 @@ class ImageLogger(Callback):
         self.batch_size = batch_size
         self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
         self._drawn_at = -1
+        self._copy: nn.Module | None = None
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Keep a copy of a network that is about to be sharded, for one rank cannot draw with its share alone."""
+        if state.fsdp_config is not None and dist.get_global_rank() == 0:
+            self._copy = copy.deepcopy(trained_model(state.model).network)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Refuse data that other encoders made than those that draw here."""
@@ -68,18 +77,36 @@ class ImageLogger(Callback):
 
     def _draw(self, state: State, logger: Logger) -> None:
         step = state.timestamp.batch.value
-        if dist.get_global_rank() != 0 or step == self._drawn_at:
+        if step == self._drawn_at:
             return
         self._drawn_at = step
         model = trained_model(state.model)
         if not isinstance(model, LatentDiffusion):
             raise ValueError(f"the image logger cannot draw with {type(model).__name__}; leave it out of callbacks")
-        pipeline = self.pipeline(backbone=model.network, objective=model.objective)
-        average, training = find_average(state), model.network.training
-        model.network.eval()
-        averaged = average.averaged(model.network) if average is not None else nullcontext()
-        precision = get_precision_context(state.precision, state.precision_config)
-        with averaged, precision, model.cpu_autocast(next(model.network.parameters()).device):
+        average = find_average(state)
+        with average.averaged(model.network) if average is not None else nullcontext():
+            network = self._whole_network(model.network)
+            if dist.get_global_rank() == 0:
+                images = self._images(network, model, state)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                captioned_grid(images, self.prompts.captions).save(self.folder / f"step_{step:07d}.png")
+                logger.log_images(list(images), name="samples", channels_last=False, step=step)
+
+    def _whole_network(self, network: nn.Module) -> nn.Module:
+        """The network itself, or on the first rank its copy with the weights that all ranks hold together."""
+        if not is_sharded(network):
+            return network
+        weights = whole_state(network)
+        if self._copy is None:
+            return network
+        self._copy.load_state_dict(weights)
+        return self._copy
+
+    def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> Tensor:
+        """One picture for each prompt, (N, 3, H, W)."""
+        device, training = next(model.network.parameters()).device, network.training
+        pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
+        with get_precision_context(state.precision, state.precision_config), model.cpu_autocast(device):
             images = pipeline.generate(
                 self.prompts.captions,
                 seed=self.prompts.seed,
@@ -87,7 +114,7 @@ class ImageLogger(Callback):
                 resolution=self.resolution,
                 batch_size=self.batch_size,
             )
-        model.network.train(training)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        captioned_grid(images, self.prompts.captions).save(self.folder / f"step_{step:07d}.png")
-        logger.log_images(list(images), name="samples", channels_last=False, step=step)
+        network.train(training)
+        if network is self._copy:
+            network.to("cpu")  # its place on the device is needed for training
+        return images

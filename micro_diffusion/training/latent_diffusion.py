@@ -133,9 +133,9 @@ class LatentDiffusion(ComposerModel):
         """Count the losses of a batch that fall into the metric's band."""
         metric.update(outputs.per_sample, outputs.sigma)
 
-    def save(self, folder: Path, weights: Weights) -> None:
+    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor]) -> None:
         """Write the backbone's weights with plain keys."""
-        save_weights(folder, self.network.state_dict(), weights)
+        save_weights(folder, state, weights)
 
 
 class BandLoss(Metric):

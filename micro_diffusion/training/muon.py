@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw as adamw_update
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.precision import computes_in_bf16
+from micro_diffusion.training.sharding import sharded, whole
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of x → a·x + b·x³ + c·x⁵ that lift small singular values fastest (Jordan et al. 2024)."""
@@ -25,7 +26,8 @@ class Muon(Optimizer):
     """One optimizer object, so that schedules, clipping and checkpoints need to know of one only.
 
     Matrices of the same shape, and stacks of them such as the weights of experts, take their step in one batched
-    product. A parameter of two axes is (out, in) as in nn.Linear; one of three is a stack of (in, out).
+    product; sharded ones are gathered for it, and every rank takes the whole step. A parameter of two axes is
+    (out, in) as in nn.Linear; one of three is a stack of (in, out).
 
     Args:
         groups: every trainable parameter, once; those with `matrices` take Muon's step, the others AdamW's.
@@ -91,15 +93,17 @@ class Muon(Optimizer):
         gradients = [p.grad for p in parameters if p.grad is not None]
         buffers = [self._state(p, "momentum_buffer") for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        directions = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov: look one step ahead
+        directions = [gradient.clone() for gradient in gradients]
+        torch._foreach_lerp_(directions, buffers, group["momentum"])  # Nesterov: look one step ahead
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         for indices in _same_shape(parameters).values():
             shape = parameters[indices[0]].shape
-            stack = torch.stack([directions[i] for i in indices])
+            stack = torch.stack([whole(directions[i]) for i in indices])
             updates = orthogonalize(stack.flatten(0, -3), steps=group["steps"]).to(stack.dtype).view_as(stack)
             fan_out, fan_in = shape if len(shape) == 2 else (shape[2], shape[1])
             scale = group["lr"] * max(1.0, fan_out / fan_in) ** 0.5
-            torch._foreach_add_([parameters[i] for i in indices], list(updates.unbind()), alpha=-scale)
+            parts = [sharded(update, like=parameters[i]) for i, update in zip(indices, updates, strict=True)]
+            torch._foreach_add_([parameters[i] for i in indices], parts, alpha=-scale)
 
     def _adamw_step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         steps = [self._state(p, "step", scalar=True) for p in parameters]

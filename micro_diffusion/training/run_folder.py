@@ -19,8 +19,8 @@ from micro_diffusion.whole_file import whole_file
 
 COMPLETE_FILE = "complete.json"
 FREE = re.compile(
-    r"(callbacks|loggers|machine|prompts|sampler|metric|trainer|eval_loader|output_dir"
-    r"|train_loader\.(workers|verify))(\.|$)"
+    r"(callbacks|loggers|machine|parallelism|prompts|sampler|metric|trainer|eval_loader|output_dir"
+    r"|(model\.)?backbone\.activation_checkpointing|train_loader\.(workers|verify))(\.|$)"
 )
 """Keys that may change when a run goes on: they decide how it runs and what it shows, not what is learned."""
 

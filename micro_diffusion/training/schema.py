@@ -24,10 +24,18 @@ class Node:
 
 
 class Machine(TypedDict):
-    """Where to train, and in which precision, in Composer's words."""
+    """Where to train, and in which precision, in Composer's words; how many pictures at once, how economically."""
 
     device: str
     precision: str
+    microbatch: int
+    activation_checkpointing: bool
+
+
+class Parallelism(TypedDict):
+    """How a network is spread over devices; null where each holds all of it."""
+
+    fsdp: Node | None
 
 
 class Root(TypedDict):
@@ -41,6 +49,7 @@ class Root(TypedDict):
     trust_checkpoint: bool
     resolution: int
     machine: Machine
+    parallelism: Parallelism
     text_encoder: Node
     autoencoder: Node
     backbone: Node

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from composer import ComposerModel
-from torch import nn
+from torch import Tensor, nn
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights
@@ -40,8 +40,8 @@ class Trainable(Protocol):
         """The same for evaluation, where the draws are the same at every call for the same batch."""
         ...
 
-    def save(self, folder: Path, weights: Weights) -> None:
-        """Write what later stages and programs need into the run folder; `network` holds the weights so called."""
+    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor]) -> None:
+        """Write what later stages and programs need into the run folder; `state` is the network's, in one piece."""
         ...
 
 

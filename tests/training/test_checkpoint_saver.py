@@ -30,6 +30,7 @@ def at(step):
         timestamp=Timestamp(epoch=1, batch=step),
         previous_timestamp=Timestamp(epoch=1, batch=step - 1),
         get_elapsed_duration=lambda: 0.1,
+        fsdp_config=None,
         fsdp_sharded_state_dict_enabled=False,
     )
 

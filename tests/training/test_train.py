@@ -3,121 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from micro_diffusion.autoencoder.kl import KLAutoencoder
-from micro_diffusion.data.convert import convert
-from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.precompute import precompute
-from micro_diffusion.data.preparation import Preparation
-from micro_diffusion.data.sources.shapes import Shapes
-from micro_diffusion.text.tiny import TinyTextEncoder
-from micro_diffusion.training.build import train
-from micro_diffusion.training.resolvers import register_resolvers
-
-ROOT = Path(__file__).resolve().parents[2]
-STEPS = 18
-
-SMALL = [
-    "resolution=16",
-    "backbone.dim=32",
-    "backbone.depth=2",
-    "backbone.mixer_dim=32",
-    "backbone.mixer_depth=1",
-    "train_loader.batch_size=4",
-    "eval_loader.batch_size=8",
-    "algorithms.ema.start=2ba",
-    "callbacks.progress_lines.interval=6ba",
-    "prompts.captions=[a large red circle on a white background]",
-    "sampler.steps=2",
-    "machine=cpu",
-    f"trainer.max_duration={STEPS}ba",
-    "trainer.eval_interval=9ba",
-]
-
-KILLER = '''
-import os, signal
-from composer import Callback
-
-class KillAt(Callback):
-    """Ends the process without warning when this many steps are done."""
-    def __init__(self, step):
-        self.step = step
-    def batch_start(self, state, logger):
-        if state.timestamp.batch.value == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-'''
+from tests.small_training import (
+    STEPS,
+    composer_command,
+    losses,
+    make_latents,
+    succeeded,
+    train_command,
+    train_here,
+)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    convert(
-        source=Shapes(seed=0, count=24, resolution=16),
-        out=folder / "images",
-        preparation=Preparation(),
-        engine=Processes(count=1),
-    )
-    precompute(
-        images=folder / "images",
-        out=folder / "latents",
-        resolutions=[16],
-        autoencoder=KLAutoencoder.load("bundled:autoencoder"),
-        text_encoder=TinyTextEncoder(dim=192, max_length=18),
-        batch_size=8,
-        workers=0,
-    )
-    (folder / "killer.py").write_text(KILLER)
+    make_latents(folder, count=24)
     return folder
-
-
-def overrides(workplace: Path) -> list[str]:
-    data = [f"{part}_loader.path={workplace}/latents" for part in ("train", "eval")]
-    return [f"output_dir={workplace}/runs", *data, *SMALL]
-
-
-def train_command(workplace: Path, *arguments: str, launcher=()) -> subprocess.CompletedProcess:
-    """The whole command in its own process; `composer` as its launcher costs the start of a second one."""
-    config = ["--config-path", "./configs", "--config-name", "quickstart_32_pretrain.yaml"]
-    return subprocess.run(
-        [*(launcher or [sys.executable]), "train.py", *config, *overrides(workplace), *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(workplace)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-def composer_command(workplace: Path, *arguments: str, ranks=1) -> str:
-    launcher = [str(Path(sys.executable).parent / "composer"), "-n", str(ranks)]
-    return succeeded(train_command(workplace, *arguments, launcher=launcher))
-
-
-def succeeded(result: subprocess.CompletedProcess) -> str:
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
-def train_here(workplace: Path, *arguments: str, config: str = "quickstart_32_pretrain") -> None:
-    """The same in this process, which has imported everything already."""
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        train(compose(config, overrides=[*overrides(workplace), *arguments]))
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss/train/total"] for line in lines if "loss/train/total" in line}
 
 
 @pytest.fixture(scope="module")
