@@ -21,7 +21,10 @@ def add(commands: Any) -> None:
     """Describe the command and its options to argparse."""
     parser = commands.add_parser("plan", help="what training will cost on a machine", description=_DESCRIPTION)
     parser.add_argument("stages", metavar="STAGE", nargs="*", default=STAGES, help=f"default: {' '.join(STAGES)}")
-    parser.add_argument("--machine", default="h100x8", help="h100, h200, a100, each also x8; 4090; or here, measured")
+    parser.add_argument(
+        "--machine", default="h100x8", help="h100, h200, a100, all also x8; 4090; cpu; or here, measured"
+    )
+    parser.add_argument("--devices", type=positive, help="how many of the machine's devices (default: as it is named)")
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="share of a machine's peak rate to assume (default: 0.4)"
     )
@@ -30,6 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=positive, default=8, help="of the steps measured with --machine here")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
+    parser.add_argument("--formulae", action="store_true", help="print the formulae too")
     parser.set_defaults(command=execute)
 
 
@@ -43,13 +47,13 @@ def execute(options: argparse.Namespace) -> None:
         measured = {"device": kind, "batch_size": options.batch_size}
         stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
         devices, basis = 1, "speed measured on this machine"
-    elif options.machine in plan.MACHINES:
-        machine = plan.MACHINES[options.machine]
-        stages = [plan.plan_stage(stage, config, machine, options.mfu) for stage, config in configs.items()]
-        devices, basis = machine.devices, f"speed assumed, at an MFU of {options.mfu:g}"
     else:
-        known = ", ".join([*plan.MACHINES, "here"])
-        raise ValueError(f"there is no plan for the machine {options.machine!r}; choose one of {known}")
+        machine = plan.machine_named(options.machine, options.devices)
+        stages = [plan.plan_stage(stage, config, machine, options.mfu) for stage, config in configs.items()]
+        number = f"{machine.devices} devices" if machine.devices > 1 else "1 device"
+        devices, basis = machine.devices, f"{number}, speed assumed, at an MFU of {options.mfu:g}"
     data = plan.data_bytes(list(configs.values()), options.pictures)
     print(f"{options.machine}: {basis}\n")
     print(plan.report(stages, devices=devices, price=options.price, data=data))
+    if options.formulae:
+        print(f"\n{plan.__doc__}")

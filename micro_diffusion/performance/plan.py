@@ -1,30 +1,36 @@
 """What a recipe will cost on a machine, before it is started: operations, hours, money, memory and disk.
 
     seconds     = pictures · FLOP a picture / (devices · peak FLOP/s · MFU), or pictures / measured pictures a second
-    fixed bytes = 16 a parameter: fp32 weight, gradient and two moments; 4 more for a moving average
-    microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture
+    dollars     = hours · devices · price
+    state       = 16 bytes a parameter: fp32 weight, gradient and two moments; 4 more for a moving average
+    fixed bytes = state + 2 a parameter: the bf16 copies that autocast makes
+                  several devices: + 4 a parameter: the buckets in which DDP averages gradients
+                  sharded (FSDP): state / devices + 2 a parameter + 4 for each one of two layers and of what is in none
+    memory      = fixed bytes + microbatch · activation bytes a picture
+                  activation checkpointing: + 3 times the mean layer's activations, for the one computed again
+    microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture, at most a device's share
     checkpoint  = 12 bytes a parameter, 4 more with a moving average
     data        = pictures · (2 bytes · (latents of every resolution + caption features))
 
-FLOP and activation bytes are counted by running the network on tensors without data. Activations are counted in fp32,
-so bf16 fits somewhat more; a microbatch is never larger than a device's share of the batch.
+FLOP and activation bytes are counted by running the network on tensors without data, activations in half precision
+where the machine trains in it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from micro_diffusion.checkpoint import parameter_count
-from micro_diffusion.performance.timing import Clock, measure
-from micro_diffusion.performance.training_step import TrainingStep, activation_bytes, training_flops
-from micro_diffusion.precision import Precision
+from micro_diffusion.performance.memory import Memory, memory_of
+from micro_diffusion.performance.timing import Clock, measure, product_rate
+from micro_diffusion.performance.training_step import TrainingStep, training_flops
+from micro_diffusion.precision import Precision, computes_in_bf16
 from micro_diffusion.training.resolvers import register_resolvers
 
 USABLE = 0.9
@@ -32,11 +38,12 @@ USABLE = 0.9
 
 
 class Machine(NamedTuple):
-    """Equal devices: how many, dense bf16 FLOP/s by the maker's data sheet, and bytes of memory of each."""
+    """Equal devices: how many, their peak FLOP/s, bytes of memory of each, and whether they train in bf16."""
 
     devices: int
     flops_per_second: float
     memory: float
+    half: bool = True
 
 
 MACHINES = {
@@ -48,25 +55,53 @@ MACHINES = {
     "a100x8": Machine(8, 312e12, 80e9),
     "4090": Machine(1, 165e12, 24e9),
 }
+"""Dense bf16 rates by the makers' data sheets."""
+
+CPU = torch.device("cpu")
+
+
+def machine_named(name: str, devices: int | None = None) -> Machine:
+    """A machine of `MACHINES`, or "cpu": this one, by the rate of its matrix products, which is measured.
+
+    Args:
+        name: of the machine.
+        devices: how many of its devices; None for as many as its name says.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
+    """
+    if name != "cpu" and name not in MACHINES:
+        raise ValueError(f"there is no plan for the machine {name!r}; choose one of {', '.join(MACHINES)}, cpu, here")
+    machine = this_cpu() if name == "cpu" else MACHINES[name]
+    return machine if devices is None else machine._replace(devices=devices)
+
+
+def this_cpu() -> Machine:
+    """The machine that this program runs on, without its GPUs."""
+    rate = product_rate(CPU, torch.bfloat16 if computes_in_bf16("cpu") else torch.float32)
+    return Machine(1, rate, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), half=False)
 
 
 class StagePlan(NamedTuple):
-    """One stage on one machine. microbatch: 0 where not even one picture fits, None where memory is not known."""
+    """One stage on one machine. microbatch: the configuration's. largest: what fits, 0 where not even one does."""
 
     stage: str
     pictures: int
-    parameters: int
     flops_per_picture: int
     pictures_per_second: float
-    fixed_bytes: int
-    activation_bytes: int
-    microbatch: int | None
-    checkpoint_bytes: int
+    memory: Memory
+    microbatch: int
+    largest: int
 
     @property
     def hours(self) -> float:
         """Wall-clock time of the stage's training steps."""
         return self.pictures / self.pictures_per_second / 3600
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device holds a microbatch of the configuration."""
+        return self.microbatch <= self.largest
 
 
 def stage_configs(folder: Path, stages: Sequence[str], overrides: Sequence[str]) -> dict[str, DictConfig]:
@@ -108,35 +143,27 @@ def measure_stage(
     """A stage on this very machine, from the median of some training steps of a small batch."""
     step = TrainingStep(config=config, batch_size=batch_size, device=device, precision=precision, compile=False)
     timing = measure(step, warmup=2, repeats=steps, device=device, clock=clock)
-    machine = None
+    machine = this_cpu()
     if device.type == "cuda":
         machine = Machine(1, 0.0, torch.cuda.get_device_properties(device).total_memory)
     return _plan(stage, config, training_flops(config), batch_size / timing.seconds, machine)
 
 
-def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float, machine: Machine | None) -> StagePlan:
+def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float, machine: Machine) -> StagePlan:
     duration = str(config.trainer.max_duration)
     if not duration.endswith("ba"):
         raise ValueError(f"trainer.max_duration is {duration}; a plan needs steps, such as 1000ba")
     batch = config.train_loader.batch_size
-    with torch.device("meta"):
-        parameters = parameter_count(instantiate(config.backbone, _convert_="all"))
-    average = 4 * parameters if "ema" in config.algorithms else 0
-    fixed, activations = 16 * parameters + average, activation_bytes(config)
-    microbatch = None
-    if machine is not None:
-        room = int((machine.memory * USABLE - fixed) / activations)
-        microbatch = max(0, min(room, batch // machine.devices))
+    share = batch // machine.devices
+    memory = memory_of(config, devices=machine.devices, half=machine.half)
     return StagePlan(
         stage=stage,
         pictures=int(duration.removesuffix("ba")) * batch,
-        parameters=parameters,
         flops_per_picture=flops,
         pictures_per_second=pictures_per_second,
-        fixed_bytes=fixed,
-        activation_bytes=activations,
-        microbatch=microbatch,
-        checkpoint_bytes=12 * parameters + average,
+        memory=memory,
+        microbatch=min(config.trainer.device_train_microbatch_size or share, share),
+        largest=min(memory.largest_microbatch(machine.memory * USABLE), share),
     )
 
 
@@ -150,7 +177,10 @@ def data_bytes(configs: Sequence[DictConfig], pictures: int) -> int:
 
 def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: int) -> str:
     """The plan as a table; `price`: dollars for an hour of one device; `data`: bytes of the data set."""
-    heading = ("stage", "pictures", "GFLOP", "pictures/s", "hours", "dollars", "fixed GB", "GB/picture", "microbatch")
+    heading = (
+        "stage", "pictures", "GFLOP", "pictures/s", "hours", "dollars",
+        "fixed GB", "GB/picture", "microbatch", "GB", "largest",
+    )  # fmt: skip
     rows = [
         (
             plan.stage,
@@ -159,20 +189,22 @@ def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, da
             f"{plan.pictures_per_second:,.1f}",
             f"{plan.hours:,.1f}",
             "" if price is None else f"{plan.hours * devices * price:,.0f}",
-            f"{plan.fixed_bytes / 1e9:.1f}",
-            f"{plan.activation_bytes / 1e9:.3f}",
-            "" if plan.microbatch is None else str(plan.microbatch or "none fits"),
+            f"{plan.memory.fixed / 1e9:.1f}",
+            f"{plan.memory.each / 1e9:.3f}",
+            str(plan.microbatch),
+            f"{plan.memory.needed(plan.microbatch) / 1e9:.1f}",
+            str(plan.largest or "none fits"),
         )
         for plan in stages
     ]
     pictures, hours = sum(plan.pictures for plan in stages), sum(plan.hours for plan in stages)
     dollars = "" if price is None else f"{hours * devices * price:,.0f}"
-    rows.append(("together", f"{pictures:,}", "", "", f"{hours:,.1f}", dollars, "", "", ""))
+    rows.append(("together", f"{pictures:,}", "", "", f"{hours:,.1f}", dollars, "", "", "", "", ""))
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
     lines = []
     for name, *cells in (heading, *rows):
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-    checkpoint = max(plan.checkpoint_bytes for plan in stages)
+    checkpoint = max(plan.memory.checkpoint for plan in stages)
     disk = f"disk: {data / 1e9:,.0f} GB for the latents, {checkpoint / 1e9:,.1f} GB for each checkpoint"
     return "\n".join([*lines, "", disk])

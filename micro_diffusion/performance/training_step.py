@@ -92,12 +92,13 @@ def training_flops(config: DictConfig) -> int:
     return count_flops(lambda: model.loss(model(batch), batch).backward())
 
 
-def activation_bytes(config: DictConfig) -> int:
-    """Bytes that each picture of a microbatch adds to what a forward pass keeps, in fp32; in bf16 it is less."""
+def activation_bytes(config: DictConfig, *, half: bool = False) -> int:
+    """Bytes that each picture of a microbatch adds to what a forward pass keeps, in fp32 or half precision."""
     with torch.device("meta"):
         model = build_model(config).train()
     one, two = (_drawn(model, config, size) for size in (1, 2))
-    model.cpu_precision = "fp32"
+    # fp16 stands in for a GPU's bf16, of the same size: attention in bf16 is done otherwise on a CPU than on a GPU
+    model.cpu_autocast = lambda device: torch.autocast("cpu", torch.float16, enabled=half)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model.to_empty(device="cpu")  # tensors without data that choose the kernels of real ones
 

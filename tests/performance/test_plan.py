@@ -7,8 +7,21 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from micro_diffusion import cli
+from micro_diffusion.checkpoint import parameter_count
+from micro_diffusion.cli.plan import STAGES
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
-from micro_diffusion.performance.plan import MACHINES, USABLE, Machine, data_bytes, measure_stage, plan_stage, report
+from micro_diffusion.performance.memory import LARGEST_LAYER, memory_of
+from micro_diffusion.performance.plan import (
+    MACHINES,
+    USABLE,
+    Machine,
+    data_bytes,
+    machine_named,
+    measure_stage,
+    plan_stage,
+    report,
+    stage_configs,
+)
 from micro_diffusion.performance.timing import measure, now
 from micro_diffusion.performance.training_step import (
     TrainingStep,
@@ -50,15 +63,77 @@ def test_the_formulae():
     small, machine = config("quickstart_64_finetune", *SMALL), Machine(2, 1e12, 1e9)
     plan = plan_stage("s", small, machine, mfu=0.5)
     parameters = sum(p.numel() for p in build_model(small).parameters())
-    assert plan.parameters == parameters
+    memory = plan.memory
+    assert memory.parameters == parameters
     assert plan.pictures == small.train_loader.batch_size * int(small.trainer.max_duration.removesuffix("ba"))
     assert plan.hours * 3600 == pytest.approx(plan.pictures * plan.flops_per_picture / (2 * 1e12 * 0.5))
-    assert plan.fixed_bytes == 20 * parameters  # with a moving average
-    room = (1e9 * USABLE - plan.fixed_bytes) // plan.activation_bytes
-    assert plan.microbatch == min(room, small.train_loader.batch_size // 2)
-    assert plan_stage("s", small, Machine(1, 1e12, 1e6), mfu=0.5).microbatch == 0
+    assert memory.fixed == (16 + 4 + 2 + 4) * parameters  # with a moving average, bf16 copies, and DDP's buckets
+    assert memory.checkpoint == 16 * parameters
+    room = (1e9 * USABLE - memory.fixed) // memory.each
+    assert plan.largest == min(room, small.train_loader.batch_size // 2)
+    assert plan.microbatch == small.train_loader.batch_size // 2 and plan.fits == (plan.microbatch <= room)
+    too_small = plan_stage("s", small, Machine(1, 1e12, 1e6), mfu=0.5)
+    assert too_small.largest == 0 and not too_small.fits
     with pytest.raises(ValueError, match="MFU is 40"):
         plan_stage("s", small, machine, mfu=40)
+
+
+def test_half_precision_halves_most_activations():
+    small = config("quickstart_32_pretrain", *SMALL)
+    assert 0.4 < activation_bytes(small, half=True) / activation_bytes(small) < 0.8
+
+
+def test_checkpointing_keeps_less_and_computes_one_layer_again():
+    small = config("quickstart_32_pretrain", *SMALL)
+    checkpointed = config("quickstart_32_pretrain", *SMALL, "machine.activation_checkpointing=true")
+    plain, economical = (memory_of(c, devices=1, half=True) for c in (small, checkpointed))
+    assert economical.fixed == plain.fixed
+    kept = activation_bytes(checkpointed, half=True)
+    assert kept < plain.each and economical.each == kept + LARGEST_LAYER * plain.each // 3  # three layers
+
+
+def test_shards_divide_the_state_and_gather_two_layers():
+    small = config("quickstart_32_pretrain", *SMALL, "parallelism=fsdp", "~algorithms.ema")
+    network = build_model(small).network
+    parameters, layers = (
+        parameter_count(network),
+        [parameter_count(block) for block in (*network.mixer, *network.blocks)],
+    )
+    gathered = 2 * max(layers) + parameters - sum(layers)
+    assert memory_of(small, devices=4, half=True).fixed == 16 * parameters // 4 + 2 * parameters + 4 * gathered
+    small.parallelism.fsdp.replicas = 2
+    assert memory_of(small, devices=4, half=True).fixed == 16 * parameters // 2 + 2 * parameters + 4 * gathered
+
+
+PRESETS = [
+    ("12gb", 1, "tiny"),
+    ("12gb", 4, "xl"),
+    ("24gb", 1, "tiny"),
+    ("24gb", 2, "xl"),
+    ("80gb", 1, "xl"),
+    ("80gb", 8, "xl"),
+    ("141gb", 1, "xl"),
+    ("141gb", 8, "xl"),
+]
+
+
+@pytest.mark.parametrize(("preset", "devices", "backbone"), PRESETS)
+def test_a_machine_preset_fits_for_all_four_stages(preset, devices, backbone):
+    stages = stage_configs(CONFIGS, STAGES, [f"machine={preset}", f"backbone={backbone}"])
+    room = USABLE * float(preset.removesuffix("gb")) * 1e9
+    needed = {}
+    for stage, composed in stages.items():
+        memory = memory_of(composed, devices=devices, half=True)
+        needed[stage] = memory.needed(composed.trainer.device_train_microbatch_size)
+    assert {stage: size / room for stage, size in needed.items() if size > room} == {}
+
+
+def test_a_cpu_is_planned_by_its_own_rate():
+    machine = machine_named("cpu")
+    assert machine.flops_per_second > 1e9 and machine.memory > 1e9 and not machine.half
+    assert machine_named("h200", 16) == Machine(16, 989e12, 141e9)
+    with pytest.raises(ValueError, match=r"no plan for the machine 'abacus'; choose one of h100, .*, cpu, here"):
+        machine_named("abacus")
 
 
 def test_disk_counts_every_resolution_once():
@@ -67,10 +142,11 @@ def test_disk_counts_every_resolution_once():
 
 
 def test_the_command_prints_a_table(capsys):
-    arguments = ["plan", "quickstart_32_pretrain", "quickstart_64_finetune", "--machine", "h100x8", "--price", "2"]
+    arguments = ["plan", "quickstart_32_pretrain", "quickstart_64_finetune", "--price", "2", "--formulae"]
     assert cli.main([*arguments, "--configs", str(CONFIGS), "--set", "backbone.depth=2"]) == 0
     printed = capsys.readouterr().out
-    assert "quickstart_32_pretrain" in printed and "together" in printed and "MFU of 0.4" in printed
+    assert "quickstart_32_pretrain" in printed and "together" in printed and "8 devices" in printed
+    assert "MFU of 0.4" in printed and "checkpoint  = 12 bytes a parameter" in printed
     assert cli.main(["plan", "--configs", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
