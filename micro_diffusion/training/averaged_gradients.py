@@ -22,7 +22,7 @@ class AveragedGradients(Algorithm):
         self._average_of_ones = 0.0
 
     def match(self, event: Event, state: State) -> bool:
-        """Runs when a batch's gradients are complete; stands before whatever looks at them."""
+        """Runs when a batch's gradients are complete; whatever looks at them has to come later."""
         return event == Event.AFTER_TRAIN_BATCH and state.fsdp_config is not None
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:

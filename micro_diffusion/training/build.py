@@ -99,7 +99,7 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
         schedulers=instantiate(config.schedule),
         train_dataloader=train_loader,
         eval_dataloader=eval_loader,
-        algorithms=[AveragedGradients(), *_values(config.algorithms)],
+        algorithms=[*_values(config.algorithms), AveragedGradients()],  # Composer runs the last first after a batch
         callbacks=[*first, *_values(config.callbacks), *_savers(config.trainer, interruption), interruption],
         loggers=_values(config.loggers),
     )
