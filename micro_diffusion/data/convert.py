@@ -65,8 +65,8 @@ def convert(
         work = PartConversion(source, preparation, folder.storage, size_limit)
         missing = [task for task in tasks if task.number not in whole]
         share = preparation.expected(len(source)) / max(1, len(tasks))
-        with tqdm(desc=f"convert {out}", total=round(share * len(tasks)), unit=" pictures", mininterval=1) as progress:
-            progress.update(round(share * len(whole)))
+        total, done = round(share * len(tasks)), round(share * len(whole))  # the rate leaves out what was there
+        with tqdm(desc=f"convert {out}", total=total, initial=done, unit=" pictures", mininterval=1) as progress:
             for count in (engine or Processes()).run(work, missing):
                 progress.update(count)
         samples, rejected, _ = folder.merge(len(tasks))

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.parts import PARTS, PartRecord, whole_parts
-from micro_diffusion.data.storage import LocalStorage, RemoteStorage, Storage, is_remote
+from micro_diffusion.data.storage import LocalStorage, RemoteStorage, Storage, is_remote, scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class OutputFolder:
         self.recipe = json.loads(json.dumps(recipe))
         self._lock: TextIO | None = None
         self.finished = RemoteStorage(self.out) if is_remote(out) else LocalStorage(Path(self.out))
-        self.storage: Storage = self.finished if is_remote(out) else LocalStorage(Path(self.out + ".unfinished"))
+        self._unfinished = self.out if is_remote(out) else self.out + ".unfinished"
+        self.storage: Storage = self.finished if is_remote(out) else LocalStorage(Path(self._unfinished))
 
     def __enter__(self) -> OutputFolder:
         return self
@@ -94,12 +95,12 @@ class OutputFolder:
         if isinstance(self.storage, LocalStorage):
             self.storage.clear_scratch()
             if self.storage.read(RECORD) is not None:  # killed between the last file and the renaming
-                self._check(self._recipe_of(self.storage), f"{self.out}.unfinished")
+                self._check(self._recipe_of(self.storage), self._unfinished)
                 self._rename()
                 return None
         whole, begun = whole_parts(self.storage), self.storage.read(RECIPE)
         if whole:
-            self._check(json.loads(begun or "{}"), getattr(self.storage, "root", self.out))
+            self._check(json.loads(begun or "{}"), self._unfinished)
             log.info("%s goes on: %d parts are there already", self.out, len(whole))
         self._publish({RECIPE: json.dumps(self.recipe, indent=2, ensure_ascii=False)})
         return whole
@@ -123,10 +124,9 @@ class OutputFolder:
 
     def finish(self, **content: Any) -> None:
         """Write the record, which says that the data set is complete, and give the folder its name."""
-        scratch = self.storage.scratch()
-        write_record(scratch, self.recipe, **content)
-        self.storage.publish(scratch, [RECORD])
-        shutil.rmtree(scratch)
+        with scratch_folder(self.storage) as scratch:
+            write_record(scratch, self.recipe, **content)
+            self.storage.publish(scratch, [RECORD])
         self._rename()
 
     def _is_complete(self) -> bool:
@@ -141,7 +141,7 @@ class OutputFolder:
                 raise FileExistsError(f"{root} exists and was not made by this command; remove it or set another out")
         return False
 
-    def _check(self, made: Mapping[str, Any], place: str | Path) -> None:
+    def _check(self, made: Mapping[str, Any], place: str) -> None:
         """Raise FileExistsError where a recipe is not this one."""
         different = sorted(key for key in made.keys() | self.recipe.keys() if made.get(key) != self.recipe.get(key))
         if different:
@@ -153,11 +153,10 @@ class OutputFolder:
         return json.loads(storage.read(RECORD) or "{}").get("recipe", {})
 
     def _publish(self, files: Mapping[str, str]) -> None:
-        scratch = self.storage.scratch()
-        for name, text in files.items():
-            (scratch / name).write_text(text, encoding="utf-8")
-        self.storage.publish(scratch, list(files))
-        shutil.rmtree(scratch)
+        with scratch_folder(self.storage) as scratch:
+            for name, text in files.items():
+                (scratch / name).write_text(text, encoding="utf-8")
+            self.storage.publish(scratch, list(files))
 
     def _rename(self) -> None:
         """Leave away what only an unfinished data set needs."""

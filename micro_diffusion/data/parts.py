@@ -6,9 +6,7 @@ count.
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +17,10 @@ from streaming import MDSWriter
 
 from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.sources.source import Rejected
-from micro_diffusion.data.storage import Storage
+from micro_diffusion.data.storage import Storage, scratch_folder
 
 HASHES = ["xxh64"]
 PARTS = "parts"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,7 @@ def writing(storage: Storage, number: int, *, columns: Mapping[str, str], size_l
     Raises:
         OSError: when the disk is full, in a sentence that says so.
     """
-    scratch = storage.scratch()
-    try:
+    with scratch_folder(storage) as scratch:
         writer = MDSWriter(out=str(scratch / "mds"), columns=dict(columns), hashes=HASHES, size_limit=size_limit)
         part = Part(writer)
         yield part
@@ -104,15 +100,6 @@ def writing(storage: Storage, number: int, *, columns: Mapping[str, str], size_l
         (scratch / PARTS).mkdir()
         (scratch / record_name(number)).write_text(json.dumps(vars(record), ensure_ascii=False), encoding="utf-8")
         storage.publish(scratch, [*(shard["raw_data"]["basename"] for shard in shards), record_name(number)])
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise OSError(
-                f"there is no room left for {scratch.parent} ({error.strerror}); make room and give the same command "
-                "again, which keeps the parts that are finished"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _numbered(scratch: Path, number: int) -> list[dict[str, Any]]:

@@ -5,10 +5,12 @@ Files arrive there whole or not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from streaming.base.storage.download import CloudDownloader
 from streaming.base.storage.upload import UPLOADERS, CloudUploader
 
 _SCRATCH = "writing-"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Storage(Protocol):
@@ -38,6 +41,27 @@ class Storage(Protocol):
     def publish(self, scratch: Path, names: Sequence[str]) -> None:
         """Bring files of a scratch folder here, one after another, replacing those of the same name."""
         ...
+
+
+@contextmanager
+def scratch_folder(storage: Storage) -> Iterator[Path]:
+    """A scratch folder that is removed at the end.
+
+    Raises:
+        OSError: when the disk is full, in a sentence that says so.
+    """
+    scratch = storage.scratch()
+    try:
+        yield scratch
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise OSError(
+                f"there is no room left for {scratch.parent} ({error.strerror}); make room and give the same command "
+                "again, which keeps the parts that are finished"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @dataclass(frozen=True)
