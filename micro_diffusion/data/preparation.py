@@ -63,20 +63,29 @@ class Preparation:
         """The rows, and the rejected pictures, of one part of a source."""
         for item in source.read(part):
             if self.wants(item.key):
-                yield item if isinstance(item, Rejected) else self.row(item)
+                yield from [item] if isinstance(item, Rejected) else self.rows(item)
 
-    def row(self, item: CaptionedImage) -> dict[str, Any] | Rejected:
-        """A row of MDS images, or the picture's rejection."""
-        caption = " ".join(item.caption.split())
-        if not caption:
-            return Rejected(item.key, "empty caption")
+    def rows(self, item: CaptionedImage) -> Iterator[dict[str, Any] | Rejected]:
+        """A row of MDS images for each caption of a picture, or what is rejected of it.
+
+        Further captions have keys of their own, KEY#1, KEY#2 and so on.
+        """
         try:
             encoded, (width, height) = self.encode(item.image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all of these come from bad files
-            return Rejected(item.key, "unreadable picture")
+            yield Rejected(item.key, "unreadable picture")
+            return
         if min(width, height) < self.minimum_side:
-            return Rejected(item.key, f"shorter side below {self.minimum_side} px")
-        return {"image": encoded, "caption": caption, "key": item.key, "width": width, "height": height}
+            yield Rejected(item.key, f"shorter side below {self.minimum_side} px")
+            return
+        for number, text in enumerate((item.caption, *item.further_captions)):
+            key, caption = f"{item.key}#{number}" if number else item.key, " ".join(text.split())
+            if not caption:
+                yield Rejected(key, "empty caption")
+            elif not _is_utf8(caption):
+                yield Rejected(key, "caption is no valid Unicode")
+            else:
+                yield {"image": encoded, "caption": caption, "key": key, "width": width, "height": height}
 
     def encode(self, image: Image.Image | bytes) -> tuple[bytes, tuple[int, int]]:
         """The file to store and its (width, height): the picture's own where it can stay, decoded once to be sure.
@@ -94,3 +103,12 @@ class Preparation:
         else:
             smaller.save(buffer, "png", compress_level=1)
         return buffer.getvalue(), smaller.size
+
+
+def _is_utf8(caption: str) -> bool:
+    """Whether a caption can be stored as UTF-8; JSON can hold halves of characters that cannot."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -186,3 +187,27 @@ def test_a_source_without_a_usable_picture_is_an_error(tmp_path):
 def test_bad_preparations_say_what_to_set(options, message):
     with pytest.raises(ValueError, match=message):
         Preparation(**options)
+
+
+def test_further_captions_are_rows_of_their_own():
+    item = CaptionedImage(Image.new("RGB", (6, 4)), "one", "k", ("two", " ", "half \ud800", "three"))
+    rows = list(Preparation().rows(item))
+    assert [(row["key"], row["caption"]) for row in rows if isinstance(row, dict)] == [
+        ("k", "one"),
+        ("k#1", "two"),
+        ("k#4", "three"),
+    ]
+    assert [row for row in rows if isinstance(row, Rejected)] == [
+        Rejected("k#2", "empty caption"),
+        Rejected("k#3", "caption is no valid Unicode"),
+    ]
+    assert list(Preparation(minimum_side=5).rows(item)) == [Rejected("k", "shorter side below 5 px")]
+
+
+def test_a_picture_that_would_fill_the_memory_is_rejected():
+    header = encoded(Image.new("L", (1, 1)), "png")
+    size = (100_000).to_bytes(4, "big") * 2
+    chunk = b"IHDR" + size + header[24:29]
+    bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
+    assert Image.open(io.BytesIO(encoded(Image.new("L", (1, 1)), "png"))).size == (1, 1)
+    assert list(Preparation().rows(CaptionedImage(bomb, "10 gigapixels", "k"))) == [Rejected("k", "unreadable picture")]
