@@ -46,7 +46,7 @@ def sentence(error: BaseException) -> str:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         cause, node = error.__cause__, _NODE.search(str(error))
-        if isinstance(cause, EXPECTED) or node is None:
+        if isinstance(cause, (*EXPECTED, ImportError)) or node is None:  # a library that is not installed
             return _sentence(cause)
         return f"{node['key']} cannot be built ({type(cause).__name__}: {_one_line(str(cause))}); correct its settings"
     if isinstance(error, torch.OutOfMemoryError):

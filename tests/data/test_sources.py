@@ -142,3 +142,20 @@ def test_pictures_of_a_folder_are_not_decoded_by_the_source(tmp_path):
     assert isinstance(item, CaptionedImage)
     with pytest.raises(OSError, match="cannot identify image file"):
         Image.open(io.BytesIO(item.image))
+
+
+def test_a_list_cannot_lead_out_of_its_folder(tmp_path):
+    save(tmp_path / "secret.png")
+    save(tmp_path / "data" / "deep" / "in.png")
+    names = [
+        "deep/in.png",
+        "../secret.png",
+        "deep/../../secret.png",
+        str(tmp_path / "secret.png"),
+        "deep/../deep/in.png",
+    ]
+    lines = [json.dumps({"file_name": name, "caption": ["one", "two"]}) for name in names]
+    (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(lines))
+    items = everything(ImageFolder(path=str(tmp_path / "data"), captions="all"))
+    assert [item.reason for item in items if isinstance(item, Rejected)] == ["path leads out of the folder"] * 3
+    assert [item.further_captions for item in items if isinstance(item, CaptionedImage)] == [("two",)] * 2

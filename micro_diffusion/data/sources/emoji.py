@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, features
 
+from micro_diffusion.data.sources.optional import optional
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
 
 PART = 64
@@ -88,12 +88,7 @@ class Emoji:
 @lru_cache(maxsize=1)
 def _entries() -> tuple[Entry, ...]:
     """All emoji of the Unicode version that the package `emoji` knows, ordered by code points."""
-    try:
-        package = import_module("emoji")
-    except ImportError as error:
-        raise ImportError(
-            "the names of emoji are missing; install them: pip install 'micro_diffusion[emoji]'"
-        ) from error
+    package = optional("emoji", extra="emoji")
     complete = package.STATUS["fully_qualified"]
     listed = ((text, entry["en"]) for text, entry in package.EMOJI_DATA.items() if entry["status"] == complete)
     return tuple(sorted(Entry(text, _name(text, short_name)) for text, short_name in listed))

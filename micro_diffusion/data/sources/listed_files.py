@@ -1,0 +1,107 @@
+"""Picture files that a list names, relative to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, captioned, check_captions
+
+PART = 32
+
+
+class Entry(NamedTuple):
+    """A picture's path within the folder and its captions; None when they are in a text file beside the picture."""
+
+    name: str
+    captions: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedFiles(ABC):
+    """A source of picture files; what it derives from lists them.
+
+    Args:
+        path: a folder.
+        captions: "first" takes one a picture, "all" makes each a row of its own.
+    """
+
+    path: str
+    captions: Captions = "first"
+
+    @abstractmethod
+    def list_entries(self, root: Path) -> list[Entry]:
+        """All pictures, in the order of the data set. root: `path` as a path."""
+
+    def pictures(self, root: Path) -> Path:
+        """The folder that the names of the entries are relative to."""
+        return root
+
+    def __post_init__(self) -> None:
+        check_captions(self.captions)
+        if not self._entries:
+            raise FileNotFoundError(f"{self.path} names no pictures; set source.path to a folder of captioned pictures")
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        return self.list_entries(Path(self.path).expanduser())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # a part holds its entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def parts(self) -> Sequence[Sequence[Entry]]:
+        """Runs of entries."""
+        return [self._entries[start : start + PART] for start in range(0, len(self), PART)]
+
+    def read(self, part: Sequence[Entry]) -> Iterator[CaptionedImage | Rejected]:
+        """The pictures of some entries, with their names as keys."""
+        root = self.pictures(Path(self.path).expanduser())
+        for name, captions in part:
+            key = name.encode(errors="replace").decode()  # a name on disk need not be UTF-8
+            picture = read_file(root, name)
+            if isinstance(picture, str):
+                yield Rejected(key, picture)
+            else:
+                yield captioned(
+                    picture, _beside(root / name) if captions is None else captions, key, take=self.captions
+                )
+
+
+def _beside(picture: Path) -> tuple[str, ...]:
+    """The caption in the text file beside a picture."""
+    text = picture.with_suffix(".txt")
+    return (text.read_text(encoding="utf-8", errors="replace"),) if text.is_file() else ()
+
+
+def read_file(root: Path, name: str) -> bytes | str:
+    """The content of a file below a folder, or why there is none."""
+    if not Path(os.path.normpath(root / name)).is_relative_to(os.path.normpath(root)):
+        return "path leads out of the folder"
+    try:
+        return (root / name).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return "no such picture"
+
+
+def read_json(path: Path, *, layout: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: when it is not there; `layout` says what should be, and what gets it.
+        ValueError: when it is no JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; {layout}")
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); get this file again") from error
