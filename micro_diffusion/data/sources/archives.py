@@ -29,7 +29,7 @@ _NAMES = (
 _LONGEST_NAME = 2**20
 _ENCRYPTED = 0x1  # of a zip entry's flags
 _DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, UnicodeError)
-_SAMPLED = 64
+_SAMPLED = 256
 
 
 class File(NamedTuple):

@@ -1,0 +1,74 @@
+"""Sources whose parts are archives, as their publishers ship them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from micro_diffusion.data.sources.archives import estimate_pictures
+from micro_diffusion.data.sources.caption_index import CaptionIndex
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveSource(ABC):
+    """Pictures in archives below a folder. Each archive is a part, by its name relative to the folder.
+
+    Args:
+        path: the folder.
+    """
+
+    path: str
+
+    @property
+    @abstractmethod
+    def patterns(self) -> Sequence[str]:
+        """What the names of the archives look like, such as "*.tar"."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> str:
+        """What the folder should hold and what gets it, for errors."""
+
+    @property
+    def index(self) -> CaptionIndex | None:
+        """The captions, where they lie apart from the pictures."""
+        return None
+
+    @abstractmethod
+    def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
+        """The pictures of an archive, in its order."""
+
+    def __post_init__(self) -> None:
+        if not self._parts:
+            raise FileNotFoundError(f"there is no {' or '.join(self.patterns)} in {self.root}; {self.layout}")
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return Path(self.path).expanduser()
+
+    @cached_property
+    def _parts(self) -> list[str]:
+        paths = {path for pattern in self.patterns for path in self.root.glob(pattern)}
+        return sorted(path.relative_to(self.root).as_posix() for path in paths)
+
+    @cached_property
+    def _length(self) -> int:
+        return estimate_pictures([self.root / part for part in self._parts])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def parts(self) -> Sequence[str]:
+        """Names of the archives, sorted; the index of the captions is there when they are known."""
+        if self.index is not None:
+            self.index.make()
+        return self._parts

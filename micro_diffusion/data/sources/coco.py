@@ -1,0 +1,50 @@
+"""COCO 2014 (Lin et al. 2014, https://cocodataset.org) as a source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from micro_diffusion.data.sources.listed_files import Entry, ListedFiles, read_json
+
+LAYOUT = (
+    "source.path should hold val2014/COCO_val2014_*.jpg and annotations/captions_val2014.json, which "
+    "scripts/datasets/coco.sh gets"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(ListedFiles):
+    """Pictures of COCO with the captions that people wrote, about five each.
+
+    Args:
+        path: folder that holds the folder of pictures and `annotations/captions_SPLIT.json`.
+        split: of COCO, such as "val2014" or "train2014".
+        captions: "first" takes one a picture, as evaluations do; "all" makes each a row of its own.
+        limit: of pictures, taken in the order of the annotations; None for all.
+
+    Raises:
+        FileNotFoundError: when the annotations are not there.
+        ValueError: when they are no annotations of captions.
+    """
+
+    split: str = "val2014"
+    limit: int | None = None
+
+    def list_entries(self, root: Path) -> list[Entry]:
+        """The pictures of the split."""
+        path = root / "annotations" / f"captions_{self.split}.json"
+        content = read_json(path, layout=LAYOUT)
+        captions: defaultdict[int, list[str]] = defaultdict(list)
+        try:
+            for annotation in content["annotations"]:
+                captions[annotation["image_id"]].append(str(annotation["caption"]))
+            pictures = [(picture["id"], picture["file_name"]) for picture in content["images"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no captions of COCO ({error!r} in it); {LAYOUT}") from error
+        return [Entry(name, tuple(captions[number])) for number, name in pictures[: self.limit]]
+
+    def pictures(self, root: Path) -> Path:
+        """The folder of the split."""
+        return root / self.split

@@ -1,0 +1,92 @@
+"""Data sets of the library `datasets` (https://huggingface.co/docs/datasets), from hub or disk, as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from micro_diffusion.data.sources.optional import optional
+from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, check_captions
+from micro_diffusion.data.sources.table import read_cells
+
+PART = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class HfDataset:
+    """A data set with a column of pictures and one of captions.
+
+    Args:
+        path: its name on the hub, a folder that `datasets` can load, or one that `save_to_disk` has written.
+        split: such as "train", or "train[:1%]"; ignored for a saved data set without splits.
+        name: of its configuration, where it has several.
+        image: column of the pictures.
+        caption: column of the captions, each a text or a list of texts.
+        key: column that names the pictures, each differently; None names them by split and number.
+        captions: of a list, "first" takes one a picture, "all" makes each a row of its own.
+
+    Raises:
+        ImportError: when the library is not installed.
+        ValueError: when there is no such data set, split or column.
+    """
+
+    path: str
+    split: str = "train"
+    name: str | None = None
+    image: str = "image"
+    caption: str = "caption"
+    key: str | None = None
+    captions: Captions = "first"
+
+    def __post_init__(self) -> None:
+        check_captions(self.captions)
+        absent = [name for name in self._columns if name not in _load(self).column_names]
+        if absent:
+            raise ValueError(
+                f"{self.path} has no column {' and no '.join(absent)}; it has {', '.join(_load(self).column_names)}"
+            )
+
+    @property
+    def _columns(self) -> list[str]:
+        return [self.image, self.caption, *([] if self.key is None else [self.key])]
+
+    def __len__(self) -> int:
+        return len(_load(self))
+
+    def parts(self) -> Sequence[range]:
+        """Ranges of rows."""
+        return [range(start, min(start + PART, len(self))) for start in range(0, len(self), PART)]
+
+    def read(self, part: range) -> Iterator[CaptionedImage | Rejected]:
+        """The rows of a range."""
+        datasets = optional("datasets", extra="data")
+        rows = _load(self).select_columns(self._columns)
+        if isinstance(rows.features[self.image], datasets.Image):
+            rows = rows.cast_column(self.image, datasets.Image(decode=False))
+        folder = Path(self.path).expanduser()
+        root = folder if folder.is_dir() else Path(datasets.config.HF_CACHE_HOME)
+        for number in part:
+            row = rows[number]
+            key = f"{self.split}-{number}" if self.key is None else str(row[self.key])
+            yield read_cells(row[self.image], row[self.caption], key, root=root, take=self.captions)
+
+
+@lru_cache(maxsize=2)
+def _load(source: HfDataset) -> Any:
+    """The data set of a source, memory-mapped; once a process."""
+    datasets = optional("datasets", extra="data")
+    path = Path(source.path).expanduser()
+    try:
+        if (path / "state.json").is_file():
+            return datasets.load_from_disk(str(path))
+        if (path / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(path))[source.split]
+        return datasets.load_dataset(str(path) if path.is_dir() else source.path, source.name, split=source.split)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"the data set {source.path}, split {source.split}, cannot be loaded ({' '.join(str(error).split())}); "
+            "set source.path to its name on the hub or a folder, and source.split to one of its splits"
+        ) from error

@@ -1,0 +1,90 @@
+"""Parquet files with a column of pictures and one of captions, as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from micro_diffusion.data.sources.parquet_files import find_parquet, open_parquet, read_rows
+from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, check_captions
+from micro_diffusion.data.sources.table import read_cells
+
+
+class RowGroup(NamedTuple):
+    """Rows of a parquet file that are read together. name: of the file; first: number of the first row in the file."""
+
+    name: str
+    group: int
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet:
+    """Rows of parquet files; each row group is a part.
+
+    Args:
+        path: a file, or a folder that holds some, at any depth.
+        files: pattern of their names, such as "train-*.parquet".
+        image: column of the pictures: the content of image files, as bytes or as the hub's {bytes, path}; or their
+            paths, relative to the folder.
+        caption: column of the captions, each a text or a list of texts.
+        key: column that names the pictures, each differently; None names them by file and number of the row.
+        captions: of a list, "first" takes one a picture, "all" makes each a row of its own.
+
+    Raises:
+        FileNotFoundError: when there is no parquet file.
+        ImportError: when pyarrow is not installed.
+        ValueError: when a column is not there, or a file is damaged.
+    """
+
+    path: str
+    files: str = "*.parquet"
+    image: str = "image"
+    caption: str = "caption"
+    key: str | None = None
+    captions: Captions = "first"
+
+    def __post_init__(self) -> None:
+        check_captions(self.captions)
+        _ = self._groups
+
+    @property
+    def _root(self) -> Path:
+        path = Path(self.path).expanduser()
+        return path.parent if path.is_file() else path
+
+    @property
+    def _columns(self) -> list[str]:
+        return [self.image, self.caption, *([] if self.key is None else [self.key])]
+
+    @cached_property
+    def _groups(self) -> list[RowGroup]:
+        groups = []
+        for path in find_parquet(Path(self.path).expanduser(), self.files):
+            metadata = open_parquet(path, self._columns).metadata
+            first, name = 0, path.relative_to(self._root).as_posix()
+            for number in range(metadata.num_row_groups):
+                groups.append(RowGroup(name, number, first, metadata.row_group(number).num_rows))
+                first += groups[-1].rows
+        return groups
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __len__(self) -> int:
+        return sum(group.rows for group in self._groups)
+
+    def parts(self) -> Sequence[RowGroup]:
+        """The row groups of all files, in the order of their names."""
+        return self._groups
+
+    def read(self, part: RowGroup) -> Iterator[CaptionedImage | Rejected]:
+        """The rows of a group."""
+        rows = read_rows(self._root / part.name, self._columns, groups=[part.group])
+        for number, (image, caption, *key) in enumerate(rows, part.first):
+            name = str(key[0]) if key else f"{part.name.removesuffix('.parquet')}/{number}"
+            yield read_cells(image, caption, name, root=self._root, take=self.captions)

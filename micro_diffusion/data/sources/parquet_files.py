@@ -1,0 +1,70 @@
+"""Parquet files, read column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from micro_diffusion.data.sources.optional import optional
+
+ROWS = 64  # read at a time, for those that hold pictures
+
+
+def find_parquet(path: Path, pattern: str = "*.parquet") -> list[Path]:
+    """A parquet file by itself, or those of a folder and the folders below it that fit the pattern, sorted.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    found = [path] if path.is_file() else sorted(path.rglob(pattern))
+    if not found:
+        raise FileNotFoundError(f"there is no {pattern} in {path}; set the path to one, or to a folder of them")
+    return found
+
+
+def open_parquet(path: Path, columns: Sequence[str] = ()) -> Any:
+    """A file as `pyarrow.parquet.ParquetFile`, which has those columns.
+
+    Raises:
+        ImportError: when pyarrow is not installed.
+        ValueError: when it is no parquet file, is damaged, or lacks a column.
+    """
+    parquet = optional("pyarrow.parquet", extra="data")
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    absent = [column for column in columns if column not in file.schema_arrow.names]
+    if absent:
+        raise ValueError(f"{path} has no column {' and no '.join(absent)}; it has {', '.join(file.schema_arrow.names)}")
+    return file
+
+
+def read_rows(path: Path, columns: Sequence[str], *, groups: Sequence[int] | None = None) -> Iterator[tuple[Any, ...]]:
+    """Rows of a file as Python values, in order. groups: the numbers of the row groups; None for all.
+
+    Raises:
+        ImportError: when pyarrow is not installed.
+        ValueError: when the file is damaged, or lacks a column.
+    """
+    batches = open_parquet(path, columns).iter_batches(ROWS, row_groups=groups, columns=list(columns))
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+        if batch is None:
+            return
+        yield from zip(*(batch.column(column).to_pylist() for column in columns), strict=True)
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a parquet file, or of all in a folder."""
+    for file in find_parquet(path):
+        yield from read_rows(file, columns)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"{path} cannot be read to its end ({reason}); get this file again, or remove it")

@@ -1,0 +1,96 @@
+"""Parquet files and the library datasets: pictures and captions in every form that a cell has."""
+
+import datasets
+import pytest
+
+from micro_diffusion.data.sources.hf_dataset import HfDataset
+from micro_diffusion.data.sources.parquet import Parquet, RowGroup
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected
+from tests.data.sources.publishers import picture, write_parquet
+
+
+def read(source) -> list[CaptionedImage | Rejected]:
+    return [item for part in source.parts() for item in source.read(part)]
+
+
+def test_each_row_group_is_a_part(tmp_path):
+    pictures = [picture(i) for i in range(5)]
+    for name in ("b", "a"):
+        write_parquet(tmp_path / f"{name}.parquet", {"image": pictures, "caption": [f"{name}{i}" for i in range(5)]})
+    source = Parquet(path=str(tmp_path))
+    assert len(source) == 10
+    assert source.parts()[:3] == [
+        RowGroup("a.parquet", 0, 0, 2),
+        RowGroup("a.parquet", 1, 2, 2),
+        RowGroup("a.parquet", 2, 4, 1),
+    ]
+    assert [item.key for item in read(source)] == [f"{name}/{i}" for name in "ab" for i in range(5)]
+    (last,) = source.read(source.parts()[-1])
+    assert last == CaptionedImage(pictures[4], "b4", "b/4")
+    assert len(Parquet(path=str(tmp_path), files="a.*")) == len(Parquet(path=str(tmp_path / "a.parquet"))) == 5
+
+
+def test_paths_stay_in_the_folder(tmp_path):
+    inside, outside = tmp_path / "data" / "pictures" / "in.jpg", tmp_path / "out.jpg"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(picture(0))
+    outside.write_bytes(picture(1))
+    paths = ["pictures/in.jpg", str(inside), "../out.jpg", str(outside), "pictures/gone.jpg", "pictures", ""]
+    columns = {"image": paths, "caption": ["text"] * len(paths), "name": [f"n{i}" for i in range(len(paths))]}
+    write_parquet(tmp_path / "data" / "list.parquet", columns)
+    items = read(Parquet(path=str(tmp_path / "data"), key="name"))
+    assert [item.image for item in items[:2]] == [inside.read_bytes()] * 2
+    assert items[2:] == [
+        Rejected("n2", "path leads out of the folder"),
+        Rejected("n3", "path leads out of the folder"),
+        *(Rejected(f"n{i}", "no such picture") for i in (4, 5, 6)),
+    ]
+
+
+def test_lists_of_captions(tmp_path):
+    columns = {"image": [picture(i) for i in range(3)], "caption": [["a", None, "b"], [], None]}
+    write_parquet(tmp_path / "x.parquet", columns)
+    first, *rest = read(Parquet(path=str(tmp_path), captions="all"))
+    assert (first.caption, first.further_captions) == ("a", ("b",))
+    assert rest == [Rejected("x/1", "no caption"), Rejected("x/2", "no caption")]
+
+
+def test_bad_parquet_files_are_named(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", {"image": [picture(i) for i in range(40)], "text": ["t"] * 40}, 40)
+    with pytest.raises(ValueError, match=r"x\.parquet has no column caption; it has image, text"):
+        Parquet(path=str(tmp_path))
+    source = Parquet(path=str(tmp_path), caption="text")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(
+        ValueError, match=r"x\.parquet cannot be read to its end \(.*\); get this file again, or remove it"
+    ):
+        Parquet(path=str(tmp_path), caption="text")
+    path.write_bytes(whole[:4] + bytes(2000) + whole[2004:])
+    with pytest.raises(ValueError, match=r"x\.parquet cannot be read to its end \(.*\); get this file again"):
+        list(source.read(source.parts()[0]))
+
+
+def test_data_sets_that_were_saved_with_splits(tmp_path):
+    rows = datasets.Dataset.from_dict(
+        {"picture": [{"bytes": picture(0), "path": None}], "texts": [["a", "b"]], "id": ["k"]}
+    )
+    rows = rows.cast_column("picture", datasets.Image())
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path))
+    options = {"path": str(tmp_path), "image": "picture", "caption": "texts", "captions": "all"}
+    assert read(HfDataset(split="test", key="id", **options)) == [CaptionedImage(picture(0), "a", "k", ("b",))]
+    assert [item.key for item in read(HfDataset(**options))] == ["train-0"]
+    with pytest.raises(ValueError, match=r"split none, cannot be loaded .* source\.split to one of its splits"):
+        HfDataset(split="none", **options)
+    with pytest.raises(ValueError, match="has no column label; it has picture, texts, id"):
+        HfDataset(**{**options, "image": "label"})
+
+
+def test_a_folder_of_files_that_the_library_loads(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.jpg").write_bytes(picture(number))
+    (folder / "metadata.jsonl").write_text("".join(f'{{"file_name": "{i}.jpg", "text": "t{i}"}}\n' for i in range(2)))
+    items = read(HfDataset(path=str(folder), caption="text"))
+    assert [(item.image, item.caption) for item in items] == [(picture(0), "t0"), (picture(1), "t1")]

@@ -1,0 +1,100 @@
+"""WebDataset archives: what the library webdataset writes, and what it would not notice."""
+
+import json
+
+import pytest
+import webdataset
+
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected
+from micro_diffusion.data.sources.web_dataset import WebDataset
+from tests.data.sources.publishers import picture, write_tar
+
+
+def read(source: WebDataset) -> list[CaptionedImage | Rejected]:
+    return [item for part in source.parts() for item in source.read(part)]
+
+
+def test_what_the_library_writes_is_read_as_the_library_reads_it(tmp_path):
+    samples = [
+        {"__key__": f"folder/{i:05}", "png": picture(i, "png"), "txt": f"picture {i}", "json": {"i": i}}
+        for i in range(9)
+    ]
+    with webdataset.ShardWriter(str(tmp_path / "%04d.tar"), maxcount=4, verbose=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+    source = WebDataset(path=str(tmp_path))
+    assert source.parts() == ["0000.tar", "0001.tar", "0002.tar"]
+    urls = [str(tmp_path / part) for part in source.parts()]
+    theirs = list(webdataset.WebDataset(urls, shardshuffle=False))
+    ours = read(source)
+    assert [(item.image, item.caption) for item in ours] == [(row["png"], row["txt"].decode()) for row in theirs]
+    assert ours[5] == CaptionedImage(samples[5]["png"], "picture 5", "0001/folder/00005")
+    assert 9 <= len(source) <= 18
+
+
+def test_what_img2dataset_writes(tmp_path):
+    """Tars of jpg, json and txt; what failed to download is only in the parquet file beside them."""
+    files = []
+    for key in ("000000000", "000000002"):
+        known = {"caption": f"text {key}", "url": "http://a/b.jpg", "key": key, "status": "success"}
+        files += [(f"{key}.jpg", picture(int(key))), (f"{key}.json", json.dumps(known).encode())]
+        files += [(f"{key}.txt", known["caption"].encode())]
+    write_tar(tmp_path / "00000.tar", files)
+    (tmp_path / "00000.parquet").write_bytes(b"")
+    (tmp_path / "00000_stats.json").write_text("{}")
+    for options in ({}, {"caption": "json", "field": "caption"}):
+        items = read(WebDataset(path=str(tmp_path), **options))
+        assert {item.key: item.caption for item in items} == {
+            "00000/000000000": "text 000000000",
+            "00000/000000002": "text 000000002",
+        }
+
+
+def test_several_captions_in_json(tmp_path):
+    texts = {"a": ["one", "two"], "b": "only", "c": None, "d": [None, "last"]}
+    files = [
+        file
+        for key, text in texts.items()
+        for file in ((f"{key}.JPG", picture(1)), (f"{key}.json", json.dumps({"texts": text}).encode()))
+    ]
+    write_tar(tmp_path / "x.tar", [*files, ("e.jpg", picture(2)), ("e.json", b"[broken")])
+    first = read(WebDataset(path=str(tmp_path), caption="json", field="texts"))
+    assert [getattr(item, "caption", "-") for item in first] == ["one", "only", "-", "last", "-"]
+    assert first[2] == Rejected("x/c", "no caption") and first[4] == Rejected("x/e", "no caption")
+    every = read(WebDataset(path=str(tmp_path), caption="json", field="texts", captions="all"))
+    assert [getattr(item, "further_captions", ()) for item in every] == [("two",), (), (), (), ()]
+
+
+def test_samples_that_are_not_whole(tmp_path):
+    files = [
+        ("a.txt", b"before its picture"),
+        ("a.jpg", picture(0)),
+        ("mute.jpg", picture(1)),
+        ("words.txt", b"without a picture"),
+        ("two.jpg", picture(2)),
+        ("two.png", picture(3, "png")),
+        ("two.txt", b"of two"),
+        ("masked.jpg", picture(4)),
+        ("masked.seg.png", picture(5, "png")),
+        ("masked.txt", b"the mask is no picture"),
+        ("../../up.jpg", picture(6)),
+        ("../../up.txt", b"out of the folder"),
+    ]
+    write_tar(tmp_path / "x.tar", files)
+    found = [(item.key, getattr(item, "caption", None) or item.reason) for item in read(WebDataset(path=str(tmp_path)))]
+    assert found == [
+        ("x/a", "before its picture"),
+        ("x/mute", "no caption"),
+        ("x/words", "no picture"),
+        ("x/two", "of two"),
+        ("x/two.png", "of two"),
+        ("x/masked", "the mask is no picture"),
+        ("x/../../up", "out of the folder"),
+    ]
+
+
+@pytest.mark.parametrize("options", [{"caption": "json"}, {"field": "caption"}])
+def test_the_field_goes_with_json(tmp_path, options):
+    write_tar(tmp_path / "x.tar", [("a.jpg", picture(0))])
+    with pytest.raises(ValueError, match=r"set source\.field where captions are in json files, and only there"):
+        WebDataset(path=str(tmp_path), **options)
