@@ -92,7 +92,11 @@ class ReferenceTrainingStep:
         self.precision: Precision = precision
         adamw = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=adamw.lr, betas=tuple(adamw.betas), eps=adamw.eps, weight_decay=0.1
+            self.model.parameters(),
+            lr=adamw.lr,
+            betas=tuple(adamw.betas),
+            eps=adamw.eps,
+            weight_decay=adamw.weight_decay,
         )
         batch = random_batch(config, batch_size)
         self.batch = {
