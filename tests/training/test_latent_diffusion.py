@@ -96,7 +96,7 @@ def test_mask_keeps_its_share_of_patches_and_none_is_no_mask():
     assert "keep" not in make_model(train_mask_ratio=0.0).draw(batch, draws(0))
 
 
-def test_loss_does_not_depend_on_the_microbatches():
+def test_loss_and_gradients_do_not_depend_on_the_microbatches():
     backbone = SparseDiT(
         input_size=8, in_channels=3, patch_size=2, dim=16, depth=2, head_dim=8, caption_dim=6, multiple_of=8,
         mixer_depth=1, mixer_dim=16, experts=2,
@@ -108,6 +108,15 @@ def test_loss_does_not_depend_on_the_microbatches():
     parts = [model({k: v[i : i + 3] for k, v in drawn.items()}).per_sample for i in range(0, 8, 3)]
     torch.testing.assert_close(whole, torch.cat(parts))
     torch.testing.assert_close(model.loss(model(drawn), drawn), whole.mean())
+
+    model.loss(model(drawn), drawn).backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    for i in range(0, 8, 2):
+        part = {key: value[i : i + 2] for key, value in drawn.items()}
+        (model.loss(model(part), part) / 4).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_sees_every_patch_and_caption_at_evenly_spread_levels():
