@@ -204,8 +204,16 @@ PYTHON
 
 # ------------------------------------------------------------------------------------------------------ commands
 
+# examine LAST ARGUMENTS...: ask the doctor, unless the last stage is complete.
+examine() {
+    local complete=$output_dir/$1/complete.json
+    shift
+    [[ -e $complete ]] || micro-diffusion doctor "$@" || fail "This machine is not ready; do what is said above."
+}
+
 quickstart() {
     local data=data/quickstart final=$output_dir/quickstart_64_finetune split
+    examine quickstart_64_finetune --data-later quickstart_{32,64}_{pretrain,finetune} "$@"
     mkdir -p "$output_dir"
     for split in train eval; do
         step "convert_$split" "$data/images/$split/index.json" \
@@ -224,6 +232,7 @@ quickstart() {
 }
 
 full() {
+    examine 512_finetune {256,512}_{pretrain,finetune} "$@"
     mkdir -p "$output_dir"
     stages composer {256,512}_{pretrain,finetune} -- "$@"
 }

@@ -24,6 +24,7 @@ requirements = [
     "pillow>=10,<13",
     "torchmetrics>=1.5,<2",
     "tqdm>=4.66,<5",
+    "packaging>=23,<27",
     "tensorboard>=2.18,<3",
 ]
 

@@ -28,7 +28,8 @@ RANK = {
     "training": 7,
     "evaluation": 8,
     "performance": 9,
-    "cli": 10,
+    "doctor": 10,
+    "cli": 11,
 }
 
 # Type declarations without code of their own: every module may name them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from streaming import LocalDataset
 from streaming.base.format.mds import MDSReader
 from streaming.base.hashing import get_hash
 
@@ -55,3 +56,13 @@ def check_shard(shard: MDSReader) -> None:
     for algorithm, expected in shard.raw_data.hashes.items():
         if get_hash(algorithm, content) != expected:
             raise ValueError(f"the bytes of {path} have changed since it was written; make the data folder again")
+
+
+def check_hashes(path: Path) -> None:
+    """Compare the bytes of every shard of a folder with the hashes of its index, which reads the whole folder.
+
+    Raises:
+        ValueError: when they differ.
+    """
+    for shard in LocalDataset(str(path)).shards:
+        check_shard(shard)  # pyright: ignore[reportArgumentType]

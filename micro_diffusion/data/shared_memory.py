@@ -20,8 +20,6 @@ SEGMENTS = Path("/dev/shm")
 def remove_stale_segments(data: Path) -> list[str]:
     """Remove the abandoned segments of a data folder, on the first rank of each node; the other ranks wait.
 
-    Abandoned means: of this user, written for this very folder, and not mapped by any running process.
-
     Args:
         data: the folder.
 
@@ -29,18 +27,25 @@ def remove_stale_segments(data: Path) -> list[str]:
         The names of the removed segments.
     """
     removed = []
-    if SEGMENTS.is_dir() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        mapped = _mapped_segments()
-        for locals_segment in sorted(SEGMENTS.glob("[0-9]*_locals")):
-            prefix = locals_segment.name.removesuffix("locals")
-            family = sorted(SEGMENTS.glob(f"{prefix}*"))
-            if _names(locals_segment, data) and not any(segment.name in mapped for segment in family):
-                removed += [segment.name for segment in family if _remove(segment)]
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        removed = [segment.name for segment in stale_segments(data) if _remove(segment)]
     if removed:
         log.warning("removed shared memory that a killed process left behind: %s", ", ".join(removed))
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
     return removed
+
+
+def stale_segments(data: Path) -> list[Path]:
+    """The abandoned segments of a data folder: of this user, for this very folder, mapped by no running process."""
+    if not SEGMENTS.is_dir():
+        return []
+    stale, mapped = [], _mapped_segments()
+    for locals_segment in sorted(SEGMENTS.glob("[0-9]*_locals")):
+        family = sorted(SEGMENTS.glob(f"{locals_segment.name.removesuffix('locals')}*"))
+        if _names(locals_segment, data) and not any(segment.name in mapped for segment in family):
+            stale += family
+    return stale
 
 
 def _names(segment: Path, data: Path) -> bool:

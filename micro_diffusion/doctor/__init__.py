@@ -1,0 +1,1 @@
+"""Finds out before a training what would stop it."""

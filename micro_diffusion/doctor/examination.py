@@ -1,0 +1,130 @@
+"""All checks in order, from the machine to one step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from micro_diffusion.checkpoint import parameter_count
+from micro_diffusion.doctor.data import LOADERS, check_data, check_encoders, folders
+from micro_diffusion.doctor.encoders import ENCODERS, check_encoder
+from micro_diffusion.doctor.finding import Doubt, Finding, find
+from micro_diffusion.doctor.machine import (
+    check_device,
+    check_disk,
+    check_libraries,
+    check_python,
+    check_shared_memory,
+)
+from micro_diffusion.doctor.stage import build_on_meta, summary
+from micro_diffusion.doctor.step import check_step
+from micro_diffusion.performance.plan import stage_configs
+
+
+def examine(
+    configs: Path,
+    stages: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    deep: bool = False,
+    download: bool = False,
+    data_later: bool = False,
+) -> Iterator[Finding]:
+    """Findings as they come up.
+
+    Args:
+        configs: folder of the stages.
+        stages: that shall run, whose data and encoders must be there; none for all stages, of which only the
+            configurations must be right.
+        overrides: of every stage.
+        deep: compare every byte of the data with its hash.
+        download: fetch encoders that are not here.
+        data_later: the data will be made before the stages run.
+    """
+    yield find("python", check_python)
+    yield find("libraries", check_libraries)
+    seen: set[tuple[str, str]] = set()
+    for stage in stages or all_stages(configs):
+        for finding in examine_stage(
+            partial(stage_configs, configs, [stage], overrides),
+            stage,
+            needed=bool(stages),
+            deep=deep,
+            download=download,
+            data_later=data_later,
+        ):
+            said = (finding.subject.removeprefix(f"{stage} "), finding.text)
+            if said not in seen or said[0] == "configuration":  # what several stages share is said once
+                yield finding
+            seen.add(said)
+
+
+def examine_stage(
+    composed: Callable[[], dict[str, DictConfig]],
+    stage: str,
+    *,
+    needed: bool,
+    deep: bool,
+    download: bool,
+    data_later: bool,
+) -> Iterator[Finding]:
+    """The findings of one stage; those after a configuration that cannot be built would say nothing new."""
+    made: dict[str, Any] = {}
+
+    def configuration() -> str:
+        config = composed()[stage]
+        made["model"] = build_on_meta(config)
+        made["config"] = config
+        return summary(made["model"])
+
+    yield find(f"{stage} configuration", configuration)
+    if "config" not in made:
+        return
+    config: DictConfig = made["config"]
+    content: Any = OmegaConf.to_container(config, resolve=True)
+    data = folders(content, "train_loader")[0]
+    device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
+    yield device
+    parameters = parameter_count(made["model"].network)
+    yield find(f"{stage} disk", partial(check_disk, content, parameters), needed=needed)
+    yield find(f"{stage} shared memory", partial(check_shared_memory, content, data), needed=needed)
+    here = []
+    for kind in ENCODERS if "text_encoder" in content else ():
+        draws = any("pipeline" in (node or {}) for node in content["callbacks"].values())
+        check = partial(check_encoder, content[kind], download=download)
+        here.append(find(f"{stage} {kind}", check, needed=needed and draws))
+    yield from here
+    whole = []
+    for loader in LOADERS:
+        expected = not data_later or all(folder.exists() for folder in folders(content, loader))
+        check = partial(check_data, content, loader, deep=deep)
+        whole.append(find(f"{stage} {loader}", check, needed=needed and expected))
+    yield from whole
+    if here and all(finding.state == "good" for finding in here):
+        yield find(f"{stage} encoders", partial(check_encoders, content))
+    if needed and whole[0].state != "bad" and data.is_dir() and device.state != "bad":
+        kind = torch.device("cuda" if content["machine"]["device"] == "gpu" else "cpu")
+        yield find(f"{stage} step", partial(check_step, config, kind))
+    elif needed:
+        yield find(f"{stage} step", _not_tried)
+
+
+def all_stages(configs: Path) -> list[str]:
+    """The names of all training configurations in a folder.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    names = sorted(path.stem for path in configs.glob("*.yaml") if "exp_name:" in path.read_text(encoding="utf-8"))
+    if not names:
+        raise FileNotFoundError(f"there are no stages in {configs}; give --configs the folder of the stages")
+    return names
+
+
+def _not_tried() -> str:
+    raise Doubt("not tried, since it needs the data and the device; make them ready and ask again")

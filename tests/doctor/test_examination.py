@@ -1,0 +1,176 @@
+"""The doctor on a small stage with everything in order, and with each thing broken in turn."""
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.data.convert import convert
+from micro_diffusion.data.precompute import precompute
+from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.doctor import machine
+from micro_diffusion.doctor.examination import all_stages, examine
+from micro_diffusion.doctor.finding import Doubt, Finding, find, line
+from micro_diffusion.text.tiny import TinyTextEncoder
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+STAGE = "quickstart_32_pretrain"
+SMALL = ["resolution=16", "machine=cpu", "train_loader.batch_size=4", "eval_loader.batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor")
+    shapes = Shapes(seed=0, count=12, resolution=16)
+    convert(source=shapes, out=folder / "images", preparation=Preparation(), processes=1)
+    precompute(
+        images=folder / "images",
+        out=folder / "latents",
+        resolutions=[16],
+        autoencoder=KLAutoencoder.load("bundled:autoencoder"),
+        text_encoder=TinyTextEncoder(dim=192, max_length=18),
+    )
+    return folder / "latents"
+
+
+@pytest.fixture
+def latents(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "latents"))
+
+
+def overrides(latents: Path, *more: str) -> list[str]:
+    paths = [f"{part}_loader.path={latents}" for part in ("train", "eval")]
+    return [*paths, f"output_dir={latents.parent}/runs", *SMALL, *more]
+
+
+def findings(latents: Path, *more: str, **options: bool) -> dict[str, Finding]:
+    found = examine(CONFIGS, [STAGE], overrides(latents, *more), **options)
+    return {finding.subject.removeprefix(f"{STAGE} "): finding for finding in found}
+
+
+def test_all_is_well(latents: Path):
+    found = findings(latents, deep=True)
+    assert {finding.state for finding in found.values()} == {"good"}, found
+    subjects = ["python", "libraries", "configuration", "device", "disk", "shared memory", "autoencoder"]
+    assert list(found) == [*subjects, "text_encoder", "train_loader", "eval_loader", "encoders", "step"]
+    assert "12 samples" in found["train_loader"].text and "all hashes right" in found["train_loader"].text
+    assert found["step"].text.startswith("loss ") and "on 2 samples" in found["step"].text
+    assert not (latents.parent / "runs").exists()  # it looks, and changes nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "sentence"),
+    [
+        ("sampler.stepz=3", "configuration", "nothing takes the key sampler.stepz; did you mean steps?"),
+        ("backbone.dim=33", "configuration", "dim=33 is no multiple of head_dim"),
+        ("init_weights=raw", "configuration", "init_weights=raw has no effect without init_from"),
+        ("+callbacks.monitor._target_=composer.NoSuchThing", "configuration", "_target_ composer.NoSuchThing cannot"),
+        ("resolution=32", "train_loader", "the data have latents at 16 px, not at 32"),
+        ("backbone.in_channels=3", "train_loader", "set backbone.in_channels=4"),
+        ("train_loader.path=nowhere", "train_loader", "there is no data folder nowhere; make it with: python scripts"),
+        ("autoencoder.path=nowhere", "autoencoder", "there is no config.json in nowhere"),
+        ("text_encoder=open_clip", "text_encoder", "neither a folder nor in the cache of the Hugging Face hub"),
+        ("machine=gpu", "device", "torch finds no GPU; set machine=cpu"),
+        ("output_dir=/proc/nowhere", "disk", "/proc cannot be written"),
+    ],
+)
+def test_what_is_broken_is_red_and_says_what_to_do(
+    latents: Path, change: str, subject: str, sentence: str, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: not str(path).startswith("/proc"))
+    found = findings(latents, change)
+    assert found[subject].state == "bad"
+    assert sentence in found[subject].text
+    assert "\n" not in found[subject].text
+
+
+def test_a_damaged_shard_is_found_when_every_byte_is_read(latents: Path):
+    shard = latents / "shard.00000.mds"
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 1
+    shard.write_bytes(content)
+    assert findings(latents)["eval_loader"].state == "good"
+    assert "have changed since it was written" in findings(latents, deep=True)["eval_loader"].text
+    shard.write_bytes(content[:-9])
+    assert "bytes instead of" in findings(latents)["train_loader"].text
+
+
+def test_data_of_another_encoder_are_a_warning(latents: Path):
+    record = latents / "metadata.json"
+    record.write_text(record.read_text().replace('"text_encoder": "tiny-192"', '"text_encoder": "other"'))
+    finding = findings(latents)["encoders"]
+    assert finding.state == "warning" and "made with the text_encoder other" in finding.text
+
+
+def test_latents_of_an_unusual_size_are_a_warning(latents: Path):
+    finding = findings(latents, "objective.sigma_data=4")["train_loader"]
+    assert finding.state == "warning" and "but objective.sigma_data is 4; set it to about that" in finding.text
+
+
+def test_data_that_will_be_made_are_no_error(latents: Path):
+    shutil.rmtree(latents)
+    assert findings(latents)["train_loader"].state == "bad"
+    found = findings(latents, data_later=True)
+    assert found["train_loader"].state == found["step"].state == "warning"
+    latents.mkdir()
+    assert findings(latents, data_later=True)["train_loader"].state == "bad"
+
+
+def test_a_full_disk_is_red(latents: Path, monkeypatch: pytest.MonkeyPatch):
+    full = machine.shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: full)
+    found = findings(latents, "train_loader.workers=2")
+    assert found["disk"].state == found["shared memory"].state == "bad"
+    assert "checkpoints and weights need" in found["disk"].text
+    assert "docker run --shm-size" in found["shared memory"].text
+
+
+def test_segments_of_a_killed_process_are_a_warning(latents: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "stale_segments", lambda data: [Path("/dev/shm/000000_locals")])
+    finding = findings(latents)["shared memory"]
+    assert finding.state == "warning" and "the next training removes them" in finding.text
+
+
+def test_a_library_out_of_bounds_is_red(monkeypatch: pytest.MonkeyPatch):
+    versions = {"torch": "1.0", "hydra-core": None}
+
+    def version(name: str, real=metadata.version) -> str:
+        if name in versions and versions[name] is None:
+            raise metadata.PackageNotFoundError(name)
+        return versions.get(name) or real(name)
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    finding = find("libraries", machine.check_libraries)
+    assert finding.state == "bad"
+    assert "torch is 1.0 instead of <2.7.1,>=2.6" in finding.text and "hydra-core is missing" in finding.text
+
+
+def test_another_python_is_red(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine.platform, "python_version", lambda: "3.9.1")
+    with pytest.raises(ValueError, match="Python is 3.9.1, but .* is needed"):
+        machine.check_python()
+
+
+def test_a_driver_without_a_usable_gpu_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "GPU_DRIVER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Doubt, match="although this machine has an NVIDIA driver"):
+        machine.check_device("cpu")
+
+
+def test_without_a_stage_all_are_built_and_nothing_else_is_needed():
+    found = list(examine(CONFIGS, [], ["machine=cpu"]))
+    built = [finding.subject.split()[0] for finding in found if finding.subject.endswith(" configuration")]
+    assert len(built) >= 9 and "xl" not in built
+    assert [finding for finding in found if finding.state == "bad"] == []
+    assert {"256_pretrain", "quickstart_64_finetune", "train_autoencoder"} <= set(all_stages(CONFIGS))
+
+
+def test_a_line_shows_its_state():
+    assert line(Finding("disk", "bad", "full"), 6, coloured=False) == "bad      disk    full"
+    assert "\033[31m" in line(Finding("disk", "bad", "full"), 6, coloured=True)
