@@ -53,12 +53,12 @@ class Checkout:
         command = ["bash", str(self.folder / "execute.sh"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    def calls(self) -> list[str]:
-        """What was run since the last time."""
+    def calls(self, *, of_doctor: bool = False) -> list[str]:
+        """What was run since the last time: the steps, or the doctor's examinations before them."""
         record = self.folder / "calls"
         lines = record.read_text().splitlines() if record.exists() else []
         record.unlink(missing_ok=True)
-        return lines
+        return [line for line in lines if line.startswith("micro-diffusion doctor") == of_doctor]
 
 
 @pytest.fixture
@@ -134,6 +134,24 @@ def test_quickstart_ends_in_metrics_with_the_seconds_of_each_step(checkout: Chec
     # the data commands are asked whether what is there is still what their configs describe
     assert [call.split()[1] for call in checkout.calls()] == ["scripts/convert.py", "scripts/precompute.py"] * 2
     assert json.loads((checkout.folder / "trained_models/quickstart_64_finetune/metrics.json").read_text()) == metrics
+
+
+def test_the_doctor_is_asked_first_unless_all_is_done(checkout: Checkout):
+    checkout.run("machine=gpu")
+    assert checkout.calls(of_doctor=True) == [f"micro-diffusion doctor {' '.join(STAGES)} machine=gpu"]
+    checkout.run("machine=gpu")
+    assert checkout.calls(of_doctor=True) == []
+    checkout.run("quickstart")
+    (examination,) = checkout.calls(of_doctor=True)
+    assert examination.startswith("micro-diffusion doctor --data-later quickstart_32_pretrain quickstart_32_finetune ")
+
+
+def test_nothing_starts_on_a_machine_that_is_not_ready(checkout: Checkout):
+    (checkout.folder / "fail").write_text("doctor")
+    result = checkout.run("quickstart")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and "execute.sh: This machine is not ready" in result.stderr
+    assert checkout.calls() == []
 
 
 def test_nothing_is_ever_killed():

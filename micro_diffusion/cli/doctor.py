@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_DESCRIPTION = """Find out before a training what would stop it: libraries, devices, disk, shared memory, configurations,
-data, encoders, and one step on a real batch. For the stages that are named, everything must be there; without a name, all
-configurations are built and the rest is reported. Ends with status 2 when something is bad."""
+_DESCRIPTION = """Find out before a training what would stop it: libraries, devices, disk, shared memory,
+configurations, data, encoders, and one step on a real batch. For the stages that are named, everything must be there;
+without a name, all configurations are built and the rest is reported. Ends with status 2 when something is bad."""
 
 SUBJECT_WIDTH = 40
 

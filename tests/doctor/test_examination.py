@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.precompute import precompute
@@ -174,3 +175,16 @@ def test_without_a_stage_all_are_built_and_nothing_else_is_needed():
 def test_a_line_shows_its_state():
     assert line(Finding("disk", "bad", "full"), 6, coloured=False) == "bad      disk    full"
     assert "\033[31m" in line(Finding("disk", "bad", "full"), 6, coloured=True)
+
+
+def test_the_command_prints_a_line_each_and_fails_on_red(latents: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["doctor", "--configs", str(CONFIGS), STAGE]
+    assert cli.main([*options, *overrides(latents)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12 and all(text.startswith("good ") for text in lines)
+    assert cli.main([*options, *overrides(latents, "sampler.steps=0", "~algorithms.ema")]) == 2
+    output = capsys.readouterr()
+    assert "bad      quickstart_32_pretrain configuration              the number of sampling steps is 0" in output.out
+    assert output.err.splitlines() == [
+        "micro-diffusion: error: 1 bad: quickstart_32_pretrain configuration; do what is said above, then ask again"
+    ]
