@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from micro_diffusion.weight_file import read_tensors, write_tensors
 from micro_diffusion.whole_file import whole_file
 
 CONFIG_FILE = "config.yaml"
@@ -54,33 +53,11 @@ def save_weights(
         dtype: what to round floating-point numbers to; None keeps them.
     """
     path = Path(folder) / WEIGHT_FILES[weights]
-    # clone: safetensors refuses tensors that share memory, such as tied weights
     tensors = {
-        key: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous().clone()
-        for key, value in plain_keys(state).items()
+        key: value.detach().to(dtype if value.is_floating_point() else None) for key, value in plain_keys(state).items()
     }
-    with whole_file(path) as unfinished:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode
-        save_file(tensors, unfinished, metadata={"format": "pt", "weights": weights})
-        unfinished.chmod(mode)  # safetensors makes files that only their owner may read
+    write_tensors(path, tensors, weights=weights)
     return path
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a `.safetensors` file, on the CPU.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is no complete safetensors file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no weight file {path}; give a file that training or an import has written")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}); copy or train it again") from error
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -138,7 +115,7 @@ def initialise_from(backbone: nn.Module, folder: str | Path, weights: Weights | 
     """
     folder = Path(folder)
     chosen = choose_weights(folder, weights)
-    load_strictly(backbone, read_weights(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
+    load_strictly(backbone, read_tensors(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
     return chosen
 
 
@@ -171,10 +148,12 @@ def load_run(folder: str | Path, *, weights: Weights | None = None, device: str 
     """
     folder = Path(folder)
     config = read_config(folder)
+    if not isinstance(config.get("resolution"), int):
+        raise ValueError(f"{folder / CONFIG_FILE} states no resolution; add `resolution:` with a number of pixels")
     chosen = choose_weights(folder, weights)
     parts = {part: build(config, part, folder, device) for part in PARTS}
     path = folder / WEIGHT_FILES[chosen]
-    load_strictly(parts["backbone"], read_weights(path), source=str(path))
+    load_strictly(parts["backbone"], read_tensors(path), source=str(path))
     for module in parts.values():
         if isinstance(module, nn.Module):
             module.to(device).eval().requires_grad_(False)
@@ -202,7 +181,7 @@ def export_run(
     if (out / CONFIG_FILE).exists():
         raise FileExistsError(f"{out} is a run folder already; choose a new one, or remove it first")
     config, chosen = read_config(folder), choose_weights(folder, weights)
-    path = save_weights(out, read_weights(folder / WEIGHT_FILES[chosen]), chosen, dtype=dtype)
+    path = save_weights(out, read_tensors(folder / WEIGHT_FILES[chosen]), chosen, dtype=dtype)
     write_config(out, {key: config[key] for key in ("resolution", *PARTS) if key in config})
     return path
 
@@ -210,13 +189,19 @@ def export_run(
 def read_config(folder: str | Path) -> dict[str, Any]:
     """A run's `config.yaml` as plain containers, interpolations resolved."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     path = _existing(Path(folder)) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} holds no {CONFIG_FILE}, so it is no run folder; give the folder of a training"
         )
-    config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as YAML ({reason}); copy it again, or train again") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no mapping of parts; write it with training or an import")
     return config  # pyright: ignore[reportReturnType]
@@ -248,7 +233,7 @@ def build(config: Mapping[str, Any], part: str, folder: Path, device: str | torc
     try:
         takes_device = "device" in inspect.signature(get_object(node["_target_"])).parameters
         return instantiate(dict(node), _convert_="all", **({"device": str(device)} if takes_device else {}))
-    except (InstantiationException, ImportError) as error:
+    except (InstantiationException, ImportError, TypeError, AttributeError) as error:
         if isinstance(error.__cause__, ValueError | OSError):
             raise error.__cause__ from None
         reason = " ".join(str(error).split())

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.checkpoint import key_differences, plain_keys, read_weights, save_weights, write_config
+from micro_diffusion.checkpoint import key_differences, plain_keys, save_weights, write_config
+from micro_diffusion.torch_archive import check_archive
+from micro_diffusion.weight_file import read_tensors
 
 RECIPE = {"qkv_ratio": (0.5, 1.0), "mlp_ratio": (0.5, 4.0), "mixer_qkv_ratio": 1.0, "expert_capacity": 2.0}
 """Constructor arguments of the published sizes that shapes cannot tell (the ratios only through rounding)."""
@@ -62,9 +64,10 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        return plain_keys(read_weights(path))
+        return plain_keys(read_tensors(path))
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}; give a released MicroDiT .pt file")
+    check_archive(path)  # reading by memory map compares no checksums
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -88,6 +91,9 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     absent = [key for key in needed if key not in shapes]
     if absent:
         raise ValueError(f"these are no MicroDiT weights: {', '.join(absent)} missing; give a released .pt file")
+    flat = [key for key, axes in zip(needed, (4, 3, 2, 2), strict=True) if len(shapes[key]) != axes]
+    if flat:
+        raise ValueError(f"these are no MicroDiT weights: {', '.join(flat)} misshapen; give a released .pt file")
     dim, in_channels, patch, _ = shapes["x_embedder.proj.weight"]
     depth, mixer_depth = _count(shapes, "blocks"), _count(shapes, "patch_mixer")
     attention_dims = [shape[1] for key, shape in shapes.items() if re.match(r"blocks\.\d+\.attn\.proj", key)]
@@ -196,7 +202,10 @@ def check_positions(pos_embed: Tensor, backbone: SparseDiT) -> None:
 
 def infer_position_scale(pos_embed: Tensor) -> float:
     """The scale by which a position table (1, T, D) was made: its second position begins with sin(1 / scale)."""
-    return round(1 / math.asin(pos_embed[0, 1, 0].item()), 2)
+    second = pos_embed[0, 1, 0].item() if pos_embed.shape[1] > 1 else math.nan
+    if not 0 < second <= 1:
+        raise ValueError(f"pos_embed holds no fixed positions (its second one begins with {second}); download it again")
+    return round(1 / math.asin(second), 2)
 
 
 def import_run(path: str | Path, folder: str | Path) -> SparseDiT:

@@ -18,18 +18,18 @@ from micro_diffusion.checkpoint import (
     load_strictly,
     plain_keys,
     read_config,
-    read_weights,
     run_folders,
     save_weights,
     write_config,
 )
+from micro_diffusion.weight_file import read_tensors
 from tests.run_folder import BACKBONE, CONFIG, make_run, random_backbone
 
 
 def test_weights_come_back_bit_for_bit(tmp_path: Path):
     backbone = random_backbone(seed=3)
     save_weights(tmp_path, backbone.state_dict(), "raw")
-    loaded = read_weights(tmp_path / "model.safetensors")
+    loaded = read_tensors(tmp_path / "model.safetensors")
     assert loaded.keys() == backbone.state_dict().keys()
     assert all(torch.equal(value, loaded[key]) for key, value in backbone.state_dict().items())
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
@@ -53,7 +53,7 @@ def test_two_keys_that_become_one_are_refused():
 
 def test_positions_are_no_part_of_the_weights(tmp_path: Path):
     make_run(tmp_path)
-    assert "positions" not in read_weights(tmp_path / "ema.safetensors")
+    assert "positions" not in read_tensors(tmp_path / "ema.safetensors")
 
 
 @pytest.mark.parametrize(("asked", "present", "taken"), [(None, "both", 1), ("raw", "both", 2), (None, "raw", 2)])
@@ -161,7 +161,7 @@ def test_an_export_draws_as_the_run_does(tmp_path: Path):
     export_run(tmp_path / "run", tmp_path / "half", dtype=torch.float16)
     assert sorted(path.name for path in (tmp_path / "half").iterdir()) == ["config.yaml", "ema.safetensors"]
     assert "optimizer" not in read_config(tmp_path / "half")
-    assert all(value.dtype == torch.float16 for value in read_weights(tmp_path / "half" / "ema.safetensors").values())
+    assert all(value.dtype == torch.float16 for value in read_tensors(tmp_path / "half" / "ema.safetensors").values())
     backbone = load_run(tmp_path / "half").backbone
     assert backbone.final.weight.dtype == torch.float32
     torch.testing.assert_close(backbone.final.weight, random_backbone(1).final.weight, rtol=1e-3, atol=1e-6)

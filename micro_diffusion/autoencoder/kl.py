@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated, unit_noise
 from micro_diffusion.bundled import resolve_path
 from micro_diffusion.provenance import weights_digest
+from micro_diffusion.weight_file import read_tensors, write_tensors
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
@@ -124,8 +124,7 @@ class KLAutoencoder(nn.Module):
         """Write the weights and the constructor's arguments into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        (folder / _WEIGHTS).write_bytes(save(state))  # save_file would hide the file from other users
+        write_tensors(folder / _WEIGHTS, {key: value.to(dtype) for key, value in self.state_dict().items()})
         (folder / _CONFIG).write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
@@ -152,10 +151,18 @@ class KLAutoencoder(nn.Module):
                     "`composer train.py --config-path ./configs --config-name train_autoencoder` and set "
                     "autoencoder.path to the autoencoder folder in its run folder, or to bundled:autoencoder"
                 )
-        autoencoder = cls(**json.loads((folder / _CONFIG).read_text()))
+        try:
+            autoencoder = cls(**json.loads((folder / _CONFIG).read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder / _CONFIG} describes no autoencoder ({error}); copy it again") from error
         check_stated(str(path), "channels", channels, autoencoder.channels)
         check_stated(str(path), "downsampling", downsampling, autoencoder.downsampling)
-        autoencoder.load_state_dict(load_file(folder / _WEIGHTS))
+        state = read_tensors(folder / _WEIGHTS)
+        try:
+            autoencoder.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder / _WEIGHTS} does not fit {_CONFIG} beside it: {reason}; copy both") from error
         return autoencoder.to(device).eval().requires_grad_(False)
 
 

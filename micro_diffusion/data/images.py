@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
 from streaming import LocalDataset
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from micro_diffusion.data.crops import Crop
 from micro_diffusion.data.integrity import check_folder, check_shard
+from micro_diffusion.data.picture import UnreadablePicture, read_picture
 from micro_diffusion.data.sources.source import Rejected
-from micro_diffusion.data.transforms import crop, to_rgb, to_tensor
+from micro_diffusion.data.transforms import crop, to_tensor
 
 
 class ImageSample(NamedTuple):
@@ -61,8 +60,8 @@ class ImageDataset(Dataset):
             self._checked.add(shard)
         row = self.rows[index]
         try:
-            image = to_rgb(Image.open(io.BytesIO(row["image"])))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            image = read_picture(row["image"]).rgb
+        except UnreadablePicture:
             return Rejected(row["key"], "unreadable picture")
         if not self.cut.takes(*image.size):
             return None

@@ -31,15 +31,18 @@ def check_folder(path: Path, *, command: str) -> int:
         raise FileNotFoundError(f"there is no data folder {path}; {remedy}")
     if not (path / INDEX).is_file():
         raise FileNotFoundError(f"the data folder {path} has no {INDEX}, so it is empty or incomplete; {remedy}")
-    shards = json.loads((path / INDEX).read_text(encoding="utf-8"))["shards"]
-    for info in shards:
-        file = info["zip_data"] or info["raw_data"]
-        shard = path / file["basename"]
+    try:
+        shards = json.loads((path / INDEX).read_text(encoding="utf-8"))["shards"]
+        files = [info["zip_data"] or info["raw_data"] for info in shards]
+        samples = sum(info["samples"] for info in shards)
+        names = [(path / file["basename"], int(file["bytes"])) for file in files]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / INDEX} is no index of shards ({error!r}); {remedy}") from error
+    for shard, size in names:
         if not shard.is_file():
             raise FileNotFoundError(f"the data folder {path} lacks its shard {shard.name}; {remedy}")
-        if shard.stat().st_size != file["bytes"]:
-            raise ValueError(f"{shard} has {shard.stat().st_size} bytes instead of {file['bytes']}; {remedy}")
-    samples = sum(info["samples"] for info in shards)
+        if shard.stat().st_size != size:
+            raise ValueError(f"{shard} has {shard.stat().st_size} bytes instead of {size}; {remedy}")
     if not samples:
         raise FileNotFoundError(f"the data folder {path} holds no samples; {remedy}")
     return samples

@@ -51,8 +51,12 @@ class LatentDataset(StreamingDataset):
         self, *, path: str | Path, resolution: int, batch_size: int, shuffle: bool, seed: int, verify: bool = True
     ) -> None:
         self.path = Path(path).expanduser()
-        check_folder(self.path, command=PRECOMPUTE)
+        samples = check_folder(self.path, command=PRECOMPUTE)
         self.metadata = LatentMetadata.read(self.path)
+        if self.metadata.samples != samples:
+            raise ValueError(
+                f"{self.path} holds {samples} samples, but its record says {self.metadata.samples}; make it again"
+            )
         self.metadata.latent_size(resolution)
         self.resolution = resolution
         self._verified: set[int] | None = set() if verify else None

@@ -18,6 +18,9 @@ PLACES = ("path", "subfolder", "revision", "model", "weights")
 SCALING = ("scaling_factor", "shift_factor", "max_length")
 
 
+_KINDS = {"samples": int, "resolutions": list, "channels": int, "downsampling": int, "latent_std": dict}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentMetadata:
     """The record of a folder of MDS latents.
@@ -62,6 +65,9 @@ class LatentMetadata:
             raise ValueError(
                 f"{path} holds no latents ({RECORD} lacks {', '.join(absent)}); set path to a folder of them"
             )
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(record[name], kind)]
+        if wrong:
+            raise ValueError(f"{path / RECORD} is damaged ({', '.join(wrong)}); make the folder again")
         return cls(**{name: record[name] for name in known if name in record})
 
     def latent_size(self, resolution: int) -> tuple[int, int]:

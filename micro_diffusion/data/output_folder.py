@@ -37,7 +37,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: when there is none.
     """
-    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / RECORD} cannot be read ({error}); make the folder again") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{folder / RECORD} is no record of a folder; make the folder again")
+    return record
 
 
 def write_record(folder: Path, recipe: Mapping[str, Any], **content: Any) -> None:

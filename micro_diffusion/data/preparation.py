@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from micro_diffusion.data.picture import Picture, UnreadablePicture, read_picture
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, Source
 from micro_diffusion.data.transforms import shrink, to_rgb
 
@@ -72,7 +73,7 @@ class Preparation:
         """
         try:
             encoded, (width, height) = self.encode(item.image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all of these come from bad files
+        except UnreadablePicture:
             yield Rejected(item.key, "unreadable picture")
             return
         if min(width, height) < self.minimum_side:
@@ -92,9 +93,8 @@ class Preparation:
 
         A shrunk or turned JPEG becomes a JPEG again, everything else a PNG.
         """
-        opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
-        upright = to_rgb(opened)
-        smaller = shrink(upright, shorter_side=self.shorter_side, longer_side=self.longer_side)
+        opened = read_picture(image) if isinstance(image, bytes) else Picture(to_rgb(image), "", image.size)
+        smaller = shrink(opened.rgb, shorter_side=self.shorter_side, longer_side=self.longer_side)
         if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
             return image, smaller.size
         buffer = io.BytesIO()

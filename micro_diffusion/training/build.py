@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count, read_config
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.sampling.pipeline import Resizable
+from micro_diffusion.torch_archive import check_archive
 from micro_diffusion.training.averaged_gradients import AveragedGradients
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
@@ -92,6 +93,8 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     train_loader, eval_loader = _loader(config.train_loader, model.network), _loader(config.eval_loader, model.network)
     _check_same_encoders(train_loader, eval_loader)
     _check_encoders(_metadata(train_loader), config)
+    if config.trainer.load_path is not None and "://" not in config.trainer.load_path:
+        check_archive(Path(config.trainer.load_path))
     first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
     trainer: Trainer = instantiate(config.trainer, _convert_="all")(
         model=model,

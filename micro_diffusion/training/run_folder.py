@@ -19,7 +19,7 @@ from micro_diffusion.whole_file import whole_file
 
 COMPLETE_FILE = "complete.json"
 FREE = re.compile(
-    r"(callbacks|loggers|machine|parallelism|prompts|sampler|metric|trainer|eval_loader|output_dir"
+    r"(callbacks|loggers|machine|parallelism|prompts|sampler|metric|trainer|eval_loader|output_dir|trust_checkpoint"
     r"|(model\.)?backbone\.activation_checkpointing|train_loader\.(workers|verify))(\.|$)"
 )
 """Keys that may change when a run goes on: they decide how it runs and what it shows, not what is learned."""
@@ -43,7 +43,11 @@ class RunFolder:
         complete = self.path / COMPLETE_FILE
         if not complete.is_file():
             return False
-        return json.loads(complete.read_text())["max_duration"] == str(self.config["trainer"]["max_duration"])
+        try:
+            duration = json.loads(complete.read_text())["max_duration"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{complete} cannot be read ({error!r}); remove it to go on with this run") from error
+        return duration == str(self.config["trainer"]["max_duration"])
 
     def check(self) -> None:
         """Compare with the configuration that is in the folder already, if any.

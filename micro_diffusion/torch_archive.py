@@ -1,0 +1,25 @@
+"""Whether a file of torch.save is whole, found out before it is read."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+
+def check_archive(path: Path) -> None:
+    """Compare the members of the zip archive that torch.save writes with their checksums.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is cut short, damaged, or no such archive.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give one that torch.save has written")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            damaged = packed[0] if packed else archive.testzip()  # torch compresses nothing, but a bomb does
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is no whole file of torch.save ({error}); copy it again, or give another") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged in {damaged}; copy it again, or give another")
