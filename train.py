@@ -17,7 +17,8 @@ def main(config: DictConfig) -> None:
     """Compose, build, fit."""
     from micro_diffusion.training.build import train  # imports the whole stack; --help and typos need not wait
 
-    train(config)
+    with one_sentence_errors():
+        train(config)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from micro_diffusion.training.schema import validate_command
 @hydra.main(version_base="1.3", config_path="../configs", config_name="convert")
 def main(config: DictConfig) -> None:
     """Convert what the configuration describes."""
-    validate_command(config)
-    hydra.utils.call(config, _convert_="all")
+    with one_sentence_errors():
+        validate_command(config)
+        hydra.utils.call(config, _convert_="all")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from micro_diffusion.training.schema import validate_command
 @hydra.main(version_base="1.3", config_path="../configs", config_name="precompute")
 def main(config: DictConfig) -> None:
     """Precompute what the configuration describes."""
-    validate_command(config)
-    with joined():  # before the encoders are put on a GPU
-        hydra.utils.call(config, _convert_="all")
+    with one_sentence_errors():
+        validate_command(config)
+        with joined():  # before the encoders are put on a GPU
+            hydra.utils.call(config, _convert_="all")
 
 
 if __name__ == "__main__":

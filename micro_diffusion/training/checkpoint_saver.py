@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from composer import Event, Logger, State
 from composer.callbacks import CheckpointSaver
 from composer.utils import create_interval_scheduler, dist, save_checkpoint
 
+from micro_diffusion.torch_archive import check_archive
 from micro_diffusion.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -109,10 +109,10 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint is a complete file of torch, whose contents have their checksums."""
     try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except zipfile.BadZipFile:
+        check_archive(path)
+    except ValueError:
         return False
+    return True
 
 
 def _link(folder: Path, checkpoints: list[str]) -> None:

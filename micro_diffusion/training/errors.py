@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -16,6 +17,7 @@ from micro_diffusion.training.schema import ROOT, accepted, unknown_key
 from micro_diffusion.training.secrets import redacted
 
 _FULL = "HYDRA_FULL_ERROR"
+_active: ContextVar[bool] = ContextVar("active", default=False)
 _RAISED = re.compile(r"\w+ raised while resolving interpolation: (?P<message>.*)")
 _NODE = re.compile(r"^full_key: (?P<key>\S+)$", re.MULTILINE)
 EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
@@ -24,18 +26,26 @@ EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseE
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Turn expected errors, those of Hydra included, into one sentence on stderr and exit status 1."""
-    if os.environ.get(_FULL, "0") not in ("", "0"):
+    """Turn expected errors, those of Hydra included, into one sentence on stderr and exit status 1.
+
+    Within a function that Hydra runs it is used a second time, since Hydra repeats the command line, secrets and all,
+    when an exception leaves that function.
+    """
+    within = _active.get()
+    if not within and os.environ.get(_FULL, "0") not in ("", "0"):
         yield
         return
     os.environ[_FULL] = "1"  # Hydra would print its own errors and exit
+    outer = _active.set(True)
     try:
         yield
     except EXPECTED as error:
         print(f"Error: {sentence(error)}\n(set {_FULL}=1 to see where it was raised)", file=sys.stderr)
         sys.exit(1)
     finally:
-        os.environ.pop(_FULL, None)
+        _active.reset(outer)
+        if not within:
+            os.environ.pop(_FULL, None)
 
 
 def sentence(error: BaseException) -> str:
