@@ -115,6 +115,14 @@ def test_options_reach_the_drawing():
     assert Image.open("5.png").size == (16, 32)
 
 
+def test_positions_that_were_never_learned_are_mentioned(capsys: pytest.CaptureFixture[str]):
+    assert run("generate", "first", PROMPT, "--resolution", "32x16", "--out", "a.png") == 0
+    assert capsys.readouterr().err == (
+        "micro-diffusion: warning: the network was trained on latents of 16×16 cells; for 32×16 its positions are "
+        "stretched, which it has not learned\n"
+    )
+
+
 def test_prompts_may_follow_options_and_default_to_the_runs():
     assert run("generate", "first", "--seed", "0", PROMPT, "--out", "a.png") == 0
     assert json.loads(Image.open("a.png").text["micro_diffusion"])["prompts"] == [PROMPT]

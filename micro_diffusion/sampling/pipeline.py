@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
@@ -117,7 +118,15 @@ class Pipeline:
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         pictures = []
-        with self._sized(self.latent_size(resolution)) as latent_size:
+        size = self.latent_size(resolution)
+        if isinstance(self.backbone, Resizable) and self.backbone.input_size != size:
+            height, width = self.backbone.input_size
+            warnings.warn(
+                f"the network was trained on latents of {height}×{width} cells; for {size[0]}×{size[1]} its positions "
+                "are stretched, which it has not learned",
+                stacklevel=1,
+            )
+        with self._sized(size) as latent_size:
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
                 generators = [picture_generator(seed, start + i) for i in range(len(chunk))]

@@ -100,6 +100,12 @@ def _evaluation(config: Config) -> Iterator[str]:
         yield "trainer.eval_subset_num_batches has no effect without eval_loader; leave it out"
 
 
+def _precision(config: Config) -> Iterator[str]:
+    precision = config["model"].get("cpu_precision", "auto")
+    if config["machine"]["device"] == "gpu" and precision != "auto":
+        yield f"model.cpu_precision={precision} has no effect on a GPU; set machine.precision there"
+
+
 def _guidance(config: Config) -> Iterator[str]:
     model, prompts = config["model"], config.get("prompts", {})
     if model.get("caption_drop") == 0 and prompts.get("guidance_scale", 1) not in (0, 1):
@@ -117,6 +123,7 @@ RULES: tuple[Rule, ...] = (
     _loading,
     _checkpoints,
     _evaluation,
+    _precision,
     _guidance,
 )
 

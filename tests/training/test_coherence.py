@@ -40,6 +40,7 @@ def check(*overrides: str) -> None:
         (["trainer.save_interval=0ba"], "trainer.save_interval is '0ba'"),
         (["train_loader.batch_size=0"], "train_loader.batch_size is 0"),
         (["eval_loader=null", "+trainer.eval_subset_num_batches=2"], "eval_subset_num_batches has no effect"),
+        (["machine=gpu", "model.cpu_precision=bf16"], "model.cpu_precision=bf16 has no effect on a GPU"),
         (["model.caption_drop=0.0"], "guides away from the null caption, which is never trained"),
         (["seed=x", "sampler.steps=many"], "seed is 'x'; set it to a whole number; sampler.steps is 'many'; "),
     ],
