@@ -184,7 +184,10 @@ def test_the_command_prints_a_line_each_and_fails_on_red(latents: Path, capsys: 
     assert len(lines) == 12 and all(text.startswith("good ") for text in lines)
     assert cli.main([*options, *overrides(latents, "sampler.steps=0", "~algorithms.ema")]) == 2
     output = capsys.readouterr()
-    assert "bad      quickstart_32_pretrain configuration              the number of sampling steps is 0" in output.out
+    assert output.out.splitlines()[-1].split(maxsplit=3) == [
+        *("bad", STAGE, "configuration"),
+        "the number of sampling steps is 0; choose at least 1",
+    ]
     assert output.err.splitlines() == [
         "micro-diffusion: error: 1 bad: quickstart_32_pretrain configuration; do what is said above, then ask again"
     ]
