@@ -50,7 +50,7 @@ class PretrainedAutoencoder:
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
-        self.name = self.name_of(path=path, subfolder=subfolder)
+        self.name = path if subfolder is None else f"{path}/{subfolder}"
         self.model = _load(path, subfolder, revision, getattr(torch, dtype)).to(device)
         config = self.model.config
         if dtype == "float16" and config.force_upcast:
@@ -73,11 +73,6 @@ class PretrainedAutoencoder:
             "scaling_factor": self.scaling_factor,
             "shift_factor": self.shift_factor,
         }
-
-    @staticmethod
-    def name_of(*, path: str, subfolder: str | None = None, **_: object) -> str:
-        """The name of an autoencoder with these arguments."""
-        return path if subfolder is None else f"{path}/{subfolder}"
 
     @staticmethod
     def repository(*, path: str, **_: object) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
+
 from micro_diffusion.data.integrity import check_folder, check_hashes
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.output_folder import RECORD
-from micro_diffusion.doctor.encoders import ENCODERS, encoder_name
 from micro_diffusion.doctor.finding import Doubt
 
 CONVERT = "python scripts/convert.py source=SOURCE out={path}"
@@ -42,13 +43,15 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
 
 def check_encoders(content: Mapping[str, Any]) -> str:
     """The encoders of the configuration are those that made the data."""
-    names = {kind: encoder_name(content[kind]) for kind in ENCODERS}
     for loader in LOADERS:
         for path in folders(content, loader):
-            if (path / RECORD).is_file():
-                for problem in LatentMetadata.read(path).other_encoders(**names):
-                    raise Doubt(problem)
-    return " and ".join(names.values())
+            if not (path / RECORD).is_file():
+                continue
+            metadata = LatentMetadata.read(path)
+            for kind in metadata.encoders:
+                if not metadata.states_encoder(kind, content[kind]):
+                    metadata.check_encoder(kind, instantiate(content[kind], _convert_="all").provenance)
+    return "those that made the data"
 
 
 def _check_latents(metadata: LatentMetadata, content: Mapping[str, Any]) -> None:

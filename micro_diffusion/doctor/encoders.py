@@ -29,11 +29,3 @@ def check_encoder(node: Mapping[str, Any], *, download: bool) -> str:
             f"{place} is neither a folder nor in the cache of the Hugging Face hub; fetch it with --download"
         ) from error
     return f"{place} in the hub's cache"
-
-
-def encoder_name(node: Mapping[str, Any]) -> str:
-    """The name that an encoder would write beside the data that it makes, without loading what is large."""
-    target = get_object(node["_target_"])
-    if hasattr(target, "name_of"):
-        return target.name_of(**{key: value for key, value in node.items() if not key.startswith("_")})
-    return instantiate(node, _convert_="all").name

@@ -47,7 +47,7 @@ class OpenClipTextEncoder:
         dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
-        self.name = self.name_of(model=model, weights=weights)
+        self.name = model if weights is None else f"{model}/{weights}"
         self.device = torch.device(device)
         self.tower, self.tokenizer = _load(model, weights)
         self.tower.to(self.device, getattr(torch, dtype))
@@ -61,11 +61,6 @@ class OpenClipTextEncoder:
         self.max_length = self.tower.context_length
         check_stated(self.name, "dim", dim, self.dim)
         check_stated(self.name, "max_length", max_length, self.max_length)
-
-    @staticmethod
-    def name_of(*, model: str, weights: str | None = None, **_: object) -> str:
-        """The name of an encoder with these arguments."""
-        return model if weights is None else f"{model}/{weights}"
 
     @staticmethod
     def repository(*, model: str, weights: str | None = None, **_: object) -> str:

@@ -47,7 +47,7 @@ class T5TextEncoder:
             raise ValueError("T5 overflows in float16; set text_encoder.dtype to float32 or bfloat16")
         if max_length < 1:
             raise ValueError(f"text_encoder.max_length is {max_length}; set it to at least 1")
-        self.name = self.name_of(model=model)
+        self.name = model
         self.max_length = max_length
         self.device = torch.device(device)
         self.tokenizer, self.encoder = _load(model, revision, getattr(torch, dtype))
@@ -61,11 +61,6 @@ class T5TextEncoder:
         }
         self.dim: int = self.encoder.config.d_model
         check_stated(model, "dim", dim, self.dim)
-
-    @staticmethod
-    def name_of(*, model: str, **_: object) -> str:
-        """The name of an encoder with these arguments."""
-        return model
 
     @staticmethod
     def repository(*, model: str, **_: object) -> str:

@@ -1,5 +1,6 @@
 """The doctor on a small stage with everything in order, and with each thing broken in turn."""
 
+import json
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -101,11 +102,13 @@ def test_a_damaged_shard_is_found_when_every_byte_is_read(latents: Path):
     assert "bytes instead of" in findings(latents)["train_loader"].text
 
 
-def test_data_of_another_encoder_are_a_warning(latents: Path):
+def test_data_of_another_encoder_are_red(latents: Path):
     record = latents / "metadata.json"
-    record.write_text(record.read_text().replace('"text_encoder": "tiny-192"', '"text_encoder": "other"'))
+    content = json.loads(record.read_text())
+    content["encoders"]["autoencoder"]["digest"] = "of another one"
+    record.write_text(json.dumps(content))
     finding = findings(latents)["encoders"]
-    assert finding.state == "warning" and "made with the text_encoder other" in finding.text
+    assert finding.state == "bad" and "of another one" in finding.text
 
 
 def test_latents_of_an_unusual_size_are_a_warning(latents: Path):
