@@ -20,6 +20,7 @@ from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.checkpoint import initialise_from, write_config
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.image_folder import ImageFolder
@@ -181,7 +182,8 @@ def test_convert(tmp_path: Path):
         picture.write_bytes(png())
         picture.write_bytes(damaged(picture, name) if name != "whole" else png())
         picture.with_suffix(".txt").write_text(f"a picture, {name}")
-    convert(source=ImageFolder(path=str(folder)), out=tmp_path / "out", preparation=Preparation(), processes=1)
+    source = ImageFolder(path=str(folder))
+    convert(source=source, out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
     record = json.loads((tmp_path / "out" / "metadata.json").read_text())
     assert record["samples"] == 1 and record["rejected"] == {"unreadable picture": len(WAYS)}
     lines = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()

@@ -11,6 +11,7 @@ import torch
 from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
+from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.precompute import precompute
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
@@ -28,7 +29,7 @@ SMALL = ["resolution=16", "machine=cpu", "train_loader.batch_size=4", "eval_load
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doctor")
     shapes = Shapes(seed=0, count=12, resolution=16)
-    convert(source=shapes, out=folder / "images", preparation=Preparation(), processes=1)
+    convert(source=shapes, out=folder / "images", preparation=Preparation(), engine=Processes(count=1))
     precompute(
         images=folder / "images",
         out=folder / "latents",
