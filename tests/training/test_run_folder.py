@@ -39,6 +39,13 @@ def test_what_is_shown_and_how_it_runs_may_change(tmp_path):
         RunFolder(tmp_path, CONFIG | moved).check()
 
 
+@pytest.mark.parametrize("load_path", ["other.pt", None])
+def test_the_checkpoint_that_a_run_started_from_may_not_change(tmp_path, load_path):
+    RunFolder(tmp_path, CONFIG | {"trainer": {"max_duration": "10ba", "load_path": "first.pt"}}).begin()
+    with pytest.raises(ValueError, match=rf"differs in trainer\.load_path={load_path} \(was first\.pt\)"):
+        RunFolder(tmp_path, CONFIG | {"trainer": {"max_duration": "10ba", "load_path": load_path}}).check()
+
+
 def test_complete_until_a_longer_training_is_asked_for(tmp_path):
     run = RunFolder(tmp_path, CONFIG)
     run.begin()
