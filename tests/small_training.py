@@ -47,12 +47,12 @@ import os, signal
 from composer import Callback
 
 class KillAt(Callback):
-    """Ends the process without warning when this many steps are done."""
-    def __init__(self, step):
-        self.step = step
+    """Sends the process a signal, by default the one without warning, when this many steps are done."""
+    def __init__(self, step, name="SIGKILL"):
+        self.step, self.number = step, signal.Signals[name]
     def batch_start(self, state, logger):
         if state.timestamp.batch.value == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 '''
 
 

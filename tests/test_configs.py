@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.checkpoint import parameter_count
+from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.resolvers import register_resolvers
 from micro_diffusion.training.schema import ROOT, validate
 
@@ -191,8 +192,12 @@ def test_any_option_of_a_group_fits_any_stage(group: str):
                 validate(composed(stage, f"{group}={option.stem}"))
 
 
-def test_the_documented_command_composes():
-    changes = ["exp_name=masked_pretrain", "model.train_mask_ratio=0.5", "trainer.load_path=a.pt"]
-    config = composed("256_pretrain.yaml", *changes)
+@pytest.mark.parametrize("stage", ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"])
+def test_the_documented_commands_are_accepted(stage: str):
+    checkpoint = "trained_models/earlier/checkpoints/latest-rank0.pt"
+    changes = ["exp_name=masked_pretrain", "model.train_mask_ratio=0.5", f"trainer.load_path={checkpoint}"]
+    config = composed(f"{stage}.yaml", *changes)
+    validate(config)
+    check_coherence(config)
     assert config.exp_name == config.trainer.run_name == "masked_pretrain"
-    assert config.trainer.load_path == "a.pt" and config.model.train_mask_ratio == 0.5
+    assert config.trainer.load_path == checkpoint and config.model.train_mask_ratio == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,30 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, workplace):
         assert [key for key in whole if not torch.equal(resumed[key], whole[key])] == []
 
 
+@pytest.fixture
+def handlers():
+    """Training replaces them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.usefixtures("handlers")
+def test_a_run_that_is_told_to_end_saves_its_step_first(reference, workplace, caplog, monkeypatch, name):
+    monkeypatch.syspath_prepend(workplace)
+    told = ["+callbacks.kill._target_=killer.KillAt", "+callbacks.kill.step=7", f"+callbacks.kill.name={name}"]
+    with caplog.at_level("INFO"):
+        with pytest.raises(SystemExit) as end:
+            train_here(workplace, f"exp_name={name}", *told)
+        assert end.value.code == 128 + signal.Signals[name]
+        assert f"{name}: ends after step 8, which is saved; the same command goes on from there" in caplog.text
+        train_here(workplace, f"exp_name={name}")
+    assert "resumes at step 8" in caplog.text
+    assert losses(workplace / "runs" / name) == losses(reference)
+
+
 def test_the_next_stage_starts_from_the_average(reference, workplace, caplog):
     with caplog.at_level("INFO"):
         train_here(
@@ -94,6 +119,22 @@ def test_the_next_stage_starts_from_the_average(reference, workplace, caplog):
     average = load_file(reference / "ema.safetensors")
     result = load_file(workplace / "runs" / "next" / "model.safetensors")
     assert [key for key in average if not torch.equal(average[key], result[key])] == []
+
+
+def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
+    """The raw weights, since the objective, the positions and the averaging are those of the new stage."""
+    train_here(
+        workplace,
+        "exp_name=loaded",
+        f"trainer.load_path={reference}/checkpoints/latest-rank0.pt",
+        "optimizer.lr=0.0",
+        "trainer.max_duration=3ba",
+        config="quickstart_64_finetune",
+    )
+    raw = load_file(reference / "model.safetensors")
+    result = load_file(workplace / "runs" / "loaded" / "model.safetensors")
+    assert [key for key in raw if not torch.equal(raw[key], result[key])] == []
+    assert sorted(losses(workplace / "runs" / "loaded")) == [0, 1, 2]
 
 
 def test_another_configuration_is_refused(reference, workplace):
