@@ -25,6 +25,7 @@ requirements = [
     "torchmetrics>=1.5,<2",
     "tqdm>=4.66,<5",
     "packaging>=23,<27",
+    "pyyaml>=6,<7",
     "tensorboard>=2.18,<3",
 ]
 
