@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def train(config: DictConfig) -> None:
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     model = build_model(config)
-    trainer = build_trainer(config, model)
+    with _unfit_weights_named(config.trainer.load_path):
+        trainer = build_trainer(config, model)
     if dist.get_global_rank() == 0:
         run.begin()
     start = time.monotonic()
@@ -138,6 +140,19 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
         torch=torch.__version__,
     )
     log.info("%s is complete", run.path)
+
+
+@contextmanager
+def _unfit_weights_named(path: str | None) -> Iterator[None]:
+    """Turn torch's table of weights that do not fit into a sentence about the checkpoint that they are from."""
+    try:
+        yield
+    except RuntimeError as error:
+        title, _, differences = str(error).partition("\n")
+        if path is None or not title.startswith("Error(s) in loading state_dict"):
+            raise
+        table = " ".join(differences.split())
+        raise ValueError(f"{path} does not fit the network: {table} Use the settings it was trained with") from error
 
 
 def _savers(trainer: DictConfig, interruption: Interruption) -> list[Callback]:

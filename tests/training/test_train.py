@@ -137,6 +137,15 @@ def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
     assert sorted(losses(workplace / "runs" / "loaded")) == [0, 1, 2]
 
 
+def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
+    checkpoint = f"{reference}/checkpoints/latest-rank0.pt"
+    with pytest.raises(
+        ValueError, match=r'latest-rank0.pt does not fit the network: .*"network\.mixer\.1\.norm1'
+    ) as error:
+        train_here(workplace, "exp_name=unfit", f"trainer.load_path={checkpoint}", "backbone.mixer_depth=2")
+    assert "\n" not in str(error.value)
+
+
 def test_another_configuration_is_refused(reference, workplace):
     with pytest.raises(
         ValueError,
