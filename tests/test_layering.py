@@ -17,6 +17,7 @@ RANK = {
     "precision": 0,
     "provenance": 0,
     "whole_file": 0,
+    "parent_death": 0,
     "torch_archive": 1,
     "weight_file": 1,
     "data": 2,

@@ -12,6 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 from micro_diffusion.batch import ImageBatch
 from micro_diffusion.data.crops import CentreSquare
 from micro_diffusion.data.images import ImageDataset, ImageSample
+from micro_diffusion.data.loader import prepare_worker
 from micro_diffusion.data.sources.source import Rejected
 
 
@@ -46,6 +47,7 @@ def build_image_loader(
         drop_last=shuffle,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        worker_init_fn=prepare_worker,
     )
 
 

@@ -6,6 +6,7 @@ Legend: C latent channels, R resolution in pixels, f downsampling, L caption tok
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -77,15 +78,21 @@ class LatentDataset(StreamingDataset):
 
     def get_item(self, sample_id: int, retry: int = 7) -> Any:
         """One row, its shard verified before the first of them."""
-        if self._verified is not None:
-            shard, _ = self.spanner[sample_id]
-            if shard not in self._verified:
-                check_shard(self.shards[shard])  # type: ignore[arg-type]
-                self._verified.add(shard)
-        try:
+        with self._naming_lost_shards():
+            if self._verified is not None:
+                shard, _ = self.spanner[sample_id]
+                if shard not in self._verified:
+                    check_shard(self.shards[shard])  # type: ignore[arg-type]
+                    self._verified.add(shard)
             return super().get_item(sample_id, retry)
+
+    @contextmanager
+    def _naming_lost_shards(self) -> Iterator[None]:
+        """Name the shard in an error, where one is missing or cut short by now."""
+        try:
+            yield
         except (OSError, ValueError, RuntimeError):
-            check_folder(self.path, command=PRECOMPUTE)  # names the shard, where one is missing or cut short by now
+            check_folder(self.path, command=PRECOMPUTE)
             raise
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
@@ -101,9 +108,10 @@ class LatentDataset(StreamingDataset):
             RuntimeError: when it ends before all samples were given.
         """
         self._due, given = 0, 0
-        for sample in super().__iter__():
-            given += 1
-            yield sample
+        with self._naming_lost_shards():
+            for sample in super().__iter__():
+                given += 1
+                yield sample
         if given != self._due:
             raise RuntimeError(
                 f"the epoch ended after {given} of {self._due} samples of {self.path} (see the error of the streaming "

@@ -6,6 +6,7 @@ Legend: B batch, C latent channels, h w latent height and width, L caption token
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.latents import LatentDataset, LatentSample
+from micro_diffusion.parent_death import end_with_parent
 
 
 def build_loader(
@@ -62,7 +64,18 @@ def build_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=prepare_worker,
     )
+
+
+def prepare_worker(worker: int) -> None:
+    """Let a loader worker live exactly as long as its trainer.
+
+    Ctrl-C and schedulers send their signals to the whole process group, while the trainer still finishes a step. When
+    the trainer is killed, a worker that waits for the others of its data set would wait, and hold memory, for good.
+    """
+    os.setpgrp()
+    end_with_parent(signal.SIGKILL)
 
 
 def collate(samples: Sequence[LatentSample]) -> LatentBatch:

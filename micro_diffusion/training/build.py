@@ -59,8 +59,10 @@ def train(config: DictConfig) -> None:
     if dist.get_global_rank() == 0:
         run.begin()
     start = time.monotonic()
-    if not _has_ended(trainer):  # as one is that was killed after its last checkpoint
+    if not _has_ended(trainer):
         trainer.fit()
+    elif trainer.state.evaluators:  # it was killed after its last checkpoint, perhaps in its last evaluation
+        trainer.eval()
     save(trainer, model, run, seconds=time.monotonic() - start)
     dist.barrier()
     trainer.close()
@@ -109,7 +111,8 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
         loggers=_values(config.loggers),
     )
     if dist.get_world_size() == 1:  # among ranks, one that runs out of memory alone would leave the others waiting
-        trainer.state.auto_microbatching = True  # halves a microbatch that does not fit, and takes the step again
+        for halves_what_does_not_fit in (trainer.state, *trainer.state.evaluators):
+            halves_what_does_not_fit.auto_microbatching = True
     return trainer
 
 

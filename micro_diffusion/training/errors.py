@@ -13,6 +13,7 @@ import torch
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from micro_diffusion.training.machine_faults import machine_fault
 from micro_diffusion.training.schema import ROOT, accepted, unknown_key
 from micro_diffusion.training.secrets import redacted
 
@@ -39,7 +40,9 @@ def one_sentence_errors() -> Iterator[None]:
     outer = _active.set(True)
     try:
         yield
-    except EXPECTED as error:
+    except (*EXPECTED, RuntimeError) as error:
+        if not isinstance(error, EXPECTED) and machine_fault(error) is None:
+            raise
         print(f"Error: {sentence(error)}\n(set {_FULL}=1 to see where it was raised)", file=sys.stderr)
         sys.exit(1)
     finally:
@@ -59,6 +62,8 @@ def _sentence(error: BaseException) -> str:
         if isinstance(cause, (*EXPECTED, ImportError)) or node is None:  # a library that is not installed
             return _sentence(cause)
         return f"{node['key']} cannot be built ({type(cause).__name__}: {_one_line(str(cause))}); correct its settings"
+    if (fault := machine_fault(error)) is not None:
+        return fault
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a microbatch; set trainer.device_train_microbatch_size to a smaller "

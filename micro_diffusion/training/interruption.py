@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -13,10 +12,11 @@ import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 
+from micro_diffusion.parent_death import end_with_parent
+
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Interruption(Callback):
@@ -64,10 +64,10 @@ class Interruption(Callback):
 
 
 def end_with_launcher() -> None:
-    """Have the kernel send SIGTERM to this rank when the launcher that started it ends, even when that was killed.
+    """Have this rank receive SIGTERM when the launcher that started it ends.
 
-    Composer's launcher passes no signals on, and its ranks would train on unseen. Linux only; a process that no
-    launcher started is left alone, since a shell may end before it.
+    Ranks whose launcher was killed would train on unseen. A process that no launcher started is left alone, since a
+    shell may end before it.
     """
-    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if "LOCAL_RANK" in os.environ:
+        end_with_parent(signal.SIGTERM)

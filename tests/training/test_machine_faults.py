@@ -1,0 +1,43 @@
+"""Faults that torch words in its own way become sentences; everything else stays what it is."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.machine_faults import machine_fault
+
+
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise FileNotFoundError("the data folder x lacks its shard y; make it again")
+
+
+def test_an_error_of_a_loader_worker_is_its_own_message():
+    with pytest.raises(FileNotFoundError) as caught:
+        next(iter(DataLoader(Broken(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert machine_fault(caught.value) == "the data folder x lacks its shard y; make it again"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("DataLoader worker (pid 4711) is killed by signal: Killed. ", "a loader worker (process 4711) was killed"),
+        ("DataLoader worker (pid(s) 4711, 12) exited unexpectedly", "a loader worker (process 4711, 12) was killed"),
+        ("[tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:58652", "another rank of this job has ended"),
+        ("The train loop failed with an internal microbatch of size 1.The GPU", "does not hold a single sample"),
+    ],
+)
+def test_a_known_fault_is_one_sentence(text, expected, capsys):
+    with pytest.raises(SystemExit, match="1"), one_sentence_errors():
+        raise RuntimeError(text)
+    assert expected in capsys.readouterr().err.splitlines()[0]
+
+
+def test_an_unknown_error_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), one_sentence_errors():
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
