@@ -5,9 +5,9 @@ Legend: B batch, C latent channels, f downsampling factor, H W picture height an
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Batch
 
 MEASURED_BATCHES = 32
-"""Shift and scaling of the latents are measured on so many of the last batches."""
+"""Shift and scaling of the latents are measured on so many batches."""
 
 
 class Reconstruction(NamedTuple):
@@ -79,7 +79,6 @@ class AutoencoderTraining(ComposerModel):
             "psnr": PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3)),
             "kl": MeanMetric(),
         }
-        self._recent: deque[Tensor] = deque(maxlen=MEASURED_BATCHES)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Convolution kernels, which decay, and biases, which do not."""
@@ -95,7 +94,6 @@ class AutoencoderTraining(ComposerModel):
         factor = self.shrink[int(torch.randint(len(self.shrink), (), generator=draws.shared))]
         images = _shrunk(batch["images"], factor)
         images = torch.stack([self._crop_and_mirror(*pair) for pair in zip(images, draws.samples, strict=True)])
-        self._recent.append(images)
         return {**batch, "images": images, "noise": self._noise(images, draws)}
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
@@ -133,15 +131,17 @@ class AutoencoderTraining(ComposerModel):
         else:
             metric.update(outputs.images.contiguous(), normalise(batch["images"]))
 
-    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor]) -> None:
+    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the weights for a later run, and `folder/autoencoder` with shift and scaling measured.
 
         Averaged weights are saved after the raw ones and take their place in `folder/autoencoder`.
         """
-        if not self._recent:
-            raise ValueError("no step was taken since the run was resumed; raise trainer.max_duration by a batch")
         device = self.network.shift.device
-        self.network.measure_scale(normalise(images.to(device)) for images in self._recent)
+        drawn = (
+            self.draw(batch, Draws.of("scale", number, size=len(batch["images"])))["images"]
+            for number, batch in enumerate(islice(batches, MEASURED_BATCHES))
+        )
+        self.network.measure_scale(normalise(images.to(device)) for images in drawn)
         save_weights(folder, {**state, **dict(self.network.named_buffers())}, weights)
         self.network.save(folder / "autoencoder")
 

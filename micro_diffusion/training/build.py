@@ -17,6 +17,7 @@ from composer.algorithms.warnings import NoEffectWarning
 from composer.utils import dist, get_device, reproducibility
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DistributedSampler
 
 from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count, read_config
 from micro_diffusion.data.metadata import LatentMetadata
@@ -122,15 +123,18 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
     Every rank takes part in gathering the weights; the first one writes.
     """
     is_first = dist.get_global_rank() == 0
-    state = whole_state(model.network)
+    state, batches = whole_state(model.network), trainer.state.train_dataloader
+    assert batches is not None
+    if isinstance(sampler := getattr(batches, "sampler", None), DistributedSampler):
+        sampler.set_epoch(0)  # the same batches, however often the run was resumed
     if is_first:
-        model.save(run.path, "raw", state)
+        model.save(run.path, "raw", state, batches)
     average = find_average(trainer.state)
     if average is not None:
         with average.averaged(model.network) as is_averaged:
             state = whole_state(model.network)
             if is_first and is_averaged:
-                model.save(run.path, "ema", state)
+                model.save(run.path, "ema", state, batches)
             elif is_first:
                 log.warning("no averaged (EMA) weights are saved: training ended before algorithms.ema.start")
     if not is_first:

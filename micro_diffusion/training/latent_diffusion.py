@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -133,7 +133,7 @@ class LatentDiffusion(ComposerModel):
         """Count the losses of a batch that fall into the metric's band."""
         metric.update(outputs.per_sample, outputs.sigma)
 
-    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor]) -> None:
+    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the backbone's weights with plain keys."""
         save_weights(folder, state, weights)
 

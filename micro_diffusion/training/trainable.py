@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -40,8 +41,11 @@ class Trainable(Protocol):
         """The same for evaluation, where the draws are the same at every call for the same batch."""
         ...
 
-    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor]) -> None:
-        """Write what later stages and programs need into the run folder; `state` is the network's, in one piece."""
+    def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
+        """Write what later stages and programs need into the run folder.
+
+        state: the network's, in one piece. batches: this rank's training data, for what is measured on them.
+        """
         ...
 
 

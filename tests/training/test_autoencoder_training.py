@@ -95,9 +95,7 @@ def test_metrics_have_their_definitions():
 
 def test_a_saved_autoencoder_has_unit_latents(tmp_path):
     model = build()
-    for seed in range(4):
-        model.draw(batch(16), draws(seed, size=16))
-    model.save(tmp_path, "raw", model.network.state_dict())
+    model.save(tmp_path, "raw", model.network.state_dict(), [batch(16)] * 4)
     loaded = KLAutoencoder.load(tmp_path / "autoencoder", channels=4, downsampling=4)
     latents = loaded.encode(normalise(batch(64)["images"]), generator=generator())
     torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=0.1, rtol=0)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
@@ -55,6 +56,18 @@ def test_the_run_folder_holds_a_loadable_autoencoder(config, tmp_path):
         assert grid.getpixel((10, 10)) in BACKGROUNDS.values(), "the original comes first"
         assert grid.getpixel((10, 10 + 160)) not in BACKGROUNDS.values(), "and what five steps make of it below"
     assert {"loss/train/l1", "loss/train/kl", "metrics/eval/l1", "metrics/eval/psnr", "metrics/eval/kl"} <= logged
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_completed(config, tmp_path):
+    run = tmp_path / "runs" / "autoencoder"
+    train(config)
+    before = KLAutoencoder.load(run / "autoencoder").state_dict()
+    for file in ("complete.json", "model.safetensors", "ema.safetensors", "autoencoder/model.safetensors"):
+        (run / file).unlink()
+    train(config)
+    assert (run / "complete.json").is_file()
+    for key, value in KLAutoencoder.load(run / "autoencoder").state_dict().items():
+        assert torch.equal(value, before[key]), key
 
 
 def test_a_run_goes_on_from_another_one(config, tmp_path):
