@@ -56,7 +56,7 @@ create_environment() {
     }
     echo "Making .venv with $python"
     if command -v uv >/dev/null; then
-        uv venv --quiet --allow-existing --python "$python" .venv
+        uv venv --quiet --seed --allow-existing --python "$python" .venv
     else
         "$python" -m venv .venv
     fi
