@@ -19,7 +19,7 @@ from micro_diffusion.whole_file import whole_file
 
 COMPLETE_FILE = "complete.json"
 FREE = re.compile(
-    r"(?!trainer\.load_)(callbacks|loggers|machine|parallelism|prompts|sampler|metric|trainer|eval_loader|output_dir"
+    r"(?!trainer\.load_)(callbacks|loggers|machine|parallelism|prompts|sampler|trainer|eval_loader|output_dir"
     r"|trust_checkpoint|(model\.)?backbone\.activation_checkpointing|train_loader\.(workers|verify))(\.|$)"
 )
 """Keys that may change when a run goes on: they decide how it runs and what it shows, not what is learned, as the
