@@ -55,6 +55,9 @@ class Interruption(Callback):
                 signal.Signals(self._agreed).name,
                 state.timestamp.batch.value,
             )
+        dist.barrier()  # the launcher kills who is left 30 s after the first rank has ended
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # its SIGTERM would take the place of the exit status
         sys.exit(128 + self._agreed)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
