@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypedDict
 
 from torch import Tensor
+from typing_extensions import NotRequired
 
 
 class TextCondition(NamedTuple):
@@ -26,18 +27,29 @@ class TextCondition(NamedTuple):
         return TextCondition(tokens, None if self.mask is None else self.mask.to(tokens.device))
 
 
+class TokenIds(NamedTuple):
+    """Captions as a text encoder's numbered tokens.
+
+    ids: (B, L) int64, padding included. mask: (B, L) bool, true up to and including end-of-text.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+
 class LatentBatch(TypedDict):
     """One collated batch of precomputed latents.
 
     latents: (B, C, h, w) float, already shifted and scaled by the autoencoder's constants.
-    caption_tokens: (B, L, D) float.
+    caption_tokens: (B, L, D) float; or caption_ids: (B, L) int64, where the data hold token ids alone.
     caption_mask: (B, L) bool, true up to and including end-of-text.
     caption: B strings, the captions themselves.
     key: B strings, the names of the pictures in their data set.
     """
 
     latents: Tensor
-    caption_tokens: Tensor
+    caption_tokens: NotRequired[Tensor]
+    caption_ids: NotRequired[Tensor]
     caption_mask: Tensor
     caption: list[str]
     key: list[str]

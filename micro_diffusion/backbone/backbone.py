@@ -40,11 +40,13 @@ class Backbone(Protocol):
 
     Attributes:
         in_channels: C. patch_size: p, side of a patch in latent cells. caption_dim: width of a caption feature.
+        use_caption_mask: whether it leaves out the rows of a caption that the mask excludes.
     """
 
     in_channels: int
     patch_size: int
     caption_dim: int
+    use_caption_mask: bool
 
     def __call__(self, x: Tensor, level: Tensor, text: TextCondition, keep: Tensor | None = None) -> Prediction:
         """x (B, C, h, w), level (B,), keep (B, K) indices of visible patches or None -> Prediction.

@@ -1,36 +1,27 @@
-"""MDS latents as a streaming data set that loses nothing unnoticed.
-
-Legend: C latent channels, R resolution in pixels, f downsampling, L caption tokens, D caption width.
-"""
+"""MDS latents as a streaming data set that loses nothing unnoticed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.format.mds import MDSReader
 
 from micro_diffusion.data.integrity import check_folder, check_shard
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.shared_memory import remove_stale_segments
 
 
-class LatentSample(TypedDict):
-    """One picture: latents (C, R/f, R/f) float16, caption_tokens (L, D) float16, caption_length rows of them used."""
-
-    latents: NDArray[np.float16]
-    caption_tokens: NDArray[np.float16]
-    caption_length: int
-    caption: str
-    key: str
-
-
 class LatentDataset(StreamingDataset):
-    """The rows of a folder of MDS latents, at one of its resolutions, partitioned among ranks and workers.
+    """The rows of a folder of MDS latents, as `RowFormat.batch` takes them, partitioned among ranks and workers.
+
+    A sample is the bytes of each column that training at one resolution needs.
 
     The streaming library ends an epoch early when one of its threads fails, and never verifies local shards. So here
     samples are counted and every shard's bytes are compared with their hash when it is first read.
@@ -64,17 +55,9 @@ class LatentDataset(StreamingDataset):
         self._due = 0
         remove_stale_segments(self.path)
         super().__init__(local=str(self.path), batch_size=batch_size, shuffle=shuffle, shuffle_seed=seed)
-
-    def __getitem__(self, at: Any) -> Any:
-        """One sample by its number."""
-        row = super().__getitem__(at)
-        return LatentSample(
-            latents=row[f"latents_{self.resolution}"],
-            caption_tokens=row["caption_tokens"],
-            caption_length=row["caption_length"],
-            caption=row["caption"],
-            key=row["key"],
-        )
+        names = self.metadata.row_format.trained_columns(resolution)
+        for shard in self.shards:
+            shard.decode_sample = partial(raw_columns, shard, names)  # type: ignore[method-assign, arg-type]
 
     def get_item(self, sample_id: int, retry: int = 7) -> Any:
         """One row, its shard verified before the first of them."""
@@ -117,3 +100,16 @@ class LatentDataset(StreamingDataset):
                 f"the epoch ended after {given} of {self._due} samples of {self.path} (see the error of the streaming "
                 "thread above); check the folder's shards, or make it again"
             )
+
+
+def raw_columns(shard: MDSReader, names: Sequence[str], row: bytes) -> dict[str, bytes]:
+    """The bytes of some columns of a row, which holds the sizes of its variable columns and then all columns."""
+    variable = [name for name, size in zip(shard.column_names, shard.column_sizes, strict=True) if not size]
+    sizes = dict(zip(variable, np.frombuffer(row, np.uint32, len(variable)).tolist(), strict=True))
+    columns, start = {}, 4 * len(variable)
+    for name, size in zip(shard.column_names, shard.column_sizes, strict=True):
+        end = start + (size or sizes[name])
+        if name in names:
+            columns[name] = row[start:end]
+        start = end
+    return columns

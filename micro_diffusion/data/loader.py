@@ -1,21 +1,19 @@
-"""Folders of MDS latents -> batches for training and evaluation.
-
-Legend: B batch, C latent channels, h w latent height and width, L caption tokens, D caption width.
-"""
+"""Folders of MDS latents -> batches for training and evaluation."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-import numpy as np
 import torch
 from streaming import StreamingDataLoader
 from torch.utils.data import DataLoader
 
 from micro_diffusion.batch import LatentBatch
-from micro_diffusion.data.latents import LatentDataset, LatentSample
+from micro_diffusion.data.latents import LatentDataset
+from micro_diffusion.data.row_format import RowFormat
 from micro_diffusion.parent_death import end_with_parent
 
 
@@ -61,7 +59,7 @@ def build_loader(
         batch_size=each,
         num_workers=workers,
         drop_last=drop_last,
-        collate_fn=collate,
+        collate_fn=partial(collate, row_format=dataset.metadata.row_format, resolution=resolution),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
@@ -78,14 +76,6 @@ def prepare_worker(worker: int) -> None:
     end_with_parent(signal.SIGKILL)
 
 
-def collate(samples: Sequence[LatentSample]) -> LatentBatch:
-    """B samples -> latents (B, C, h, w) and caption_tokens (B, L, D) in float32, and a mask (B, L) of rows in use."""
-    tokens = np.stack([sample["caption_tokens"] for sample in samples])
-    lengths = torch.tensor([sample["caption_length"] for sample in samples])
-    return {
-        "latents": torch.from_numpy(np.stack([sample["latents"] for sample in samples])).float(),
-        "caption_tokens": torch.from_numpy(tokens).float(),
-        "caption_mask": torch.arange(tokens.shape[1]) < lengths[:, None],
-        "caption": [sample["caption"] for sample in samples],
-        "key": [sample["key"] for sample in samples],
-    }
+def collate(samples: Sequence[Mapping[str, bytes]], *, row_format: RowFormat, resolution: int) -> LatentBatch:
+    """The bytes of B rows -> a batch."""
+    return row_format.batch({name: [sample[name] for sample in samples] for name in samples[0]}, resolution)

@@ -7,7 +7,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, restore_caption_format
+from micro_diffusion.data.columns import describe
+from micro_diffusion.data.latent_formats import EXACT_LATENTS, restore_latent_format
 from micro_diffusion.data.output_folder import RECORD, read_record
+from micro_diffusion.data.row_format import RowFormat
 
 PRECOMPUTE = "python scripts/precompute.py images=IMAGES out={path}"
 """The command that makes a folder of latents."""
@@ -31,6 +35,7 @@ class LatentMetadata:
         autoencoder, text_encoder: names of the encoders' weights.
         channels, downsampling: of the latents, C and f.
         latent_sizes: by resolution, [height, width] of a latent.
+        latent_format, caption_format: how both are stored, by name and settings.
         caption_dim, caption_length: width and number of rows of an encoded caption.
         encoders: provenance of both, by "autoencoder" and "text_encoder".
         latent_std: by resolution, standard deviation of all entries; the objective's sigma_data should be near it.
@@ -47,6 +52,8 @@ class LatentMetadata:
     latent_std: dict[str, float]
     latent_sizes: dict[str, list[int]] = field(default_factory=dict)
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    latent_format: dict[str, Any] = field(default_factory=lambda: describe(EXACT_LATENTS))
+    caption_format: dict[str, Any] = field(default_factory=lambda: describe(EXACT_CAPTIONS))
 
     @classmethod
     def read(cls, path: str | Path) -> LatentMetadata:
@@ -69,6 +76,18 @@ class LatentMetadata:
         if wrong:
             raise ValueError(f"{path / RECORD} is damaged ({', '.join(wrong)}); make the folder again")
         return cls(**{name: record[name] for name in known if name in record})
+
+    @property
+    def row_format(self) -> RowFormat:
+        """How the rows are read."""
+        return RowFormat(
+            latents=restore_latent_format(self.latent_format),
+            captions=restore_caption_format(self.caption_format),
+            channels=self.channels,
+            latent_sizes={resolution: self.latent_size(resolution) for resolution in self.resolutions},
+            caption_length=self.caption_length,
+            caption_dim=self.caption_dim,
+        )
 
     def latent_size(self, resolution: int) -> tuple[int, int]:
         """Height and width of a latent in cells.
@@ -103,6 +122,35 @@ class LatentMetadata:
                 f"{self.caption_dim}; set backbone.caption_dim={self.caption_dim}, or precompute with another text "
                 "encoder"
             )
+
+    def check_captions(self, *, masked: bool, text_encoder: Mapping[str, Any] | None) -> None:
+        """Compare how the captions are stored with what becomes of them.
+
+        Args:
+            masked: whether the network leaves out the rows after end-of-text.
+            text_encoder: provenance of the one that runs in the training step; None where none does.
+
+        Raises:
+            ValueError: that says what to set.
+        """
+        captions = self.row_format.captions
+        if not captions.padded and not masked:
+            raise ValueError(
+                "the data hold captions up to end-of-text, but the backbone attends to the rows after it as well; set "
+                "backbone.use_caption_mask=true, or precompute again with caption_format=float16"
+            )
+        if captions.encoded and text_encoder is not None:
+            raise ValueError(
+                "the data hold the features of captions, so model.text_encoder would have nothing to do; set "
+                "model.text_encoder=null, or precompute again with caption_format=token_ids"
+            )
+        if not captions.encoded and text_encoder is None:
+            raise ValueError(
+                "the data hold captions as token ids, but no text encoder runs in the training step; add "
+                "+variant=token_ids"
+            )
+        if text_encoder is not None:
+            self.check_encoder("text_encoder", text_encoder)
 
     def states_encoder(self, kind: str, stated: Mapping[str, Any]) -> bool:
         """Whether a config names, letter for letter, the weights and scaling of the encoder that made the data.

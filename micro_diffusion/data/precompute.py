@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from micro_diffusion.data import ranks
+from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.crops import CentreSquare, Crop
 from micro_diffusion.data.encoding import LatentEncoder
 from micro_diffusion.data.images import ImageDataset, ImageSample
+from micro_diffusion.data.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.latent_statistics import LatentStatistics
 from micro_diffusion.data.output_folder import RECORD, REJECTS, OutputFolder, read_record
 from micro_diffusion.data.parts import writing
@@ -39,6 +41,8 @@ def precompute(
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
     crop: Crop | None = None,
+    latent_format: LatentFormat = EXACT_LATENTS,
+    caption_format: CaptionFormat = EXACT_CAPTIONS,
     batch_size: int = 64,
     sample: bool = True,
     seed: int = 0,
@@ -48,9 +52,9 @@ def precompute(
 ) -> None:
     """Encode every picture at every resolution, and every caption once.
 
-    A row of the result holds `latents_R` (C, H/f, W/f) float16 for each resolution R, a crop of H×W pixels, already
-    shifted and scaled by the autoencoder, `caption_tokens` (L, D) float16, `caption_length` (rows up to and including
-    end-of-text), `caption` and `key`. Pictures that cannot be decoded are left out, counted, and listed in
+    A row of the result holds `latents_R` (C, H/f, W/f) for each resolution R, a crop of H×W pixels, already shifted and
+    scaled by the autoencoder, the caption's features (L, D) or token ids (L), `caption_length` (rows up to and
+    including end-of-text), `caption` and `key`. Pictures that cannot be decoded are left out, counted, and listed in
     `rejects.jsonl`.
 
     Under a launcher, within `ranks.joined`, all ranks share the parts, and rank 0 puts them together. The result does
@@ -64,6 +68,8 @@ def precompute(
         autoencoder: gives the latents.
         text_encoder: gives the caption's features.
         crop: which part of each picture is encoded; None for the square in its middle.
+        latent_format: how latents are stored.
+        caption_format: how captions are stored.
         batch_size: pictures encoded at a time.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
@@ -80,7 +86,8 @@ def precompute(
     images = Path(images).expanduser()
     cut = crop or CentreSquare()
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
-    encoder = LatentEncoder(sizes, autoencoder, text_encoder, sample=sample, seed=seed)
+    formats = {"latent_format": latent_format, "caption_format": caption_format}
+    encoder = LatentEncoder(sizes, autoencoder, text_encoder, **formats, sample=sample, seed=seed)
     dataset = ImageDataset(path=images, resolutions=encoder.resolutions, cut=cut)
     made = read_record(images)["recipe"] if (images / RECORD).is_file() else str(images)
     layout = {"part_size": part_size, "size_limit": size_limit}

@@ -58,6 +58,9 @@ def _check_latents(metadata: LatentMetadata, content: Mapping[str, Any]) -> None
     metadata.latent_size(content["resolution"])
     backbone = content["backbone"]
     metadata.check(in_channels=backbone["in_channels"], caption_dim=backbone["caption_dim"])
+    made = metadata.encoders.get("text_encoder", {})  # `check_encoders` compares it with the config's
+    runs_encoder = content["model"].get("text_encoder") is not None
+    metadata.check_captions(masked=backbone.get("use_caption_mask", False), text_encoder=made if runs_encoder else None)
     measured = metadata.latent_std.get(str(content["resolution"]))
     assumed = content["objective"].get("sigma_data")
     if measured and assumed and not 1 / UNUSUAL < measured / assumed < UNUSUAL:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from micro_diffusion.batch import TextCondition
+import torch
+
+from micro_diffusion.batch import TextCondition, TokenIds
 
 
 @runtime_checkable
@@ -31,6 +33,26 @@ class TextEncoder(Protocol):
         The mask is true from the first token to end-of-text. A caption longer than `max_length` is cut; the encoder
         warns once per caption, naming the words that were cut.
         """
+        ...
+
+
+@runtime_checkable
+class TokenizingEncoder(TextEncoder, Protocol):
+    """A text encoder that works in two steps, so that token ids can be stored instead of features.
+
+    `encode(captions)` is `encode_ids(tokenize(captions))`.
+    """
+
+    def tokenize(self, captions: Sequence[str]) -> TokenIds:
+        """B captions -> ids and mask (B, L), on the CPU."""
+        ...
+
+    def encode_ids(self, text: TokenIds) -> TextCondition:
+        """ids (B, L) and mask -> TextCondition of tokens (B, L, D) and mask (B, L), on the encoder's device."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.batch import TextCondition, TokenIds
 from micro_diffusion.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.truncation import warn_of_cut
@@ -67,16 +67,28 @@ class OpenClipTextEncoder:
         """Where its weights come from: a repository of the hub, or a file or folder."""
         return (model if weights is None else weights).removeprefix(_HUB)
 
-    @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextCondition:
         """B captions -> tokens (B, L, D) float32 and mask (B, L), true up to and including end-of-text."""
+        return self.encode_ids(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> TokenIds:
+        """B captions -> ids and mask (B, L)."""
         for caption in captions:
             self._warn_when_cut(caption)
         ids = self.tokenizer(list(captions), context_length=self.max_length)
         is_end = ids == self.tokenizer.eot_token_id
-        mask = is_end.int().cumsum(dim=1) - is_end.int() == 0  # no end-of-text before this token
-        _, tokens = self.tower(ids.to(self.device))
-        return TextCondition(tokens.float(), mask.to(self.device))
+        return TokenIds(ids, is_end.int().cumsum(dim=1) - is_end.int() == 0)  # no end-of-text before this token
+
+    @torch.no_grad()
+    def encode_ids(self, text: TokenIds) -> TextCondition:
+        """ids and mask (B, L) -> tokens (B, L, D) float32 and the mask."""
+        _, tokens = self.tower(text.ids.to(self.device))
+        return TextCondition(tokens.float(), text.mask.to(self.device))
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights."""
+        self.device = device
+        self.tower.to(device)
 
     def _warn_when_cut(self, caption: str) -> None:
         cut = self.tokenizer.encode(caption)[self.max_length - 2 :]  # start and end take two tokens

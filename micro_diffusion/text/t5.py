@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.batch import TextCondition, TokenIds
 from micro_diffusion.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.truncation import warn_of_cut
@@ -67,17 +67,30 @@ class T5TextEncoder:
         """Where its weights come from: a repository of the hub, or a folder."""
         return model
 
-    @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextCondition:
         """B captions -> tokens (B, L, D) float32 and mask (B, L), true up to and including end-of-text."""
+        return self.encode_ids(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> TokenIds:
+        """B captions -> ids and mask (B, L)."""
         for caption in captions:
             self._warn_when_cut(caption)
         batch = self.tokenizer(
             list(captions), max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt"
-        ).to(self.device)
-        mask = batch.attention_mask.bool()
-        tokens = self.encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        )
+        return TokenIds(batch.input_ids, batch.attention_mask.bool())
+
+    @torch.no_grad()
+    def encode_ids(self, text: TokenIds) -> TextCondition:
+        """ids and mask (B, L) -> tokens (B, L, D) float32, zero after end-of-text, and the mask."""
+        ids, mask = text.ids.to(self.device), text.mask.to(self.device)
+        tokens = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return TextCondition(tokens.float().masked_fill(~mask[..., None], 0), mask)
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights."""
+        self.device = device
+        self.encoder.to(device)
 
     def _warn_when_cut(self, caption: str) -> None:
         ids = self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids

@@ -95,7 +95,7 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     warnings.filterwarnings("ignore", category=NoEffectWarning)
     warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
     shard_by_layer(model.network)
-    train_loader, eval_loader = _loader(config.train_loader, model.network), _loader(config.eval_loader, model.network)
+    train_loader, eval_loader = _loader(config.train_loader, model), _loader(config.eval_loader, model)
     _check_same_encoders(train_loader, eval_loader)
     _check_encoders(_metadata(train_loader), config)
     if config.trainer.load_path is not None and "://" not in config.trainer.load_path:
@@ -181,7 +181,7 @@ def _has_ended(trainer: Trainer) -> bool:
     return end is not None and trainer.state.timestamp.get(end.unit) >= end
 
 
-def _loader(node: DictConfig | None, network: Any) -> Any:
+def _loader(node: DictConfig | None, model: Any) -> Any:
     """A loader whose latents and captions, where it gives any, are known to fit the network; None for no node."""
     if node is None:
         log.info("eval_loader is null, so no evaluation loss is computed")
@@ -189,7 +189,10 @@ def _loader(node: DictConfig | None, network: Any) -> Any:
     loader = instantiate(node, _convert_="all")
     metadata = _metadata(loader)
     if metadata is not None:
+        network, text_encoder = model.network, model.text_encoder
         metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
+        made = None if text_encoder is None else text_encoder.provenance
+        metadata.check_captions(masked=network.use_caption_mask, text_encoder=made)
     return loader
 
 

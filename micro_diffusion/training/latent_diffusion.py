@@ -18,17 +18,21 @@ from torchmetrics import Metric
 
 from micro_diffusion.backbone.backbone import Backbone, ParameterGroup
 from micro_diffusion.backbone.masking import kept_patches, random_keep
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.batch import TextCondition, TokenIds
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.dropout import drop_captions
+from micro_diffusion.text.encoder import TokenizingEncoder
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Batch
 
 
 class LatentDiffusion(ComposerModel):
-    """The loss of an objective on batches of latents; it holds neither the text encoder nor the autoencoder.
+    """The loss of an objective on batches of latents.
+
+    The autoencoder is no part of it, and the text encoder only where the data hold token ids: it is then frozen, and
+    no part of checkpoints, averages and exported weights.
 
     Args:
         backbone: the network to train.
@@ -36,6 +40,7 @@ class LatentDiffusion(ComposerModel):
         train_mask_ratio: share of patches hidden from the backbone in training, from 0 up to, but not including, 1.
         caption_drop: probability of a caption to be replaced by the null caption in training.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
+        text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
@@ -51,6 +56,7 @@ class LatentDiffusion(ComposerModel):
         caption_drop: float,
         noise_bands: Sequence[float],
         cpu_precision: Precision,
+        text_encoder: TokenizingEncoder | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -61,7 +67,10 @@ class LatentDiffusion(ComposerModel):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
         kept_patches(backbone.patches, train_mask_ratio)  # pyright: ignore[reportArgumentType]
+        if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
+            raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
         self.network = backbone
+        self.text_encoder = text_encoder
         self.objective = objective
         self.train_mask_ratio = train_mask_ratio
         self.caption_drop = caption_drop
@@ -81,6 +90,7 @@ class LatentDiffusion(ComposerModel):
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w) and keep (B, K), and drops captions, in a new batch."""
+        batch = self._with_features(batch)
         latents = batch["latents"]
         text = TextCondition(batch["caption_tokens"], batch["caption_mask"])
         drawn = {
@@ -99,7 +109,16 @@ class LatentDiffusion(ComposerModel):
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
         quantile = (draws.places + 0.5) / draws.total
         noise = draws.normal(*batch["latents"].shape[1:])
-        return {**batch, "level_normal": torch.special.ndtri(quantile), "noise": noise}
+        return {**self._with_features(batch), "level_normal": torch.special.ndtri(quantile), "noise": noise}
+
+    def _with_features(self, batch: Batch) -> Batch:
+        """The batch with caption_tokens (B, L, D) in place of token ids."""
+        if self.text_encoder is None:
+            return batch
+        ids = TokenIds(batch["caption_ids"], batch["caption_mask"])
+        self.text_encoder.to(ids.ids.device)
+        tokens = self.text_encoder.encode_ids(ids).tokens
+        return {key: value for key, value in batch.items() if key != "caption_ids"} | {"caption_tokens": tokens}
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""

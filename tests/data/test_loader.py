@@ -5,6 +5,9 @@ import pytest
 import torch
 from streaming import MDSWriter
 
+from micro_diffusion.data.caption_formats import EXACT_CAPTIONS
+from micro_diffusion.data.columns import describe
+from micro_diffusion.data.latent_formats import EXACT_LATENTS
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.output_folder import write_record
 
@@ -30,7 +33,8 @@ def make_latents(folder, count=COUNT, size_limit="1kb"):
             writer.write({**latents, **text})
     encoders = {"autoencoder": "a", "channels": 3, "downsampling": 2, "text_encoder": "t"}
     form = {"caption_dim": 2, "caption_length": 6, "latent_std": {"8": 1.0, "16": 1.0}}
-    write_record(folder, {}, samples=count, resolutions=[8, 16], **encoders, **form)
+    formats = {"latent_format": describe(EXACT_LATENTS), "caption_format": describe(EXACT_CAPTIONS)}
+    write_record(folder, {}, samples=count, resolutions=[8, 16], **encoders, **form, **formats)
     return folder
 
 

@@ -6,7 +6,9 @@ from torch import nn
 
 from micro_diffusion.backbone.backbone import Prediction
 from micro_diffusion.backbone.dit import SparseDiT
+from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.text.tiny import TinyTextEncoder
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
 
@@ -14,7 +16,7 @@ from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
 class Recorder(nn.Module):
     """A backbone that predicts a constant and remembers what it was given."""
 
-    in_channels, patch_size, caption_dim, patches = 3, 2, 6, 16
+    in_channels, patch_size, caption_dim, patches, use_caption_mask = 3, 2, 6, 16, False
 
     def __init__(self):
         super().__init__()
@@ -164,3 +166,45 @@ def test_impossible_caption_drop_is_refused():
 def test_something_that_is_no_backbone_is_refused():
     with pytest.raises(ValueError, match="Linear is no backbone"):
         make_model(nn.Linear(1, 1))
+
+
+class Embedding:
+    """A text encoder of one table; remembers where it was put."""
+
+    name, dim, max_length = "table", 6, 5
+
+    def __init__(self):
+        self.provenance, self.device = {"model": "table"}, None
+        self.table = torch.randn(100, 6, generator=torch.Generator().manual_seed(2))
+
+    def tokenize(self, captions):
+        raise NotImplementedError
+
+    def encode(self, captions):
+        raise NotImplementedError
+
+    def encode_ids(self, text):
+        return TextCondition(self.table[text.ids], text.mask)
+
+    def to(self, device):
+        self.device = device
+
+
+def test_token_ids_train_as_the_features_that_they_stand_for():
+    encoder, batch = Embedding(), make_batch()
+    ids = torch.randint(100, (8, 5), generator=torch.Generator().manual_seed(3))
+    features = batch | {"caption_tokens": encoder.table[ids]}
+    del batch["caption_tokens"]
+    stored, computed = make_model(), make_model(text_encoder=encoder)
+    for draw in ("draw", "draw_eval"):
+        expected = getattr(stored, draw)(features, draws(0))
+        actual = getattr(computed, draw)(batch | {"caption_ids": ids}, draws(0))
+        assert equal(actual, expected)
+    assert encoder.device == torch.device("cpu")
+    assert computed.state_dict().keys() == stored.state_dict().keys()
+    assert not any(parameter is encoder.table for parameter in computed.parameters())
+
+
+def test_a_text_encoder_without_token_ids_is_refused():
+    with pytest.raises(ValueError, match=r"tiny-6 has no token ids; set model\.text_encoder=null"):
+        make_model(text_encoder=TinyTextEncoder(dim=6))
