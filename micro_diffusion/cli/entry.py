@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
-from micro_diffusion.cli import doctor, evaluate, export, generate, import_microdit, plan
+from micro_diffusion.cli import data, doctor, evaluate, export, generate, import_microdit, plan
 
-COMMANDS = (generate, evaluate, export, import_microdit, plan, doctor)
+COMMANDS = (generate, evaluate, export, import_microdit, plan, doctor, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,173 @@
+"""What a folder of MDS images or MDS latents holds, in numbers. Legend: C latent channels, R resolution in pixels."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from streaming import LocalDataset, MDSWriter
+from torch import Tensor
+
+from micro_diffusion.data.columns import Entries, text_column
+from micro_diffusion.data.integrity import check_folder
+from micro_diffusion.data.latents import raw_columns
+from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
+from micro_diffusion.data.transforms import crop, to_rgb, to_tensor
+
+CHUNK = 256
+SHOWN_CAPTIONS = 10
+Rows = dict[str, list[bytes]]
+
+
+class DataFolder:
+    """Evenly spaced rows of a folder of MDS images or latents.
+
+    Args:
+        path: the folder.
+        count: of the rows that are looked at; fewer when there are not as many.
+
+    Raises:
+        FileNotFoundError: when the folder is missing or incomplete.
+        ValueError: when it holds neither images nor latents.
+    """
+
+    def __init__(self, path: str | Path, *, count: int) -> None:
+        self.path = Path(path).expanduser()
+        check_folder(self.path, command=PRECOMPUTE)
+        self.rows = LocalDataset(str(self.path))
+        self.columns: list[str] = self.rows.shards[0].column_names  # type: ignore[attr-defined]
+        self.holds_images = "image" in self.columns
+        if not self.holds_images and not any(name.startswith("latents_") for name in self.columns):
+            raise ValueError(f"{self.path} holds {', '.join(self.columns)}, neither images nor latents; name another")
+        self.metadata = None if self.holds_images else LatentMetadata.read(self.path)
+        self.places = np.unique(np.linspace(0, len(self.rows) - 1, min(count, len(self.rows))).round().astype(int))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that is known of the rows, as JSON values."""
+        sizes: Counter[str] = Counter()
+        captions: list[str] = []
+        for rows in self._chunks(self.places):
+            sizes.update({name: sum(map(len, entries)) for name, entries in rows.items()})
+            captions += text_column(rows["caption"])
+        step = max(1, len(captions) // SHOWN_CAPTIONS)
+        return {
+            "path": str(self.path),
+            "holds": "images" if self.holds_images else "latents",
+            "samples": len(self.rows),
+            "looked_at": len(self.places),
+            "bytes_per_sample": {name: size / len(self.places) for name, size in sizes.items()},
+            "caption_words": _spread([len(caption.split()) for caption in captions]),
+            "captions": captions[::step][:SHOWN_CAPTIONS],
+            **(self._pictures() if self.holds_images else self._latents()),
+        }
+
+    def pictures(self, count: int, resolution: int) -> tuple[Tensor, list[str]]:
+        """Some of the images as uint8 (N, 3, R, R), and their captions."""
+        rows = self._some(count)
+        images = (to_rgb(Image.open(io.BytesIO(data))) for data in rows["image"])
+        squares = [to_tensor(crop(image, (resolution, resolution))) for image in images]
+        return torch.stack(squares), text_column(rows["caption"])
+
+    def latents(self, count: int) -> tuple[Tensor, list[str]]:
+        """Some of the latents at the lowest resolution (N, C, R/f, R/f), and their captions."""
+        assert self.metadata is not None
+        batch = self.metadata.row_format.batch(self._some(count), self.metadata.resolutions[0])
+        return batch["latents"], batch["caption"]
+
+    def _pictures(self) -> dict[str, Any]:
+        """Sizes and aspect ratios of the pictures."""
+        sides = [
+            (int.from_bytes(width, "little"), int.from_bytes(height, "little"))
+            for rows in self._chunks(self.places)
+            for width, height in zip(rows["width"], rows["height"], strict=True)
+        ]
+        powers = [2 ** int(np.log2(min(pair))) for pair in sides]
+        return {
+            "shorter_side": _spread([min(pair) for pair in sides]),
+            "shorter_side_histogram": {f"{p}-{2 * p - 1}": n for p, n in sorted(Counter(powers).items())},
+            "aspect_histogram": _ordered(Counter(round(width / height, 1) for width, height in sides)),
+        }
+
+    def _latents(self) -> dict[str, Any]:
+        """Moments of the latents and lengths of the captions."""
+        assert self.metadata is not None
+        moments: dict[int, list[Tensor]] = defaultdict(list)  # count, sums and sums of squares (3, C)
+        lengths: list[int] = []
+        for rows in self._chunks(self.places):
+            for resolution in self.metadata.resolutions:
+                batch = self.metadata.row_format.batch(rows, resolution)
+                values = batch["latents"].double().transpose(0, 1).flatten(1)
+                counted = torch.full((len(values),), values.shape[1], dtype=torch.float64)
+                moments[resolution].append(torch.stack([counted, values.sum(1), values.square().sum(1)]))
+            lengths += batch["caption_mask"].sum(dim=1).tolist()
+        return {
+            "autoencoder": self.metadata.autoencoder,
+            "text_encoder": self.metadata.text_encoder,
+            "latent_format": self.metadata.latent_format,
+            "caption_format": self.metadata.caption_format,
+            "caption_tokens": _spread(lengths),
+            "captions_that_fill_all_tokens": sum(n == self.metadata.caption_length for n in lengths) / len(lengths),
+            "latents": {str(r): _statistics(torch.stack(parts).sum(dim=0)) for r, parts in moments.items()},
+        }
+
+    def _some(self, count: int) -> Rows:
+        spaced = np.linspace(0, len(self.places) - 1, min(count, len(self.places))).round().astype(int)
+        return self._read(self.places[spaced])
+
+    def _chunks(self, places: Sequence[int] | np.ndarray) -> Iterator[Rows]:
+        for start in range(0, len(places), CHUNK):
+            yield self._read(places[start : start + CHUNK])
+
+    def _read(self, places: Sequence[int] | np.ndarray) -> Rows:
+        """The bytes of all columns of some rows."""
+        rows = []
+        for place in places:
+            number, within = self.rows.spanner[int(place)]
+            shard: Any = self.rows.shards[number]
+            rows.append(raw_columns(shard, self.columns, shard.get_sample_data(within)))
+        return {name: [row[name] for row in rows] for name in self.columns}
+
+
+def _statistics(moments: Tensor) -> dict[str, Any]:
+    """Of channels: count, sum and sum of squares (3, C) -> mean and std, and the std of all entries together."""
+    count, total, squares = moments
+    mean = total / count
+    overall = squares.sum() / count.sum() - (total.sum() / count.sum()) ** 2
+    return {
+        "mean": mean.tolist(),
+        "std": (squares / count - mean**2).clamp(min=0).sqrt().tolist(),
+        "sigma_data": overall.clamp(min=0).sqrt().item(),
+    }
+
+
+def _spread(numbers: Sequence[int]) -> dict[str, float]:
+    """Least, mean, percentiles and largest."""
+    low, half, high = np.percentile(numbers, [5, 50, 95]).tolist()
+    spread = {"min": min(numbers), "5%": low, "50%": half, "95%": high, "max": max(numbers)}
+    return {"mean": float(np.mean(numbers)), **spread}
+
+
+def _ordered(counts: Counter[float]) -> dict[str, int]:
+    return {str(key): counts[key] for key in sorted(counts)}
+
+
+def bytes_per_row(encodings: Mapping[str, str], columns: Mapping[str, Entries]) -> float:
+    """Size of the MDS shards that hold these rows, divided by their number.
+
+    Args:
+        encodings: of the columns, in the terms of `MDSWriter`.
+        columns: as many entries of each.
+    """
+    count = min(len(columns[name]) for name in encodings)
+    with TemporaryDirectory() as folder:
+        with MDSWriter(out=f"{folder}/mds", columns=dict(encodings)) as writer:
+            for i in range(count):
+                writer.write({name: columns[name][i] for name in encodings})
+        return sum(shard.stat().st_size for shard in Path(folder, "mds").glob("*.mds")) / count
