@@ -33,13 +33,16 @@ def _names(config: Config) -> Iterator[str]:
         yield f"exp_name is {config['exp_name']!r}; set it to the name of a folder in output_dir"
 
 
-def _sizes(config: Config) -> Iterator[str]:
+def _numbers(config: Config) -> Iterator[str]:
     if config["resolution"] < 1:
         yield f"resolution is {config['resolution']}; set it to a positive number of pixels"
     for loader in ("train_loader", "eval_loader"):
         size = (config[loader] or {}).get("batch_size", 1)
         if size < 1:
             yield f"{loader}.batch_size is {size}; set it to at least 1"
+    rate = config["optimizer"].get("lr", 0)
+    if rate < 0:
+        yield f"optimizer.lr is {rate}; set it to 0 or more"
 
 
 def _times(config: Config) -> Iterator[str]:
@@ -117,7 +120,7 @@ def _guidance(config: Config) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     _names,
-    _sizes,
+    _numbers,
     _times,
     _initial_weights,
     _loading,

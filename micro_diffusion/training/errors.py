@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from micro_diffusion.training.machine_faults import machine_fault
@@ -71,6 +76,9 @@ def _sentence(error: BaseException) -> str:
         )
     if isinstance(error, InterpolationResolutionError) and (reason := _RAISED.match(str(error))):
         return f"{reason['message']} (wanted by {error.full_key})"
+    if isinstance(error, OverrideParseException):
+        reason = _one_line(error.message.split("See https")[0])
+        return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
     if isinstance(error, MissingConfigException):
         return _one_line(str(error).split("Config search path")[0])
     cause = error.__cause__

@@ -9,9 +9,9 @@ import difflib
 import inspect
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from pkgutil import resolve_name
 from typing import Any, TypedDict
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.checkpoint import Weights
@@ -120,7 +120,7 @@ def accepted(target: str) -> dict[str, inspect.Parameter] | None:
         ValueError: when there is no such class or function.
     """
     try:
-        parameters = inspect.signature(get_object(target)).parameters
+        parameters = inspect.signature(resolve_name(target)).parameters
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"_target_ {target} cannot be found ({error}); correct its name") from error
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -130,7 +130,7 @@ def accepted(target: str) -> dict[str, inspect.Parameter] | None:
 
 def argument_types(target: str) -> dict[str, Any]:
     """The keyword arguments of a `_target_` and their types; none where it takes any."""
-    types = argument_annotations(get_object(target))
+    types = argument_annotations(resolve_name(target))
     return {name: types.get(name, Any) for name in accepted(target) or ()}
 
 
