@@ -176,3 +176,9 @@ def test_a_compiled_network_learns_the_same_and_is_evaluated(workplace, referenc
     run = workplace / "runs" / "compiled"
     assert losses(run) == pytest.approx(losses(reference), rel=0.05)
     assert "metrics/eval/loss" in (run / "metrics.jsonl").read_text()
+
+
+def test_positions_that_the_first_weights_never_saw_are_mentioned(reference, workplace, caplog):
+    changes = ["exp_name=wide", f"init_from={reference}", "trainer.max_duration=3ba", "backbone.position_scale=0.5"]
+    train_here(workplace, *changes)
+    assert "were trained at positions below 4, but those of this stage reach 8" in caplog.text
