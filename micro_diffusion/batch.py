@@ -41,7 +41,7 @@ class LatentBatch(TypedDict):
     """One collated batch of precomputed latents.
 
     latents: (B, C, h, w) float, already shifted and scaled by the autoencoder's constants.
-    caption_tokens: (B, L, D) float; or caption_ids: (B, L) int64, where the data hold token ids alone.
+    caption_tokens: (B, L, D) half precision; or caption_ids: (B, L) int64, where the data hold token ids alone.
     caption_mask: (B, L) bool, true up to and including end-of-text.
     caption: B strings, the captions themselves.
     key: B strings, the names of the pictures in their data set.

@@ -12,18 +12,23 @@ import json
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import call, instantiate
+from hydra.utils import call
 from omegaconf import DictConfig
 
+from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFeatures
+from micro_diffusion.data.loader import build_loader
+from micro_diffusion.data.random_latents import write_latents
 from micro_diffusion.performance.comparison import Comparison, Ratio, alternate, prediction_difference
 from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.performance.loading import bytes_per_sample, raw_read
 from micro_diffusion.performance.report import Row, device_name, table
 from micro_diffusion.performance.timing import Timing, forget_peak_memory, measure, peak_memory, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
@@ -186,15 +191,22 @@ def precompute(options: argparse.Namespace) -> list[Row]:
 
 
 def loader(options: argparse.Namespace) -> list[Row]:
-    """Batches of latents read from disk, one epoch at a time, in this process."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_latents(options, Path(folder))
-        node = configuration(options, "data=shapes", f"train_loader.path={folder}/latents").train_loader
-        batches = instantiate(node, batch_size=options.batch_size, workers=0, resolution=32, _convert_="all")
-        timing = timed(lambda: [batch["latents"] for batch in batches], options)
-    samples = options.samples - options.samples % options.batch_size
+    """Shuffled batches of latents of the full recipe's size, from the page cache, in this process."""
     row = settings(options, "loader", samples=options.samples)
-    return [row | results(timing, samples, torch.device("cpu")) | {"seconds_per_image": timing.seconds / samples}]
+    with tempfile.TemporaryDirectory() as folder:
+        exact = write_latents(Path(folder) / "exact", samples=options.samples, captions=EXACT_CAPTIONS)
+        small = CaptionFeatures(dtype="int8", padded=False)
+        compact = write_latents(Path(folder) / "compact", samples=options.samples, captions=small)
+        for name, path in {"": exact, "compact_": compact}.items():
+            row[f"{name}bytes_per_sample"] = bytes_per_sample(path)
+            row[f"{name}raw_read_samples_per_second"] = options.samples / timed(raw_read(path), options).seconds
+            batches = build_loader(path=str(path), resolution=256, batch_size=options.batch_size, shuffle=True)
+            timing = timed(lambda batches=batches: deque(batches, maxlen=0), options)
+            # the first epoch compares every shard with its hash
+            row[f"{name}first_epoch_samples_per_second"] = options.samples / timing.first
+            row[f"{name}samples_per_second"] = options.samples / timing.seconds
+            row[f"{name}spread"] = timing.spread
+    return [row]
 
 
 def prepare_latents(options: argparse.Namespace, folder: Path) -> Row:

@@ -93,18 +93,18 @@ class CaptionFeatures:
         return {**cut, LENGTH: lengths}
 
     def decode(self, columns: RawColumns, length: int, dim: int) -> dict[str, Tensor]:
-        """caption_tokens (B, L, D) float32, zero where no row was stored, and caption_mask (B, L)."""
+        """caption_tokens (B, L, D) in half precision, zero where no row was stored, and caption_mask (B, L)."""
         mask = _mask(columns[LENGTH], length)
-        if self.dtype == "int8":
-            scale = array_column(columns[SCALE], np.float32, (1,))
-            rows = from_int8(array_column(columns[TOKENS], np.int8, (dim,)), scale)
-        else:
-            rows = array_column(columns[TOKENS], np.float16, (dim,))
-        stored = torch.from_numpy(rows)
-        if self.padded:
-            return {"caption_tokens": stored.float().reshape(len(mask), length, dim), "caption_mask": mask}
-        tokens = torch.zeros(len(mask), length, dim)
-        tokens[mask] = stored.float()
+        if self.padded and self.dtype == "float16":
+            tokens = torch.from_numpy(array_column(columns[TOKENS], np.float16, (length, dim)))
+            return {"caption_tokens": tokens, "caption_mask": mask}
+        # memory from numpy comes in huge pages, and caption by caption the numbers stay in the processor's cache
+        tokens = torch.from_numpy(np.zeros((len(mask), length, dim), np.float16))
+        for row, (place, stored) in enumerate(zip(tokens, columns[TOKENS], strict=True)):
+            rows = np.frombuffer(stored, self.dtype).reshape(-1, dim)
+            if self.dtype == "int8":
+                rows = from_int8(rows, np.frombuffer(columns[SCALE][row], np.float32)[:, None])
+            place[: len(rows)] = torch.from_numpy(rows)
         return {"caption_tokens": tokens, "caption_mask": mask}
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Form = TypeVar("Form")
 
-RawColumn = Sequence[bytes] | NDArray[np.uint8]
+RawColumn = Sequence[bytes | bytearray] | NDArray[np.uint8]
 """The bytes of one column in B rows: B buffers, or for a column of constant size also an array (B, bytes)."""
 
 RawColumns = Mapping[str, RawColumn]

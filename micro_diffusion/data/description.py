@@ -15,15 +15,14 @@ from PIL import Image
 from streaming import LocalDataset, MDSWriter
 from torch import Tensor
 
+from micro_diffusion.data.column_reader import ColumnReader, Columns
 from micro_diffusion.data.columns import Entries, text_column
 from micro_diffusion.data.integrity import check_folder
-from micro_diffusion.data.latents import raw_columns
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.transforms import crop, to_rgb, to_tensor
 
 CHUNK = 256
 SHOWN_CAPTIONS = 10
-Rows = dict[str, list[bytes]]
 
 
 class DataFolder:
@@ -43,6 +42,7 @@ class DataFolder:
         check_folder(self.path, command=PRECOMPUTE)
         self.rows = LocalDataset(str(self.path))
         self.columns: list[str] = self.rows.shards[0].column_names  # type: ignore[attr-defined]
+        self._reader = ColumnReader(self.rows.shards[0], self.columns)  # type: ignore[arg-type]
         self.holds_images = "image" in self.columns
         if not self.holds_images and not any(name.startswith("latents_") for name in self.columns):
             raise ValueError(f"{self.path} holds {', '.join(self.columns)}, neither images nor latents; name another")
@@ -117,22 +117,21 @@ class DataFolder:
             "latents": {str(r): _statistics(torch.stack(parts).sum(dim=0)) for r, parts in moments.items()},
         }
 
-    def _some(self, count: int) -> Rows:
+    def _some(self, count: int) -> Columns:
         spaced = np.linspace(0, len(self.places) - 1, min(count, len(self.places))).round().astype(int)
         return self._read(self.places[spaced])
 
-    def _chunks(self, places: Sequence[int] | np.ndarray) -> Iterator[Rows]:
+    def _chunks(self, places: Sequence[int] | np.ndarray) -> Iterator[Columns]:
         for start in range(0, len(places), CHUNK):
             yield self._read(places[start : start + CHUNK])
 
-    def _read(self, places: Sequence[int] | np.ndarray) -> Rows:
+    def _read(self, places: Sequence[int] | np.ndarray) -> Columns:
         """The bytes of all columns of some rows."""
-        rows = []
-        for place in places:
-            number, within = self.rows.spanner[int(place)]
-            shard: Any = self.rows.shards[number]
-            rows.append(raw_columns(shard, self.columns, shard.get_sample_data(within)))
-        return {name: [row[name] for row in rows] for name in self.columns}
+        columns = self._reader.allocate(len(places))
+        for row, place in enumerate(places):
+            number, index = self.rows.spanner[int(place)]
+            self._reader.read(self.rows.shards[number], index, row, columns)  # type: ignore[arg-type]
+        return columns
 
 
 def _statistics(moments: Tensor) -> dict[str, Any]:

@@ -3,80 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from concurrent.futures import Future
+from time import time_ns
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from streaming import StreamingDataset
-from streaming.base.format.mds import MDSReader
 
-from micro_diffusion.data.integrity import check_folder, check_shard
-from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
-from micro_diffusion.data.shared_memory import remove_stale_segments
+from micro_diffusion.batch import LatentBatch
+from micro_diffusion.data.column_reader import ColumnReader, Columns, shard_path
+from micro_diffusion.data.integrity import check_shard
+from micro_diffusion.data.mixture import Part, check_weights, common_metadata
+from micro_diffusion.data.shared_memory import registration
+
+_REMOTE = 1  # streaming's number for a shard that is to be fetched
+_ATTEMPTS = 7  # at a shard that another process may remove from a full cache at any time
 
 
 class LatentDataset(StreamingDataset):
-    """The rows of a folder of MDS latents, as `RowFormat.batch` takes them, partitioned among ranks and workers.
+    """The rows of folders of MDS latents at one resolution, partitioned among ranks and workers.
 
-    A sample is the bytes of each column that training at one resolution needs.
+    Iterating gives sample numbers, each once its shard is there; `read` makes a batch of them, so that every byte is
+    copied once, from the file to the batch.
 
     The streaming library ends an epoch early when one of its threads fails, and never verifies local shards. So here
-    samples are counted and every shard's bytes are compared with their hash when it is first read.
+    samples are counted, the thread's error is raised, and every shard's bytes are compared with their hash when it is
+    first read.
 
     Args:
-        path: a folder that `scripts/precompute.py` made.
+        parts: the folders, local or remote, and how much of each.
         resolution: of the pictures whose latents are wanted, pixels.
         batch_size: samples of a batch on one rank; a resumed epoch is cut at its multiples.
         shuffle: draw a new order every epoch.
-        seed: of that order.
+        seed: of that order, and of which samples a mixture takes.
         verify: compare the bytes of shards with their hashes, which reads every shard once more in each worker.
+        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all.
+        predownload: samples that each worker fetches in advance; None is 8 batches.
+        keep_zip: keep the compressed form of shards beside the other.
 
     Raises:
-        FileNotFoundError: when the folder is missing, empty or incomplete; the message names the command to make it.
-        ValueError: when it has no latents of that resolution, or a shard was cut short.
+        FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
+        ValueError: when one has no latents of that resolution, a shard was cut short, or the parts do not fit together.
     """
 
     def __init__(
-        self, *, path: str | Path, resolution: int, batch_size: int, shuffle: bool, seed: int, verify: bool = True
+        self,
+        *,
+        parts: Sequence[Part],
+        resolution: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        verify: bool = True,
+        cache_limit: str | None = None,
+        predownload: int | None = None,
+        keep_zip: bool = False,
     ) -> None:
-        self.path = Path(path).expanduser()
-        samples = check_folder(self.path, command=PRECOMPUTE)
-        self.metadata = LatentMetadata.read(self.path)
-        if self.metadata.samples != samples:
-            raise ValueError(
-                f"{self.path} holds {samples} samples, but its record says {self.metadata.samples}; make it again"
-            )
-        self.metadata.latent_size(resolution)
-        self.resolution = resolution
-        self._verified: set[int] | None = set() if verify else None
+        check_weights(parts)
+        self.metadata = common_metadata(parts, [part.open() for part in parts], resolution)
+        self.resolution, self.verify = resolution, verify
+        self._prepared: set[int] = set()
+        self._verified: set[int] = set()
+        self._failure: BaseException | None = None
         self._due = 0
-        remove_stale_segments(self.path)
-        super().__init__(local=str(self.path), batch_size=batch_size, shuffle=shuffle, shuffle_seed=seed)
+        with registration([part.folder for part in parts]):
+            super().__init__(
+                streams=[part.stream(keep_zip=keep_zip) for part in parts],
+                batch_size=batch_size,
+                shuffle=shuffle,
+                shuffle_seed=seed,
+                cache_limit=cache_limit,
+                predownload=predownload,
+            )
         names = self.metadata.row_format.trained_columns(resolution)
-        for shard in self.shards:
-            shard.decode_sample = partial(raw_columns, shard, names)  # type: ignore[method-assign, arg-type]
+        firsts: list[Any] = [self.shards[first] for first in self.shard_offset_per_stream]
+        self._readers = [ColumnReader(shard, names) for shard in firsts]
 
-    def get_item(self, sample_id: int, retry: int = 7) -> Any:
-        """One row, its shard verified before the first of them."""
-        with self._naming_lost_shards():
-            if self._verified is not None:
-                shard, _ = self.spanner[sample_id]
-                if shard not in self._verified:
-                    check_shard(self.shards[shard])  # type: ignore[arg-type]
-                    self._verified.add(shard)
-            return super().get_item(sample_id, retry)
+    def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> int:
+        """A sample's number, by which `read` finds it."""
+        return int(sample_id)
 
-    @contextmanager
-    def _naming_lost_shards(self) -> Iterator[None]:
-        """Name the shard in an error, where one is missing or cut short by now."""
+    def read(self, samples: Sequence[int]) -> LatentBatch:
+        """The batch of some samples.
+
+        Raises:
+            OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
+        """
+        columns = self._readers[0].allocate(len(samples))
+        for row, sample in enumerate(samples):
+            self._read_row(sample, row, columns)
+        return self.metadata.row_format.batch(columns, self.resolution)
+
+    def _read_row(self, sample: int, row: int, columns: Columns) -> None:
+        """Read one sample, its shard verified before the first of them, and fetched again when it was evicted."""
+        number, index = self.spanner[sample]
+        shard: Any = self.shards[number]
+        for attempt in range(1 + _ATTEMPTS):
+            try:
+                if self.verify and number not in self._verified:
+                    check_shard(shard)
+                    self._verified.add(number)
+                self._readers[self.stream_per_shard[number]].read(shard, index, row, columns)
+                break
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS:
+                    raise
+                self._prepared.discard(number)
+                self.prepare_shard(number)
+        if self.cache_limit:
+            self._shard_access_times[number] = time_ns()
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Fetch and decompress a shard that is not there; the library would take a file lock for every sample.
+
+        Raises:
+            ValueError: naming the shard, when that fails.
+        """
+        if shard_id in self._prepared and not self.cache_limit:
+            return
         try:
-            yield
-        except (OSError, ValueError, RuntimeError):
-            check_folder(self.path, command=PRECOMPUTE)
-            raise
+            super().prepare_shard(shard_id, blocking)
+        except Exception as error:
+            self._shard_states[shard_id] = _REMOTE  # or other workers would wait for it forever
+            path = shard_path(self.shards[shard_id])  # type: ignore[arg-type]
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"the shard {path} cannot be had ({type(error).__name__}: {reason}); make the data folder again"
+            ) from error
+        self._prepared.add(shard_id)
+
+    def on_exception(self, future: Future) -> None:
+        """Keep the error of a thread for the reader, whom the library would leave without it."""
+        self._failure = self._failure or future.exception()
+        if self._failure is not None:
+            self._event.set()
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's sample numbers; -1 stands for none."""
@@ -88,28 +149,16 @@ class LatentDataset(StreamingDataset):
         """This worker's share of the next epoch, or of the rest of one that is resumed.
 
         Raises:
-            RuntimeError: when it ends before all samples were given.
+            ValueError: when it ends before all samples were given; of the thread that failed, where one did.
         """
         self._due, given = 0, 0
-        with self._naming_lost_shards():
-            for sample in super().__iter__():
-                given += 1
-                yield sample
+        for sample in super().__iter__():
+            given += 1
+            yield sample
+        if self._failure is not None:
+            raise self._failure
         if given != self._due:
-            raise RuntimeError(
-                f"the epoch ended after {given} of {self._due} samples of {self.path} (see the error of the streaming "
-                "thread above); check the folder's shards, or make it again"
+            raise ValueError(
+                f"the epoch ended after {given} of {self._due} samples; check the shards of the data, or make them "
+                "again"
             )
-
-
-def raw_columns(shard: MDSReader, names: Sequence[str], row: bytes) -> dict[str, bytes]:
-    """The bytes of some columns of a row, which holds the sizes of its variable columns and then all columns."""
-    variable = [name for name, size in zip(shard.column_names, shard.column_sizes, strict=True) if not size]
-    sizes = dict(zip(variable, np.frombuffer(row, np.uint32, len(variable)).tolist(), strict=True))
-    columns, start = {}, 4 * len(variable)
-    for name, size in zip(shard.column_names, shard.column_sizes, strict=True):
-        end = start + (size or sizes[name])
-        if name in names:
-            columns[name] = row[start:end]
-        start = end
-    return columns

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 
 import torch
 from streaming import StreamingDataLoader
 from torch.utils.data import DataLoader
 
-from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.latents import LatentDataset
-from micro_diffusion.data.row_format import RowFormat
+from micro_diffusion.data.mixture import Part
 from micro_diffusion.parent_death import end_with_parent
 
 
 def build_loader(
     *,
-    path: str,
+    path: str | None = None,
+    remote: str | None = None,
+    mixture: Mapping[str, Part] | None = None,
     resolution: int,
     batch_size: int,
     shuffle: bool,
@@ -27,11 +27,16 @@ def build_loader(
     workers: int = 0,
     drop_last: bool = False,
     verify: bool = True,
+    cache_limit: str | None = None,
+    predownload: int | None = None,
+    keep_zip: bool = False,
 ) -> DataLoader:
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
 
     Args:
-        path: a folder that `scripts/precompute.py` made.
+        path: a folder that `scripts/precompute.py` made; where `remote` is set, the one that keeps its copies.
+        remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
+        mixture: several folders, by any names, in place of path and remote.
         resolution: of the pictures whose latents are wanted, pixels.
         batch_size: samples of a batch on all ranks together.
         shuffle: draw a new order every epoch.
@@ -39,6 +44,9 @@ def build_loader(
         workers: processes that read on each rank; 0 reads in this one.
         drop_last: leave out the incomplete batch at the end of an epoch.
         verify: compare each shard's bytes with its hash when it is first read.
+        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all.
+        predownload: samples that each worker fetches in advance; None is 8 batches.
+        keep_zip: keep the compressed form of shards beside the other.
 
     Raises:
         FileNotFoundError: when the folder is missing, empty or incomplete; the message names the command to make it.
@@ -49,17 +57,29 @@ def build_loader(
     if batch_size < 1 or batch_size % ranks:
         raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
     each = batch_size // ranks
+    if mixture and (path or remote):
+        raise ValueError(f"both a mixture and {path or remote} are set; set path and remote, or mixture, to null")
+    parts = list(mixture.values()) if mixture else [Part(path=path, remote=remote)] if path else []
     dataset = LatentDataset(
-        path=path, resolution=resolution, batch_size=each, shuffle=shuffle, seed=seed, verify=verify
+        parts=parts,
+        resolution=resolution,
+        batch_size=each,
+        shuffle=shuffle,
+        seed=seed,
+        verify=verify,
+        cache_limit=cache_limit,
+        predownload=predownload,
+        keep_zip=keep_zip,
     )
-    if drop_last and dataset.metadata.samples < batch_size:
-        raise ValueError(f"{path} holds {dataset.metadata.samples} samples; set batch_size to at most that")
+    if drop_last and dataset.epoch_size < batch_size:
+        named = " and ".join(part.path for part in parts)
+        raise ValueError(f"{named} holds {dataset.epoch_size} samples; set batch_size to at most that")
     return StreamingDataLoader(
         dataset,
         batch_size=each,
         num_workers=workers,
         drop_last=drop_last,
-        collate_fn=partial(collate, row_format=dataset.metadata.row_format, resolution=resolution),
+        collate_fn=dataset.read,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
@@ -74,8 +94,3 @@ def prepare_worker(worker: int) -> None:
     """
     os.setpgrp()
     end_with_parent(signal.SIGKILL)
-
-
-def collate(samples: Sequence[Mapping[str, bytes]], *, row_format: RowFormat, resolution: int) -> LatentBatch:
-    """The bytes of B rows -> a batch."""
-    return row_format.batch({name: [sample[name] for sample in samples] for name in samples[0]}, resolution)

@@ -8,13 +8,34 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from filelock import FileLock
 from torch import distributed
 
 log = logging.getLogger(__name__)
 
 SEGMENTS = Path("/dev/shm")
+
+
+@contextmanager
+def registration(folders: Sequence[Path]) -> Iterator[None]:
+    """The time in which a data set takes its number: without abandoned segments, one job of this user at a time.
+
+    Two jobs that begin together would otherwise take the same number, and one of them would fail.
+
+    Args:
+        folders: of the data set.
+    """
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    lock = Path(tempfile.gettempdir()) / f"micro_diffusion_{os.getuid()}.lock"
+    with FileLock(lock) if first else nullcontext():
+        for folder in folders:
+            remove_stale_segments(folder)
+        yield
 
 
 def remove_stale_segments(data: Path) -> list[str]:

@@ -24,6 +24,7 @@ from micro_diffusion.training.secrets import redacted
 
 _FULL = "HYDRA_FULL_ERROR"
 _active: ContextVar[bool] = ContextVar("active", default=False)
+_WORKER = re.compile(r"Caught (?P<kind>\w+) in DataLoader worker process .*\n(?P=kind): (?P<message>.*)", re.DOTALL)
 _RAISED = re.compile(r"\w+ raised while resolving interpolation: (?P<message>.*)")
 _NODE = re.compile(r"^full_key: (?P<key>\S+)$", re.MULTILINE)
 EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
@@ -81,6 +82,8 @@ def _sentence(error: BaseException) -> str:
         return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
     if isinstance(error, MissingConfigException):
         return _one_line(str(error).split("Config search path")[0])
+    if worker := _WORKER.match(str(error)):
+        return _one_line(worker["message"])
     cause = error.__cause__
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _unknown_override(cause)

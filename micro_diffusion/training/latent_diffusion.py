@@ -126,7 +126,7 @@ class LatentDiffusion(ComposerModel):
             return self.objective.loss(
                 self.backbone,
                 batch["latents"],
-                TextCondition(batch["caption_tokens"], batch["caption_mask"]),
+                TextCondition(batch["caption_tokens"].float(), batch["caption_mask"]),
                 level_normal=batch["level_normal"],
                 noise=batch["noise"],
                 keep=batch.get("keep"),

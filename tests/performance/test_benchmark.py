@@ -31,15 +31,24 @@ def rows(tmp_path_factory):
 
 def test_every_command_gives_its_figures(rows):
     assert rows.keys() == {"train", "sample", "loader", "precompute"}
-    for row in rows.values():
-        assert row["images_per_second"] > 0 and row["peak_memory_bytes"] > 10_000_000
+    for what in ("train", "sample", "precompute"):
+        assert rows[what]["images_per_second"] > 0 and rows[what]["peak_memory_bytes"] > 10_000_000
     assert rows["train"]["seconds_per_step"] * rows["train"]["images_per_second"] == pytest.approx(2)
-    for what in ("sample", "loader", "precompute"):
+    for what in ("sample", "precompute"):
         assert rows[what]["seconds_per_image"] * rows[what]["images_per_second"] == pytest.approx(1)
     for what in ("train", "sample"):
         row = rows[what]
         assert row["mfu"] == pytest.approx(row["flops_per_second"] / row["machine_flops_per_second"])
         assert 0 < row["mfu"] < 1
+
+
+def test_loading_is_measured_beside_bare_reading(rows):
+    row = rows["loader"]
+    caption, latents = 2 * 77 * 1024, 2 * 4 * (32**2 + 64**2)
+    assert 0 < row["bytes_per_sample"] - caption - latents < 1000
+    assert 0 < row["compact_bytes_per_sample"] - 20 * (1024 + 4) - latents < 1000
+    for form in ("", "compact_"):
+        assert 0 < row[f"{form}samples_per_second"] < row[f"{form}raw_read_samples_per_second"]
 
 
 def test_results_do_not_litter(rows, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from torch._utils import ExceptionWrapper
 
 from micro_diffusion.training.errors import one_sentence_errors, sentence
 from micro_diffusion.training.resolvers import register_resolvers
@@ -65,3 +66,16 @@ def test_a_number_that_does_not_divide_is_one_sentence():
 
 def test_out_of_memory_says_what_to_set():
     assert "set trainer.device_train_microbatch_size" in sentence(torch.OutOfMemoryError("CUDA out of memory"))
+
+
+def test_an_error_of_a_loader_worker_is_its_own_sentence():
+    try:
+        try:
+            raise OSError("no such file")
+        except OSError as error:
+            raise ValueError("the shard a.mds cannot be had; make it again") from error
+    except ValueError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 1")
+    with pytest.raises(ValueError, match="Original Traceback") as caught:
+        wrapped.reraise()
+    assert sentence(caught.value) == "the shard a.mds cannot be had; make it again"
