@@ -168,6 +168,7 @@ class OutputFolder:
         """Leave away what only an unfinished data set needs."""
         if not isinstance(self.storage, LocalStorage) or not isinstance(self.finished, LocalStorage):
             return
+        self.storage.clear_scratch()  # of a process that outlived its killed parent for a moment
         shutil.rmtree(self.storage.root / PARTS, ignore_errors=True)
         (self.storage.root / RECIPE).unlink(missing_ok=True)
         if self.finished.root.exists():
