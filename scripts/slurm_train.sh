@@ -21,7 +21,8 @@ stage=$1
 shift
 
 ranks_per_node=${SLURM_GPUS_ON_NODE:?the job has no GPU; add --gpus-per-node=8 to sbatch}
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first_node=${nodes%%$'\n'*}
 
 # Each node knows its own number only inside srun, hence the inner shell.
 # shellcheck disable=SC2016

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -61,6 +62,7 @@ def _fork(workplace: Path, arguments: tuple[str, ...], rank: int, ranks: int, po
     child = os.fork()
     if child:
         return child
+    atexit._clear()  # what the parent has registered is not the child's to run
     status: object = 1
     try:
         with (workplace / f"rank{rank}.log").open("w") as log:
@@ -79,4 +81,5 @@ def _fork(workplace: Path, arguments: tuple[str, ...], rank: int, ranks: int, po
     except BaseException:
         traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()
         os._exit(status if isinstance(status, int) else 1)

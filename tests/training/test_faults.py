@@ -153,7 +153,7 @@ def test_a_shard_that_disappears_is_named(workplace, whole, tmp_path, monkeypatc
     data = [f"{part}_loader.path={tmp_path}/latents" for part in ("train", "eval")]
     assert train(workplace, "shard", *data, "train_loader.workers=1", at(6, lose_a_shard)) == [1]
     error = next(line for line in output(workplace).splitlines() if line.startswith("Error: "))
-    assert error.startswith(f"Error: the data folder {tmp_path}/latents lacks its shard ") and "make it with" in error
+    assert error.startswith(f"Error: the shard {tmp_path}/latents/shard.") and "make the data folder again" in error
     shutil.copytree(workplace / "latents", tmp_path / "latents", dirs_exist_ok=True)
     assert_goes_on(workplace, "shard", whole, *data)
 
