@@ -17,6 +17,7 @@ from micro_diffusion.sampling.pipeline import Pipeline
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PROMPT = "a large red circle on a white background"
 
 
@@ -59,6 +60,7 @@ def test_one_prompt_gives_a_plain_picture_that_says_what_it_is(capsys: pytest.Ca
         "prompts": [PROMPT],
         "run": "first",
         "weights": "ema",
+        "sampler": "HeunSampler",
         "seed": 0,
         "guidance_scale": 2.0,
         "steps": 3,
@@ -205,11 +207,26 @@ def test_evaluation_writes_scores_and_a_grid(capsys: pytest.CaptureFixture[str])
     assert report["composition"].keys() == {"single", "two", "held_out"}
     assert all(0 <= value <= 1 for value in report["composition"].values())
     assert report["parameters"] == sum(parameter.numel() for parameter in random_backbone(1).parameters())
-    assert report["settings"] == {"seed": 0, "guidance_scale": 2.0, "steps": 1}
+    drawn_with = {"run": "first", "weights": "ema", "sampler": "HeunSampler"}
+    assert report["settings"] == {**drawn_with, "seed": 0, "guidance_scale": 2.0, "steps": 1}
     assert report["seconds"].keys() == {"draw", "judge"}
     assert Image.open("new/metrics.png").width > 8 * 100
     assert "single 0.000" in capsys.readouterr().out
     assert "cannot be drawn from seed -1" in fails(capsys, "evaluate", "first", "--seed", "-1", "--out", "a.json")
+
+
+def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureFixture[str]):
+    other = ("--sampler", "dpmpp_2m", "--configs", CONFIGS)
+    assert run("generate", "first", PROMPT, "--out", "heun.png") == 0
+    assert run("generate", "first", PROMPT, "--out", "other.png", "--steps", "3", *other) == 0
+    assert pixels("heun.png") != pixels("other.png")
+    assert run("evaluate", "first", "--count", "1", "--out", "a.json", *other) == 0
+    settings = json.loads(Path("a.json").read_text())["settings"]
+    assert (settings["sampler"], settings["steps"]) == ("DPMpp2MSampler", 15)
+    error = fails(capsys, "generate", "first", PROMPT, "--sampler", "magic", "--configs", CONFIGS)
+    assert "there is no sampler magic in" in error and "choose one of dpmpp_2m, euler, heun" in error
+    error = fails(capsys, "generate", "first", PROMPT, "--sampler", "heun")
+    assert error.endswith("there is no sampler heun in configs/sampler; give --configs the folder of the stages")
 
 
 def test_released_weights_become_a_run(capsys: pytest.CaptureFixture[str]):

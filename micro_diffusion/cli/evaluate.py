@@ -8,7 +8,7 @@ from typing import Any
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.cli.arguments import positive
-from micro_diffusion.cli.runs import draw, drawing_options, open_run
+from micro_diffusion.cli.runs import described, draw, drawing_options, open_run
 from micro_diffusion.evaluation.report import composition_report, write_report
 from micro_diffusion.sampling.picture_file import check_picture_file, make_folder, save_picture
 
@@ -36,8 +36,9 @@ def execute(options: argparse.Namespace) -> None:
         count=options.count,
         seed=settings["seed"],
     )
-    report |= {"parameters": parameter_count(run.backbone), "weights": run.weights, "settings": settings}
+    drawn_with = described(run, settings)
+    report |= {"parameters": parameter_count(run.backbone), "weights": run.weights, "settings": drawn_with}
     write_report(report, options.out)
-    save_picture(picture, grid, {"run": run.folder.name, "weights": run.weights, **settings})
+    save_picture(picture, grid, drawn_with)
     scores = ", ".join(f"{kind} {value:.3f}" for kind, value in report["composition"].items())
     print(f"{options.out}: {scores}; the judged pictures are in {grid}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.cli.arguments import positive, resolution
-from micro_diffusion.cli.runs import draw, drawing_options, open_run
+from micro_diffusion.cli.runs import described, draw, drawing_options, open_run
 from micro_diffusion.sampling.grid import captioned_grid, to_pil
 from micro_diffusion.sampling.picture_file import check_picture_file, free_path, make_folder, save_picture
 
@@ -36,14 +36,14 @@ def execute(options: argparse.Namespace) -> None:
     settings["resolution"] = options.resolution or run.config["resolution"]
     images = draw(pipeline, prompts, options, **settings)
 
-    described = {"run": run.folder.name, "weights": run.weights, **settings}
+    drawn_with = described(run, settings)
     if as_folder:
         make_folder(out)
         for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-            save_picture(to_pil(image), out / f"{index:04d}.png", {"prompt": prompt, "index": index, **described})
+            save_picture(to_pil(image), out / f"{index:04d}.png", {"prompt": prompt, "index": index, **drawn_with})
         lines = [f"{index:04d}.png\t{' '.join(prompt.split())}\n" for index, prompt in enumerate(prompts)]
         (out / "prompts.txt").write_text("".join(lines), encoding="utf-8")
     else:
         picture = to_pil(images[0]) if len(images) == 1 else captioned_grid(images, prompts)
-        save_picture(picture, out, {"prompts": prompts, **described})
+        save_picture(picture, out, {"prompts": prompts, **drawn_with})
     print(f"{out}: {len(images)} picture{'s' * (len(images) > 1)}, {run.weights} weights of {run.folder}")

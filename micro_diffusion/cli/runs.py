@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from micro_diffusion.checkpoint import CONFIG_FILE, Run, load_run, run_folders
 from micro_diffusion.cli.arguments import device, positive
 from micro_diffusion.precision import autocast
 from micro_diffusion.sampling.pipeline import Pipeline
+from micro_diffusion.sampling.sampler import Sampler
 
 RUNS = Path("trained_models")
 BUNDLED = Path(bundled.__file__).parent
@@ -27,7 +29,8 @@ def drawing_options() -> argparse.ArgumentParser:
     drawing = argparse.ArgumentParser(add_help=False)
     drawing.add_argument("run", metavar="RUN", help="run folder, name of one in trained_models, or a bundled one: demo")
     drawing.add_argument("--seed", type=int, help="any integer; equal seeds draw equal pictures (default: the run's)")
-    drawing.add_argument("--steps", type=positive, help="sampling steps (default: those of the run's sampler)")
+    drawing.add_argument("--sampler", metavar="NAME", help="an option of configs/sampler (default: the run's own)")
+    drawing.add_argument("--steps", type=positive, help="sampling steps (default: those of the sampler)")
     drawing.add_argument(
         "--guidance-scale", type=float, help="0 unconditional, 1 conditional, above 1 guided (default: the run's)"
     )
@@ -42,12 +45,16 @@ def drawing_options() -> argparse.ArgumentParser:
     drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
     drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
+    drawing.add_argument("--configs", type=Path, default=Path("configs"), help="where --sampler is (default: configs)")
     return drawing
 
 
 def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:
     """The run that the options name, its pipeline, and how to draw: the options, or else the run's own."""
+    sampler = None if options.sampler is None else find_sampler(options.sampler, options.configs)
     run = load_run(find_run(options.run), weights=options.weights, device=device(options.device))
+    if sampler is not None:
+        run = replace(run, sampler=sampler)
     pipeline = Pipeline(
         text_encoder=run.text_encoder,
         autoencoder=run.autoencoder,
@@ -69,6 +76,29 @@ def draw(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace
     bar = tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty())
     with bar, autocast(kind, options.precision):
         return pipeline.generate(prompts, batch_size=options.batch_size, on_batch=bar.update, **settings)
+
+
+def described(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What pictures were drawn with, as it is kept beside them."""
+    return {"run": run.folder.name, "weights": run.weights, "sampler": type(run.sampler).__name__, **settings}
+
+
+def find_sampler(name: str, configs: Path) -> Sampler:
+    """The sampler that an option of `configs`/sampler describes.
+
+    Raises:
+        FileNotFoundError: when there is none; lists those that exist.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    folder = configs / "sampler"
+    if not (folder / f"{name}.yaml").is_file():
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        remedy = f"choose one of {there}" if there else "give --configs the folder of the stages"
+        raise FileNotFoundError(f"there is no sampler {name} in {folder}; {remedy}")
+    with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        return instantiate(compose(overrides=[f"+sampler={name}"]).sampler)
 
 
 def find_run(name: str) -> Path:
