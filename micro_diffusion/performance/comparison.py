@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.reference import ReferenceDrawing, ReferenceTrainingStep, public_model
+from micro_diffusion.performance.report import Row
 from micro_diffusion.performance.timing import Clock, now, peak_memory
 from micro_diffusion.performance.training_step import TrainingStep
 from micro_diffusion.precision import Precision
@@ -37,6 +39,16 @@ class Ratio(NamedTuple):
     ratio: float
     lowest: float
     highest: float
+
+    def row(self, unit: str, images: int) -> Row:
+        """Seconds of both, each of so many pictures for a `unit`, and how many times faster ours is."""
+        return {
+            unit: self.ours / images,
+            f"reference_{unit}": self.public / images,
+            "times_faster": self.ratio,
+            "times_faster_lowest": self.lowest,
+            "times_faster_highest": self.highest,
+        }
 
 
 class Comparison:
@@ -105,6 +117,29 @@ class Comparison:
         """Bytes that a fresh process holds at most in some training steps."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_peak_of_steps, self, side, steps, torch.get_num_threads()).result()
+
+
+def compare_training(comparison: Comparison, measurement: Measurement) -> Row:
+    """Training steps, ours and the public code's in turn, and the memory of each."""
+    ours, public = comparison.training_step("ours"), comparison.training_step("public")
+    ratio = alternate(ours, public, repeats=measurement.repeats, device=measurement.device, clock=measurement.clock)
+    del ours, public
+    peak, public_peak = (comparison.peak_memory(side) for side in ("ours", "public"))
+    return ratio.row("seconds_per_step", 1) | {
+        "peak_memory_bytes": peak,
+        "reference_peak_memory_bytes": public_peak,
+        "peak_memory_ratio": peak / public_peak,
+    }
+
+
+def compare_drawing(
+    comparison: Comparison, measurement: Measurement, *, guidance_scale: float, public_steps: int
+) -> Row:
+    """Sampling runs, ours and the public code's in turn, from the same noise with the same weights."""
+    ours, public = comparison.drawings(guidance_scale=guidance_scale, public_steps=public_steps)
+    difference = {"prediction_difference": prediction_difference(ours, public)}
+    ratio = alternate(ours, public, repeats=measurement.repeats, device=measurement.device, clock=measurement.clock)
+    return ratio.row("seconds_per_image", comparison.batch_size) | difference
 
 
 def take_weights(network: nn.Module, public: Any) -> None:

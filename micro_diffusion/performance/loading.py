@@ -1,14 +1,46 @@
-"""Bare reading of a data set, beside which the loader is measured."""
+"""How fast the loader makes batches of latents, beside bare reading of the same data set."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFeatures
 from micro_diffusion.data.integrity import shard_files
+from micro_diffusion.data.loader import build_loader
+from micro_diffusion.data.random_latents import write_latents
+from micro_diffusion.performance.measurement import Measurement
+from micro_diffusion.performance.report import Row
+
+COMPACT_CAPTIONS = CaptionFeatures(dtype="int8", padded=False)
+
+
+def loading(measurement: Measurement, *, samples: int) -> Row:
+    """Shuffled batches of latents of the full recipe's size, from the page cache, in this process.
+
+    The keys that begin with `compact_` are of captions in 8 bits up to end-of-text.
+    """
+    row: Row = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for prefix, captions in {"": EXACT_CAPTIONS, "compact_": COMPACT_CAPTIONS}.items():
+            path = write_latents(Path(folder) / f"{prefix}latents", samples=samples, captions=captions)
+            batches = build_loader(path=str(path), resolution=256, batch_size=measurement.batch_size, shuffle=True)
+            raw = measurement.timed(raw_read(path))
+            timing = measurement.timed(lambda batches=batches: deque(batches, maxlen=0))
+            row |= {
+                f"{prefix}bytes_per_sample": bytes_per_sample(path),
+                f"{prefix}raw_read_samples_per_second": samples / raw.seconds,
+                # the first epoch compares every shard with its hash
+                f"{prefix}first_epoch_samples_per_second": samples / timing.first,
+                f"{prefix}samples_per_second": samples / timing.seconds,
+                f"{prefix}spread": timing.spread,
+            }
+    return row
 
 
 def bytes_per_sample(folder: Path) -> float:
