@@ -40,6 +40,10 @@ class Autoencoder(Protocol):
         """(B, C, h, w) as made by `encode` -> (B, 3, h*f, w*f), clamped to [-1, 1]."""
         ...
 
+    def to(self, device: torch.device) -> object:
+        """Move the weights, if there are any."""
+        ...
+
 
 def unit_noise(like: Tensor, generator: Generators) -> Tensor:
     """Normal draws of the shape (B, ...), type and device of a tensor, made where the generator is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Generators
@@ -37,3 +38,6 @@ class IdentityAutoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 3, H, W) -> the same times `std`, clamped to [-1, 1]."""
         return (latents * self.std).clamp(-1, 1)
+
+    def to(self, device: torch.device) -> None:
+        """There are no weights to move."""

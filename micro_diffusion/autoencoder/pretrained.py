@@ -93,6 +93,10 @@ class PretrainedAutoencoder:
         unscaled = latents.to(self.model.device, torch.float32) / self.scaling_factor + self.shift_factor
         return self.model.decode(unscaled.to(self.model.dtype)).sample.float().clamp(-1, 1)
 
+    def to(self, device: torch.device) -> None:
+        """Move the weights."""
+        self.model.to(device)
+
 
 def _load(path: str, subfolder: str | None, revision: str | None, dtype: torch.dtype) -> Any:
     """The frozen network from a local folder, or from the hub when there is no such folder."""

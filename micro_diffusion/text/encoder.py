@@ -35,6 +35,10 @@ class TextEncoder(Protocol):
         """
         ...
 
+    def to(self, device: torch.device) -> object:
+        """Move the weights, if there are any."""
+        ...
+
 
 @runtime_checkable
 class TokenizingEncoder(TextEncoder, Protocol):
@@ -49,10 +53,6 @@ class TokenizingEncoder(TextEncoder, Protocol):
 
     def encode_ids(self, text: TokenIds) -> TextCondition:
         """ids (B, L) and mask -> TextCondition of tokens (B, L, D) and mask (B, L), on the encoder's device."""
-        ...
-
-    def to(self, device: torch.device) -> None:
-        """Move the weights."""
         ...
 
 

@@ -55,6 +55,9 @@ class TinyTextEncoder:
             mask[row, : len(features)] = True
         return TextCondition(tokens, mask)
 
+    def to(self, device: torch.device) -> None:
+        """There are no weights to move."""
+
     def _words(self, caption: str) -> list[str]:
         """Lower-cased words of the caption that fit before end-of-text."""
         words = _WORD.findall(caption.lower())

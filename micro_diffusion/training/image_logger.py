@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
 from composer import Callback, Event, Logger, State
 from composer.core import get_precision_context
 from composer.utils import create_interval_scheduler, dist
@@ -31,6 +32,7 @@ class ImageLogger(Callback):
         interval: how often, as a Composer time such as `1000ba`.
         folder: for the grids.
         batch_size: pictures drawn at once.
+        encoder_device: where text encoder and autoencoder work; between drawings they wait on the CPU.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class ImageLogger(Callback):
         interval: str,
         folder: str,
         batch_size: int,
+        encoder_device: str,
     ) -> None:
         self.pipeline = pipeline
         self.prompts = prompts
         self.resolution = resolution
         self.folder = Path(folder)
         self.batch_size = batch_size
+        self.encoder_device = torch.device(encoder_device)
         self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
         self._drawn_at = -1
         self._copy: nn.Module | None = None
@@ -58,7 +62,9 @@ class ImageLogger(Callback):
             self._copy = copy.deepcopy(trained_model(state.model).network)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Refuse data that other encoders made than those that draw here."""
+        """Refuse data that other encoders made than those that draw here, and a GPU for them that is not there."""
+        if self.encoder_device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"machine.encoder_device is {self.encoder_device}, but torch finds no GPU; set it to cpu")
         metadata = getattr(getattr(state.train_dataloader, "dataset", None), "metadata", None)
         encoders = getattr(self.pipeline, "keywords", {})
         if metadata is not None and {"autoencoder", "text_encoder"} <= encoders.keys():
@@ -106,7 +112,8 @@ class ImageLogger(Callback):
         """One picture for each prompt, (N, 3, H, W)."""
         device, training = next(model.network.parameters()).device, network.training
         pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
-        with get_precision_context(state.precision, state.precision_config), model.cpu_autocast(device):
+        precision = get_precision_context(state.precision, state.precision_config)
+        with self._encoders_at_work(pipeline), precision, model.cpu_autocast(device):
             images = pipeline.generate(
                 self.prompts.captions,
                 seed=self.prompts.seed,
@@ -118,3 +125,15 @@ class ImageLogger(Callback):
         if network is self._copy:
             network.to("cpu")  # its place on the device is needed for training
         return images
+
+    @contextmanager
+    def _encoders_at_work(self, pipeline: Pipeline) -> Iterator[None]:
+        """Text encoder and autoencoder on their device, whose memory is needed for training afterwards."""
+        encoders = pipeline.text_encoder, pipeline.autoencoder
+        for encoder in encoders:
+            encoder.to(self.encoder_device)
+        try:
+            yield
+        finally:
+            for encoder in encoders:
+                encoder.to(torch.device("cpu"))

@@ -24,10 +24,14 @@ class Node:
 
 
 class Machine(TypedDict):
-    """Where to train, and in which precision, in Composer's words; how many pictures at once, how economically."""
+    """Where to train, and in which precision, in Composer's words; how many pictures at once, how economically.
+
+    encoder_device: where text encoder and autoencoder work when samples are drawn, in torch's words.
+    """
 
     device: str
     precision: str
+    encoder_device: str
     microbatch: int
     activation_checkpointing: bool
 
