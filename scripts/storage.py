@@ -25,6 +25,7 @@ from micro_diffusion.data.row_format import RowFormat
 from micro_diffusion.data.shapes import caption, render, scene
 from micro_diffusion.data.transforms import normalise
 from micro_diffusion.performance import storage
+from micro_diffusion.performance.disk import named_formats
 from micro_diffusion.performance.training_step import training_flops
 from micro_diffusion.text.encoder import TextEncoder
 from micro_diffusion.training.errors import one_sentence_errors
@@ -149,12 +150,10 @@ def caption_sets(count: int) -> dict[str, list[str]]:
 
 def row_format(latent: str, caption_format: str, latents: Mapping[int, Tensor], encoder: TextEncoder) -> RowFormat:
     """The formats that the configs call so, for latents (N, C, h, w) by resolution and the encoder's captions."""
-    chosen = [f"latent_format={latent}", f"caption_format={caption_format}"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("precompute", overrides=chosen)
+    latent_format, captions = named_formats(CONFIGS, latent, caption_format)
     return RowFormat(
-        latents=instantiate(config.latent_format),
-        captions=instantiate(config.caption_format),
+        latents=latent_format,
+        captions=captions,
         channels=next(iter(latents.values())).shape[1],
         latent_sizes={resolution: (values.shape[2], values.shape[3]) for resolution, values in latents.items()},
         caption_length=encoder.max_length,

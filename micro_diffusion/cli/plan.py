@@ -30,6 +30,15 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--price", type=float, help="dollars for an hour of one device")
     parser.add_argument("--pictures", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
+    parser.add_argument("--latent-format", metavar="NAME", help="an option of configs/latent_format, for the disk")
+    parser.add_argument(
+        "--caption-format",
+        metavar="NAME",
+        help="an option of configs/caption_format (default of both: as in the data set that is there, or float16)",
+    )
+    parser.add_argument(
+        "--caption-tokens", type=positive, default=20, help="of a caption, for formats up to end-of-text (default: 20)"
+    )
     parser.add_argument("--batch-size", type=positive, default=8, help="of the steps measured with --machine here")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
@@ -40,6 +49,7 @@ def add(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> None:
     """`micro-diffusion plan`."""
     from micro_diffusion.performance import plan  # imports Composer; drawing need not wait for it
+    from micro_diffusion.performance.disk import data_size
 
     configs = plan.stage_configs(options.configs, options.stages, options.set)
     if options.machine == "here":
@@ -52,7 +62,14 @@ def execute(options: argparse.Namespace) -> None:
         stages = [plan.plan_stage(stage, config, machine, options.mfu) for stage, config in configs.items()]
         number = f"{machine.devices} devices" if machine.devices > 1 else "1 device"
         devices, basis = machine.devices, f"{number}, speed assumed, at an MFU of {options.mfu:g}"
-    data = plan.data_bytes(list(configs.values()), options.pictures)
+    data = data_size(
+        list(configs.values()),
+        configs=options.configs,
+        pictures=options.pictures,
+        latents=options.latent_format,
+        captions=options.caption_format,
+        tokens=options.caption_tokens,
+    )
     print(f"{options.machine}: {basis}\n")
     print(plan.report(stages, devices=devices, price=options.price, data=data))
     if options.formulae:

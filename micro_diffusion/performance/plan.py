@@ -10,7 +10,8 @@
                   activation checkpointing: + 3 times the mean layer's activations, for the one computed again
     microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture, at most a device's share
     checkpoint  = 12 bytes a parameter, 4 more with a moving average
-    data        = pictures · (2 bytes · (latents of every resolution + caption features))
+    data        = pictures · bytes of one, in the folder to train on; where there is none yet, of rows that are
+                  written in the chosen formats to see, with the latents of every resolution and the caption
 
 FLOP and activation bytes are counted by running the network on tensors without data, activations in half precision
 where the machine trains in it.
@@ -27,6 +28,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from micro_diffusion.performance.disk import DataSize
 from micro_diffusion.performance.memory import Memory, memory_of
 from micro_diffusion.performance.timing import Clock, measure, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
@@ -167,16 +169,8 @@ def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float
     )
 
 
-def data_bytes(configs: Sequence[DictConfig], pictures: int) -> int:
-    """Disk for the latents of `pictures` pictures at every resolution of the stages, and their caption features."""
-    sides = {config.backbone.input_size: config.backbone.in_channels for config in configs}
-    latents = sum(channels * side**2 for side, channels in sides.items())
-    text = configs[0].text_encoder
-    return 2 * pictures * (latents + text.max_length * text.dim)
-
-
-def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: int) -> str:
-    """The plan as a table; `price`: dollars for an hour of one device; `data`: bytes of the data set."""
+def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: DataSize) -> str:
+    """The plan as a table; `price`: dollars for an hour of one device."""
     heading = (
         "stage", "pictures", "GFLOP", "pictures/s", "hours", "dollars",
         "fixed GB", "GB/picture", "microbatch", "GB", "largest",
@@ -206,5 +200,4 @@ def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, da
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
     checkpoint = max(plan.memory.checkpoint for plan in stages)
-    disk = f"disk: {data / 1e9:,.0f} GB for the latents, {checkpoint / 1e9:,.1f} GB for each checkpoint"
-    return "\n".join([*lines, "", disk])
+    return "\n".join([*lines, "", f"disk: {data}; {checkpoint / 1e9:,.1f} GB for each checkpoint"])

@@ -9,13 +9,16 @@ from hydra import compose, initialize_config_dir
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.cli.plan import STAGES
+from micro_diffusion.data.caption_formats import CaptionFeatures
+from micro_diffusion.data.random_latents import write_latents
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
+from micro_diffusion.performance.disk import DataSize, data_size
+from micro_diffusion.performance.loading import bytes_per_sample
 from micro_diffusion.performance.memory import LARGEST_LAYER, memory_of
 from micro_diffusion.performance.plan import (
     MACHINES,
     USABLE,
     Machine,
-    data_bytes,
     machine_named,
     measure_stage,
     plan_stage,
@@ -139,25 +142,57 @@ def test_a_cpu_is_planned_by_its_own_rate():
         machine_named("abacus")
 
 
-def test_disk_counts_every_resolution_once():
-    stages = [config(f"{size}_{kind}") for size in (256, 512) for kind in ("pretrain", "finetune")]
-    assert data_bytes(stages, 10) == 10 * 2 * (4 * 32**2 + 4 * 64**2 + 77 * 1024)
+CELLS = 4 * 32**2 + 4 * 64**2
+
+
+@pytest.mark.parametrize(
+    ("formats", "numbers"),
+    [
+        ((None, None), 2 * CELLS + 2 * 77 * 1024),
+        (("int8", None), CELLS + 2 * 4 * 4 + 2 * 77 * 1024),  # a scale for each channel
+        (("int8", "int8_unpadded"), CELLS + 2 * 4 * 4 + 30 * (1024 + 4)),
+        (("uint8", "token_ids"), CELLS + 2 * 77),
+    ],
+)
+def test_disk_counts_every_resolution_once_in_the_formats_asked_for(formats, numbers):
+    latents, captions = formats
+    asked = {"pictures": 10, "latents": latents, "captions": captions, "tokens": 30}
+    data = data_size([config(stage) for stage in STAGES], configs=CONFIGS, **asked)
+    assert 0 < data.each - numbers < 250  # text, key, and the positions of both
+    assert data.total == 10 * data.each
+    assert str(data).startswith("0 GB for 10 pictures")
+
+
+def test_disk_is_that_of_the_data_that_are_there(tmp_path):
+    captions = CaptionFeatures(dtype="int8", padded=False)
+    folder = write_latents(tmp_path / "latents", samples=20, captions=captions)
+    stages = [config(stage, f"train_loader.path={folder}") for stage in STAGES]
+    asked = {"configs": CONFIGS, "pictures": 10, "tokens": 20}
+    there = data_size(stages, **asked, latents=None, captions=None)
+    assert there.each == bytes_per_sample(folder) and there.basis == f"as in {folder}"
+    planned = data_size(stages, **asked, latents="float16", captions="int8_unpadded")
+    assert planned.each == pytest.approx(there.each, rel=0.01)
+    with pytest.raises(ValueError, match=r"no latent_format int4 in .*; choose one of float16, int8, uint8"):
+        data_size(stages, **asked, latents="int4", captions=None)
 
 
 def test_the_command_prints_a_table(capsys):
     arguments = ["plan", "quickstart_32_pretrain", "quickstart_64_finetune", "--price", "2", "--formulae"]
+    arguments += ["--latent-format", "int8"]
     assert cli.main([*arguments, "--configs", str(CONFIGS), "--set", "backbone.depth=2"]) == 0
     printed = capsys.readouterr().out
     assert "quickstart_32_pretrain" in printed and "together" in printed and "8 devices" in printed
     assert "MFU of 0.4" in printed and "checkpoint  = 12 bytes a parameter" in printed
+    assert "bytes each (latents as int8, captions of 20 tokens as float16)" in printed
     assert cli.main(["plan", "--configs", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
 def test_the_report_adds_up():
     plan = plan_stage("s", config("quickstart_32_pretrain", *SMALL), MACHINES["4090"], mfu=1e-4)
-    printed = report([plan, plan], devices=8, price=3.0, data=10**9).splitlines()
+    printed = report([plan, plan], devices=8, price=3.0, data=DataSize(1000, 1e6, "so")).splitlines()
     assert printed[3].split()[-1] == f"{2 * plan.hours * 8 * 3:,.0f}"
+    assert printed[-1].startswith("disk: 1 GB for 1,000 pictures, 1,000,000 bytes each (so); ")
 
 
 @pytest.mark.slow
