@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = os.environ.get("OTHER_TORCH")
 TRAINING = "tests/training/test_train.py::test_the_run_folder_describes_itself"
+MANY_DEVICES = ["tests/training/test_many_devices.py", "--slow", "-k", "hsdp"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +36,18 @@ def test_the_core_passes_its_tests():
     assert passed(under_the_other("-m", "pytest", "-q", "tests/backbone", "tests/diffusion", "tests/sampling"))
 
 
-def test_training_makes_a_run_folder():
+@pytest.fixture
+def composer() -> None:
+    """Composer is there too."""
     if under_the_other("-c", "import composer").returncode:
         pytest.skip(f"{PYTHON} has no Composer, so it cannot train")
+
+
+@pytest.mark.usefixtures("composer")
+def test_training_makes_a_run_folder():
     assert passed(under_the_other("-m", "pytest", "-q", TRAINING))
+
+
+@pytest.mark.usefixtures("composer")
+def test_groups_of_ranks_learn_what_one_learns():
+    assert passed(under_the_other("-m", "pytest", "-q", *MANY_DEVICES))

@@ -1,12 +1,21 @@
 """What a training step costs: one graph for the compiler, and memory that checkpointing saves."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.batch import TextCondition
+from micro_diffusion.training.resolvers import register_resolvers
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+register_resolvers()
 
 TINY = {
     "dim": 64,
@@ -68,6 +77,31 @@ def test_the_network_is_one_graph(shape, keep, checkpointing):
     plain = gradients(made, keep)
     made.compile(fullgraph=True, backend="aot_eager")
     assert_same_gradients(gradients(made, keep), plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True], ids=["every patch", "masked"])
+@pytest.mark.parametrize("backbone", ["nano", "tiny"])
+def test_the_recipes_networks_are_one_graph(backbone, masked):
+    """As they are configured for 256 px."""
+    torch.compiler.reset()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        made = instantiate(compose("256_pretrain", overrides=[f"backbone={backbone}"]).backbone, _convert_="all")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+    text = TextCondition(torch.randn(2, 77, 1024, generator=generator), torch.arange(77) < torch.tensor([[9], [77]]))
+    x = torch.randn(2, 4, 32, 32, generator=generator)
+    keep = torch.stack([torch.randperm(256, generator=generator)[:64] for _ in range(2)]) if masked else None
+
+    def compute() -> list[torch.Tensor]:
+        made.zero_grad()
+        made(x, torch.tensor([-0.5, 0.8]), text, keep).value.square().mean().backward()
+        return [parameter.grad.clone() for parameter in made.parameters()]
+
+    plain = compute()
+    made.compile(fullgraph=True, backend="aot_eager")
+    assert_same_gradients(compute(), plain)
 
 
 @pytest.mark.slow

@@ -25,6 +25,18 @@ TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 ORTHOGONALISED_IN_BF16 = 2**-6
 """Relative difference of a matrix that began at zero and took six steps of Muon, each rounded to 2⁻⁸."""
 
+MESHES = {"ddp": "{None}", "fsdp": "{(2,)}", "hsdp": "{(2, 2)}"}
+"""The shapes of the device meshes that weights are on: groups, and ranks within one."""
+
+WITNESS = """
+from composer import Callback
+
+class Mesh(Callback):
+    def fit_start(self, state, logger):
+        meshes = [getattr(parameter, "device_mesh", None) for parameter in state.model.parameters()]
+        print("weights on", {mesh and tuple(mesh.shape) for mesh in meshes})
+"""
+
 AVERAGES = pytest.mark.skipif(
     TORCH < (2, 11), reason=f"torch {torch.__version__} cannot average over groups of CPUs; 2.11 can"
 )
@@ -34,6 +46,7 @@ AVERAGES = pytest.mark.skipif(
 def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("many_devices")
     make_latents(folder, count=48)
+    (folder / "witness.py").write_text(WITNESS)
     return folder
 
 
@@ -61,12 +74,6 @@ def assert_same(run: Path, expected: Path) -> None:
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_0000006.png"]
 
 
-@pytest.mark.parametrize("parallelism", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_learn_what_one_learns(workplace, one_rank, parallelism):
-    composer_command(workplace, f"exp_name={parallelism}", f"parallelism={parallelism}", *SETTING, ranks=2)
-    assert_same(workplace / "runs" / parallelism, one_rank)
-
-
 RESUMING = {
     "ddp to one": ("ddp", 1, "ddp"),
     "ddp to two": ("ddp", 2, "ddp"),
@@ -82,6 +89,23 @@ OPTIONS = {
     "sharded": ["parallelism=fsdp", "parallelism.fsdp.checkpoints=sharded"],
     "hsdp": ["parallelism=hsdp", "parallelism.fsdp.replicas=2"],
 }
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "ranks"),
+    [
+        ("ddp", 2),
+        pytest.param("fsdp", 2, marks=pytest.mark.slow),
+        pytest.param("hsdp", 4, marks=[pytest.mark.slow, AVERAGES]),  # two groups of two
+    ],
+)
+def test_several_ranks_learn_what_one_learns(workplace, one_rank, parallelism, ranks):
+    witness = "+callbacks.mesh._target_=witness.Mesh"
+    output = composer_command(
+        workplace, f"exp_name={parallelism}", *OPTIONS[parallelism], *SETTING, witness, ranks=ranks
+    )
+    assert f"weights on {MESHES[parallelism]}" in output
+    assert_same(workplace / "runs" / parallelism, one_rank)
 
 
 @pytest.mark.slow

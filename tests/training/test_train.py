@@ -176,6 +176,8 @@ def test_a_compiled_network_learns_the_same_and_is_evaluated(workplace, referenc
     run = workplace / "runs" / "compiled"
     assert losses(run) == pytest.approx(losses(reference), rel=0.05)
     assert "metrics/eval/loss" in (run / "metrics.jsonl").read_text()
+    drawn, expected = ([path.name for path in sorted((folder / "samples").iterdir())] for folder in (run, reference))
+    assert drawn == expected
 
 
 def test_positions_that_the_first_weights_never_saw_are_mentioned(reference, workplace, caplog):
