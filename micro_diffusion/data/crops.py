@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from micro_diffusion.data.hashed_draws import uniform
 
 
 class Crop(Protocol):
@@ -54,8 +55,7 @@ class RandomSquare(CentreSquare):
 
     def place(self, key: str) -> float:
         """Uniform in [0, 1)."""
-        digest = hashlib.blake2b(f"crop/{self.seed}/{key}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") / 2**64
+        return uniform("crop", self.seed, key)
 
 
 @dataclass(frozen=True, kw_only=True)

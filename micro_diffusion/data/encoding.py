@@ -6,7 +6,6 @@ D caption width.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from micro_diffusion.data.columns import Entries, describe
+from micro_diffusion.data.hashed_draws import whole_number
 from micro_diffusion.data.images import ImageSample
 from micro_diffusion.data.latent_statistics import LatentStatistics
 from micro_diffusion.data.quantisation import check_finite
@@ -136,5 +136,4 @@ class LatentEncoder:
 
 def _generator(seed: int, key: str, resolution: int) -> torch.Generator:
     """Of the draws for one picture."""
-    digest = hashlib.blake2b(f"{seed}/{resolution}/{key}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.Generator().manual_seed(whole_number(seed, resolution, key))

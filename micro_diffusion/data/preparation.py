@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from micro_diffusion.data.hashed_draws import uniform
 from micro_diffusion.data.picture import Picture, UnreadablePicture, read_picture
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, Source
 from micro_diffusion.data.transforms import shrink, to_rgb
@@ -52,8 +52,7 @@ class Preparation:
 
     def wants(self, key: str) -> bool:
         """Whether a picture belongs to the split."""
-        place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
-        return self.split == "all" or (place < self.eval_fraction) == (self.split == "eval")
+        return self.split == "all" or (uniform(key) < self.eval_fraction) == (self.split == "eval")
 
     def expected(self, count: int) -> int:
         """About how many of `count` pictures belong to the split."""
