@@ -16,6 +16,7 @@ from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.precompute import precompute
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.data.sources.source import Source
 from micro_diffusion.text.tiny import TinyTextEncoder
 from micro_diffusion.training.build import train
 from micro_diffusion.training.resolvers import register_resolvers
@@ -56,12 +57,12 @@ class KillAt(Callback):
 '''
 
 
-def make_latents(folder: Path, count: int) -> None:
+def make_latents(folder: Path, count: int, source: Source | None = None) -> None:
     """`folder/latents`, with `count` pictures of 16 pixels; and `folder/killer.py`, whose KillAt ends a training."""
     folder.mkdir(exist_ok=True)
     (folder / "killer.py").write_text(KILLER)
     convert(
-        source=Shapes(seed=0, count=count, resolution=16),
+        source=source or Shapes(seed=0, count=count, resolution=16),
         out=folder / "images",
         preparation=Preparation(),
         engine=Processes(count=1),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,27 @@ class ColumnReader:
 
     Args:
         shard: any of them.
-        names: of the columns that are wanted. Others are not read.
+        names: of the columns that are wanted, each with the name that it gets here. Others are not read.
 
     Raises:
         ValueError: when a column is not there.
     """
 
-    def __init__(self, shard: MDSReader, names: Sequence[str]) -> None:
+    def __init__(self, shard: MDSReader, names: Mapping[str, str]) -> None:
         absent = set(names).difference(shard.column_names)
         if absent:
             raise ValueError(f"{shard_path(shard)} lacks the column {min(absent)}; make the data folder again")
         self.columns = [
-            (name, size, name in names) for name, size in zip(shard.column_names, shard.column_sizes, strict=True)
+            (names.get(name), size) for name, size in zip(shard.column_names, shard.column_sizes, strict=True)
         ]
-        self._sizes = struct.Struct(f"<{sum(not size for _, size, _ in self.columns)}I")
+        self._sizes = struct.Struct(f"<{sum(not size for _, size in self.columns)}I")
 
     def allocate(self, rows: int) -> Columns:
         """Room for the wanted columns: bytes (rows, size) of columns of constant size, else a list of buffers."""
         return {
             name: np.empty((rows, size), np.uint8) if size else [bytearray()] * rows
-            for name, size, wanted in self.columns
-            if wanted
+            for name, size in self.columns
+            if name is not None
         }
 
     def read(self, shard: MDSReader, index: int, row: int, columns: Columns) -> None:
@@ -62,16 +62,16 @@ class ColumnReader:
             begin, _ = _BOUNDS.unpack(os.pread(file, _BOUNDS.size, 4 * (1 + index)))
             sizes = iter(self._sizes.unpack(os.pread(file, self._sizes.size, begin)))
             position, run = begin + self._sizes.size, []
-            for name, constant, wanted in self.columns:
+            for name, constant in self.columns:
                 size = constant or next(sizes)
-                if wanted:
+                if name is not None:
                     if not constant:
                         columns[name][row] = bytearray(size)
                     run.append(columns[name][row])
                 elif run:
                     position = _fill(file, run, position)
                     run = []
-                position += 0 if wanted else size
+                position += size if name is None else 0
             _fill(file, run, position)
         except (struct.error, EOFError) as error:
             raise ValueError(f"the shard {path} ends before its row {index}; make the data folder again") from error

@@ -31,8 +31,8 @@ def convert(
 ) -> None:
     """Check and encode every picture of a source, and write MDS images with the columns of `preparation.COLUMNS`.
 
-    Pictures that cannot be used are left out, counted by reason, and listed in `rejects.jsonl` beside the shards. The
-    result does not depend on the engine. An interrupted conversion goes on with the parts that are missing.
+    Pictures and captions that cannot be used are left out, counted by reason, and listed in `rejects.jsonl` beside the
+    shards. The result does not depend on the engine. An interrupted conversion goes on with the parts that are missing.
 
     Args:
         source: where the pictures come from; a frozen dataclass.
@@ -76,7 +76,7 @@ def convert(
         folder.finish(samples=samples, rejected=dict(rejected))
     log.info("%s holds %d pictures", out, samples)
     for reason, count in rejected.most_common():
-        log.warning("left out %d pictures: %s (listed in %s/%s)", count, reason, out, REJECTS)
+        log.warning("left out %d: %s (listed in %s/%s)", count, reason, out, REJECTS)
 
 
 class Task(NamedTuple):
@@ -105,9 +105,13 @@ class PartConversion:
     size_limit: str
 
     def __call__(self, task: Task) -> int:
-        """Write a part. Returns the number of pictures read."""
+        """Write a part. Returns the number of pictures of the split."""
+        pictures = 0
         with writing(self.storage, task.number, columns=COLUMNS, size_limit=self.size_limit) as part:
             for source_part in task.source_parts:
-                for row in self.preparation.read(self.source, source_part):
-                    part.write(row)
-        return part.samples + len(part.rejected)
+                for item in self.source.read(source_part):
+                    rows = list(self.preparation.rows(item))
+                    for row in rows:
+                        part.write(row)
+                    pictures += bool(rows)
+        return pictures

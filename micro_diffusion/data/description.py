@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from streaming import LocalDataset, MDSWriter
 from torch import Tensor
 
+from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.column_reader import ColumnReader, Columns
 from micro_diffusion.data.columns import Entries, text_column
 from micro_diffusion.data.integrity import check_folder
@@ -42,7 +45,8 @@ class DataFolder:
         check_folder(self.path, command=PRECOMPUTE)
         self.rows = LocalDataset(str(self.path))
         self.columns: list[str] = self.rows.shards[0].column_names  # type: ignore[attr-defined]
-        self._reader = ColumnReader(self.rows.shards[0], self.columns)  # type: ignore[arg-type]
+        as_stored = {name: name for name in self.columns}
+        self._reader = ColumnReader(self.rows.shards[0], as_stored)  # type: ignore[arg-type]
         self.holds_images = "image" in self.columns
         if not self.holds_images and not any(name.startswith("latents_") for name in self.columns):
             raise ValueError(f"{self.path} holds {', '.join(self.columns)}, neither images nor latents; name another")
@@ -52,19 +56,20 @@ class DataFolder:
     def describe(self) -> dict[str, Any]:
         """Everything that is known of the rows, as JSON values."""
         sizes: Counter[str] = Counter()
-        captions: list[str] = []
+        captions: list[tuple[str, ...]] = []
         for rows in self._chunks(self.places):
             sizes.update({name: sum(map(len, entries)) for name, entries in rows.items()})
-            captions += text_column(rows["caption"])
-        step = max(1, len(captions) // SHOWN_CAPTIONS)
+            captions += self._captions(rows)
+        shown = captions[:: max(1, len(captions) // SHOWN_CAPTIONS)][:SHOWN_CAPTIONS]
         return {
             "path": str(self.path),
             "holds": "images" if self.holds_images else "latents",
             "samples": len(self.rows),
             "looked_at": len(self.places),
             "bytes_per_sample": {name: size / len(self.places) for name, size in sizes.items()},
-            "caption_words": _spread([len(caption.split()) for caption in captions]),
-            "captions": captions[::step][:SHOWN_CAPTIONS],
+            "captions_per_picture": len(captions[0]),
+            **_numbered("words", [[len(text.split()) for text in texts] for texts in zip(*captions, strict=True)]),
+            "captions": [text for texts in shown for text in texts],
             **(self._pictures() if self.holds_images else self._latents()),
         }
 
@@ -78,8 +83,23 @@ class DataFolder:
     def latents(self, count: int) -> tuple[Tensor, list[str]]:
         """Some of the latents at the lowest resolution (N, C, R/f, R/f), and their captions."""
         assert self.metadata is not None
-        batch = self.metadata.row_format.batch(self._some(count), self.metadata.resolutions[0])
-        return batch["latents"], batch["caption"]
+        first, *_ = self._batches(self._some(count), self.metadata.resolutions[0])
+        return first["latents"], first["caption"]
+
+    def _captions(self, rows: Columns) -> list[tuple[str, ...]]:
+        """All captions of each row."""
+        if self.metadata is None:
+            further = [json.loads(bytes(texts)) for texts in rows.get("further_captions", [b"[]"] * len(rows["key"]))]
+            return [(first, *others) for first, others in zip(text_column(rows["caption"]), further, strict=True)]
+        each = [batch["caption"] for batch in self._batches(rows, self.metadata.resolutions[0])]
+        return list(zip(*each, strict=True))
+
+    def _batches(self, rows: Columns, resolution: int) -> list[LatentBatch]:
+        """Rows of latents with their first captions, with their second ones and so on."""
+        assert self.metadata is not None
+        form = self.metadata.row_format
+        names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_picture)]
+        return [form.batch({known: rows[name] for name, known in each.items()}, resolution) for each in names]
 
     def _pictures(self) -> dict[str, Any]:
         """Sizes and aspect ratios of the pictures."""
@@ -99,21 +119,23 @@ class DataFolder:
         """Moments of the latents and lengths of the captions."""
         assert self.metadata is not None
         moments: dict[int, list[Tensor]] = defaultdict(list)  # count, sums and sums of squares (3, C)
-        lengths: list[int] = []
+        lengths: list[list[int]] = [[] for _ in range(self.metadata.captions_per_picture)]
         for rows in self._chunks(self.places):
             for resolution in self.metadata.resolutions:
-                batch = self.metadata.row_format.batch(rows, resolution)
-                values = batch["latents"].double().transpose(0, 1).flatten(1)
+                first, *_ = batches = self._batches(rows, resolution)
+                values = first["latents"].double().transpose(0, 1).flatten(1)
                 counted = torch.full((len(values),), values.shape[1], dtype=torch.float64)
                 moments[resolution].append(torch.stack([counted, values.sum(1), values.square().sum(1)]))
-            lengths += batch["caption_mask"].sum(dim=1).tolist()
+            for known, batch in zip(lengths, batches, strict=True):
+                known += batch["caption_mask"].sum(dim=1).tolist()
+        every = list(itertools.chain(*lengths))
         return {
             "autoencoder": self.metadata.autoencoder,
             "text_encoder": self.metadata.text_encoder,
             "latent_format": self.metadata.latent_format,
             "caption_format": self.metadata.caption_format,
-            "caption_tokens": _spread(lengths),
-            "captions_that_fill_all_tokens": sum(n == self.metadata.caption_length for n in lengths) / len(lengths),
+            **_numbered("tokens", lengths),
+            "captions_that_fill_all_tokens": every.count(self.metadata.caption_length) / len(every),
             "latents": {str(r): _statistics(torch.stack(parts).sum(dim=0)) for r, parts in moments.items()},
         }
 
@@ -151,6 +173,12 @@ def _spread(numbers: Sequence[int]) -> dict[str, float]:
     low, half, high = np.percentile(numbers, [5, 50, 95]).tolist()
     spread = {"min": min(numbers), "5%": low, "50%": half, "95%": high, "max": max(numbers)}
     return {"mean": float(np.mean(numbers)), **spread}
+
+
+def _numbered(what: str, numbers: Sequence[Sequence[int]]) -> dict[str, dict[str, float]]:
+    """The spread of a number of the first captions, of the second ones, and so on."""
+    names = (f"caption_{what}" if place == 1 else f"caption_{place}_{what}" for place in itertools.count(1))
+    return {name: _spread(counted) for name, counted in zip(names, numbers, strict=False)}
 
 
 def _ordered(counts: Counter[float]) -> dict[str, int]:

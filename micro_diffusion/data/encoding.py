@@ -38,6 +38,7 @@ class LatentEncoder:
         text_encoder: gives the captions' features.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
+        captions_per_picture: how many captions each picture has.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
 
@@ -54,6 +55,7 @@ class LatentEncoder:
         *,
         latent_format: LatentFormat,
         caption_format: CaptionFormat,
+        captions_per_picture: int,
         sample: bool,
         seed: int,
     ) -> None:
@@ -78,6 +80,7 @@ class LatentEncoder:
             latent_sizes=self.latent_sizes,
             caption_length=text_encoder.max_length,
             caption_dim=text_encoder.dim,
+            captions_per_picture=captions_per_picture,
         )
 
     def description(self) -> dict[str, Any]:
@@ -112,9 +115,10 @@ class LatentEncoder:
         for resolution in self.resolutions:
             latents = self._encode(batch, resolution, statistics)
             columns |= self.row_format.latents.encode(f"latents_{resolution}", latents)
-        columns |= self._encode_captions([item.caption for item in batch])
+        captions = [caption for item in batch for caption in item.captions]
+        columns |= self.row_format.caption_columns(self._encode_captions(captions))
         for i, item in enumerate(batch):
-            yield {**{name: column[i] for name, column in columns.items()}, "caption": item.caption, "key": item.key}
+            yield {**{name: column[i] for name, column in columns.items()}, "key": item.key}
 
     def _encode(self, batch: Sequence[ImageSample], resolution: int, statistics: LatentStatistics) -> np.ndarray:
         """(B, C, H/f, W/f) float32."""
@@ -127,11 +131,14 @@ class LatentEncoder:
         return latents.numpy()
 
     def _encode_captions(self, captions: Sequence[str]) -> dict[str, Entries]:
-        """B entries of each column; equal captions are encoded once."""
+        """An entry of each column for each caption; equal captions are encoded once."""
         distinct = list(dict.fromkeys(captions))
         places = [distinct.index(caption) for caption in captions]
         stored = self.row_format.captions.encode(self.text_encoder, distinct)
-        return {name: [entries[place] for place in places] for name, entries in stored.items()}
+        return {
+            "caption": captions,
+            **{name: [entries[place] for place in places] for name, entries in stored.items()},
+        }
 
 
 def _generator(seed: int, key: str, resolution: int) -> torch.Generator:

@@ -64,6 +64,6 @@ def collate(samples: Sequence[ImageSample | Rejected | None]) -> ImageBatch:
         assert sample is not None, "squares take every picture"
         (square,) = sample.crops.values()
         images.append(square)
-        captions.append(sample.caption)
+        captions.append(sample.captions[0])
         keys.append(sample.key)
     return {"images": torch.stack(images), "caption": captions, "key": keys}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streaming import LocalDataset
 from torch import Tensor
@@ -20,11 +20,12 @@ from micro_diffusion.data.transforms import crop, to_tensor
 class ImageSample(NamedTuple):
     """One picture.
 
-    crops: by resolution, uint8 (3, H, W). enlarged: resolutions for which the file has too few pixels.
+    crops: by resolution, uint8 (3, H, W). captions: at least one. enlarged: resolutions for which the file has too few
+    pixels.
     """
 
     crops: dict[int, Tensor]
-    caption: str
+    captions: tuple[str, ...]
     key: str
     enlarged: tuple[int, ...]
 
@@ -52,6 +53,11 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def captions_per_picture(self) -> int:
+        """The same for all pictures of a folder."""
+        return len(_captions(self.rows[0]))
+
     def __getitem__(self, index: int) -> ImageSample | Rejected | None:
         """One picture, its rejection when it cannot be decoded, or None when its shape is not wanted."""
         shard, _ = self.rows.spanner[index]
@@ -69,4 +75,9 @@ class ImageDataset(Dataset):
         place = self.cut.place(row["key"])
         crops = {resolution: to_tensor(crop(image, size, place)) for resolution, size in sizes.items()}
         enlarged = tuple(r for r, (height, width) in sizes.items() if image.width < width or image.height < height)
-        return ImageSample(crops, row["caption"], row["key"], enlarged)
+        return ImageSample(crops, _captions(row), row["key"], enlarged)
+
+
+def _captions(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a row of MDS images; those that earlier versions wrote have one."""
+    return row["caption"], *row.get("further_captions", ())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from time import time_ns
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.format.mds import MDSReader
 
 from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.column_reader import ColumnReader, Columns, shard_path
@@ -24,8 +25,8 @@ _ATTEMPTS = 7  # at a shard that another process may remove from a full cache at
 class LatentDataset(StreamingDataset):
     """The rows of folders of MDS latents at one resolution, partitioned among ranks and workers.
 
-    Iterating gives sample numbers, each once its shard is there; `read` makes a batch of them, so that every byte is
-    copied once, from the file to the batch.
+    Iterating gives numbers of samples, each once its shard is there; `read` makes a batch of them, so that every byte
+    is copied once, from the file to the batch, and of several captions only the one that is drawn is read.
 
     The streaming library ends an epoch early when one of its threads fails, and never verifies local shards. So here
     samples are counted, the thread's error is raised, and every shard's bytes are compared with their hash when it is
@@ -36,7 +37,7 @@ class LatentDataset(StreamingDataset):
         resolution: of the pictures whose latents are wanted, pixels.
         batch_size: samples of a batch on one rank; a resumed epoch is cut at its multiples.
         shuffle: draw a new order every epoch.
-        seed: of that order, and of which samples a mixture takes.
+        seed: of that order, of which samples a mixture takes, and of which captions.
         verify: compare the bytes of shards with their hashes, which reads every shard once more in each worker.
         cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all.
         predownload: samples that each worker fetches in advance; None is 8 batches.
@@ -61,12 +62,14 @@ class LatentDataset(StreamingDataset):
         keep_zip: bool = False,
     ) -> None:
         check_weights(parts)
-        self.metadata = common_metadata(parts, [part.open() for part in parts], resolution)
+        held = [part.open() for part in parts]
+        self.metadata = common_metadata(parts, held, resolution)
+        self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
         self._prepared: set[int] = set()
         self._verified: set[int] = set()
         self._failure: BaseException | None = None
-        self._due = 0
+        self._due, self._epoch = 0, 0
         with registration([part.folder for part in parts]):
             super().__init__(
                 streams=[part.stream(keep_zip=keep_zip) for part in parts],
@@ -76,35 +79,39 @@ class LatentDataset(StreamingDataset):
                 cache_limit=cache_limit,
                 predownload=predownload,
             )
-        names = self.metadata.row_format.trained_columns(resolution)
-        firsts: list[Any] = [self.shards[first] for first in self.shard_offset_per_stream]
-        self._readers = [ColumnReader(shard, names) for shard in firsts]
+        self._readers: list[list[ColumnReader]] = []  # by part and caption
+        for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
+            form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
+            names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_picture)]
+            self._readers.append([ColumnReader(shard, each) for each in names])
 
-    def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> int:
-        """A sample's number, by which `read` finds it."""
-        return int(sample_id)
+    def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> tuple[int, int]:
+        """A sample's number and the epoch, by which `read` finds it and draws its caption."""
+        return int(sample_id), self._epoch
 
-    def read(self, samples: Sequence[int]) -> LatentBatch:
-        """The batch of some samples.
+    def read(self, samples: Sequence[tuple[int, int]]) -> LatentBatch:
+        """The batch of some samples, each with its epoch.
 
         Raises:
             OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
         """
-        columns = self._readers[0].allocate(len(samples))
-        for row, sample in enumerate(samples):
-            self._read_row(sample, row, columns)
+        columns = self._readers[0][0].allocate(len(samples))
+        for row, (sample, epoch) in enumerate(samples):
+            self._read_row(sample, epoch, row, columns)
         return self.metadata.row_format.batch(columns, self.resolution)
 
-    def _read_row(self, sample: int, row: int, columns: Columns) -> None:
+    def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
         """Read one sample, its shard verified before the first of them, and fetched again when it was evicted."""
         number, index = self.spanner[sample]
         shard: Any = self.shards[number]
+        part = self.stream_per_shard[number]
+        reader = self._readers[part][self._choices[part].draw(epoch, sample)]
         for attempt in range(1 + _ATTEMPTS):
             try:
                 if self.verify and number not in self._verified:
                     check_shard(shard)
                     self._verified.add(number)
-                self._readers[self.stream_per_shard[number]].read(shard, index, row, columns)
+                reader.read(shard, index, row, columns)
                 break
             except FileNotFoundError:
                 if attempt == _ATTEMPTS:
@@ -142,7 +149,7 @@ class LatentDataset(StreamingDataset):
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's sample numbers; -1 stands for none."""
         work = super()._get_work(epoch, sample_in_epoch)
-        self._due = int(np.count_nonzero(work >= 0))
+        self._due, self._epoch = int(np.count_nonzero(work >= 0)), epoch
         return work
 
     def __iter__(self) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from streaming import StreamingDataLoader
@@ -20,6 +20,7 @@ def build_loader(
     path: str | None = None,
     remote: str | None = None,
     mixture: Mapping[str, Part] | None = None,
+    caption_probabilities: Sequence[float] | None = None,
     resolution: int,
     batch_size: int,
     shuffle: bool,
@@ -37,6 +38,8 @@ def build_loader(
         path: a folder that `scripts/precompute.py` made; where `remote` is set, the one that keeps its copies.
         remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
         mixture: several folders, by any names, in place of path and remote.
+        caption_probabilities: of a picture's captions in their order, to be the one that is drawn, such as [0.1, 0.9];
+            None is all alike. Those of a mixture stand in its parts.
         resolution: of the pictures whose latents are wanted, pixels.
         batch_size: samples of a batch on all ranks together.
         shuffle: draw a new order every epoch.
@@ -59,7 +62,11 @@ def build_loader(
     each = batch_size // ranks
     if mixture and (path or remote):
         raise ValueError(f"both a mixture and {path or remote} are set; set path and remote, or mixture, to null")
-    parts = list(mixture.values()) if mixture else [Part(path=path, remote=remote)] if path else []
+    if mixture and caption_probabilities:
+        raise ValueError("caption_probabilities is set beside a mixture; set it in the parts of the mixture")
+    parts = list((mixture or {}).values())
+    if path:
+        parts = [Part(path=path, remote=remote, caption_probabilities=caption_probabilities)]
     dataset = LatentDataset(
         parts=parts,
         resolution=resolution,

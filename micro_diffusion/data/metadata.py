@@ -22,7 +22,14 @@ PLACES = ("path", "subfolder", "revision", "model", "weights")
 SCALING = ("scaling_factor", "shift_factor", "max_length")
 
 
-_KINDS = {"samples": int, "resolutions": list, "channels": int, "downsampling": int, "latent_std": dict}
+_KINDS = {
+    "samples": int,
+    "resolutions": list,
+    "channels": int,
+    "downsampling": int,
+    "captions_per_picture": int,
+    "latent_std": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,7 @@ class LatentMetadata:
         latent_sizes: by resolution, [height, width] of a latent.
         latent_format, caption_format: how both are stored, by name and settings.
         caption_dim, caption_length: width and number of rows of an encoded caption.
+        captions_per_picture: of which training draws one.
         encoders: provenance of both, by "autoencoder" and "text_encoder".
         latent_std: by resolution, standard deviation of all entries; the objective's sigma_data should be near it.
     """
@@ -50,6 +58,7 @@ class LatentMetadata:
     caption_dim: int
     caption_length: int
     latent_std: dict[str, float]
+    captions_per_picture: int = 1
     latent_sizes: dict[str, list[int]] = field(default_factory=dict)
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     latent_format: dict[str, Any] = field(default_factory=lambda: describe(EXACT_LATENTS))
@@ -67,12 +76,13 @@ class LatentMetadata:
             raise FileNotFoundError(f"{path} has no {RECORD}; make it with: {PRECOMPUTE.format(path=path)}")
         record = read_record(path)
         known = {entry.name: entry for entry in fields(cls)}
-        absent = [name for name, entry in known.items() if entry.default_factory is MISSING and name not in record]
+        required = [e.name for e in known.values() if e.default is MISSING and e.default_factory is MISSING]
+        absent = [name for name in required if name not in record]
         if absent:
             raise ValueError(
                 f"{path} holds no latents ({RECORD} lacks {', '.join(absent)}); set path to a folder of them"
             )
-        wrong = [name for name, kind in _KINDS.items() if not isinstance(record[name], kind)]
+        wrong = [name for name, kind in _KINDS.items() if name in record and not isinstance(record[name], kind)]
         if wrong:
             raise ValueError(f"{path / RECORD} is damaged ({', '.join(wrong)}); make the folder again")
         return cls(**{name: record[name] for name in known if name in record})
@@ -87,6 +97,7 @@ class LatentMetadata:
             latent_sizes={resolution: self.latent_size(resolution) for resolution in self.resolutions},
             caption_length=self.caption_length,
             caption_dim=self.caption_dim,
+            captions_per_picture=self.captions_per_picture,
         )
 
     def latent_size(self, resolution: int) -> tuple[int, int]:

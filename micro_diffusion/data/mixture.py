@@ -8,11 +8,12 @@ from pathlib import Path
 
 from streaming import Stream
 
+from micro_diffusion.data.caption_choice import CaptionChoice
 from micro_diffusion.data.integrity import check_folder
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.remote import fetch_description
 
-_OF_ITS_OWN = ("samples", "resolutions", "latent_sizes", "latent_std")
+_OF_ITS_OWN = ("samples", "resolutions", "latent_sizes", "latent_std", "captions_per_picture")
 """What the parts of a mixture need not share."""
 
 
@@ -27,6 +28,7 @@ class Part:
         remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
         proportion: share of the epoch's samples, relative to the other parts, which then all need one.
         repeat: how often each sample comes in an epoch; 0.5 is half of them.
+        caption_probabilities: of a picture's captions in their order, to be the one that is drawn; None is all alike.
 
     Raises:
         ValueError: when both are set, or one is not above 0.
@@ -36,6 +38,7 @@ class Part:
     remote: str | None = None
     proportion: float | None = None
     repeat: float | None = None
+    caption_probabilities: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.proportion is not None and self.repeat is not None:
@@ -69,6 +72,18 @@ class Part:
                 f"{self.path} holds {samples} samples, but its record says {metadata.samples}; make it again"
             )
         return metadata
+
+    def caption_choice(self, metadata: LatentMetadata, seed: int) -> CaptionChoice:
+        """Which caption of a sample is drawn.
+
+        Raises:
+            ValueError: when the data do not have as many captions.
+        """
+        held = metadata.captions_per_picture
+        try:
+            return CaptionChoice(self.caption_probabilities, captions_per_picture=held, seed=seed)
+        except ValueError as error:
+            raise ValueError(f"for {self.path}, {error}") from error
 
     def stream(self, *, keep_zip: bool) -> Stream:
         """The part as the streaming library takes it."""

@@ -54,8 +54,8 @@ def precompute(
 
     A row of the result holds `latents_R` (C, H/f, W/f) for each resolution R, a crop of H×W pixels, already shifted and
     scaled by the autoencoder, the caption's features (L, D) or token ids (L), `caption_length` (rows up to and
-    including end-of-text), `caption` and `key`. Pictures that cannot be decoded are left out, counted, and listed in
-    `rejects.jsonl`.
+    including end-of-text), `caption` and `key`; of further captions the same, named as `RowFormat` says. Pictures that
+    cannot be decoded are left out, counted, and listed in `rejects.jsonl`.
 
     Under a launcher, within `ranks.joined`, all ranks share the parts, and rank 0 puts them together. The result does
     not depend on the number of ranks. An interrupted job goes on with the parts that are missing.
@@ -87,8 +87,16 @@ def precompute(
     cut = crop or CentreSquare()
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
     formats = {"latent_format": latent_format, "caption_format": caption_format}
-    encoder = LatentEncoder(sizes, autoencoder, text_encoder, **formats, sample=sample, seed=seed)
-    dataset = ImageDataset(path=images, resolutions=encoder.resolutions, cut=cut)
+    dataset = ImageDataset(path=images, resolutions=list(sizes), cut=cut)
+    encoder = LatentEncoder(
+        sizes,
+        autoencoder,
+        text_encoder,
+        **formats,
+        captions_per_picture=dataset.captions_per_picture,
+        sample=sample,
+        seed=seed,
+    )
     made = read_record(images)["recipe"] if (images / RECORD).is_file() else str(images)
     layout = {"part_size": part_size, "size_limit": size_limit}
     recipe = {
@@ -129,6 +137,7 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
     statistics = LatentStatistics.merged(counted)
     folder.finish(
         **encoder.description(),
+        captions_per_picture=encoder.row_format.captions_per_picture,
         samples=samples,
         latent_std=statistics.std(),
         enlarged=dict(statistics.enlarged),
@@ -136,7 +145,7 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
     )
     log.info("%s holds the latents of %d pictures", folder.out, samples)
     for reason, count in rejected.most_common():
-        log.warning("left out %d pictures: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
+        log.warning("left out %d: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
     for resolution, count in statistics.enlarged.items():
         log.warning("%d pictures were smaller than %s px and have been enlarged", count, resolution)
 

@@ -11,11 +11,18 @@ from PIL import Image
 
 from micro_diffusion.data.hashed_draws import uniform
 from micro_diffusion.data.picture import Picture, UnreadablePicture, read_picture
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, Source
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected
 from micro_diffusion.data.transforms import shrink, to_rgb
 
-COLUMNS = {"image": "bytes", "caption": "str", "key": "str", "width": "int", "height": "int"}
-"""Columns of MDS images; width and height are the picture's, in pixels."""
+COLUMNS = {
+    "image": "bytes",
+    "caption": "str",
+    "further_captions": "json",
+    "key": "str",
+    "width": "int",
+    "height": "int",
+}
+"""Columns of MDS images; further_captions is a list of texts, width and height are the picture's, in pixels."""
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 
@@ -59,17 +66,17 @@ class Preparation:
         share = {"all": 1.0, "train": 1 - self.eval_fraction, "eval": self.eval_fraction}
         return round(share[self.split] * count)
 
-    def read(self, source: Source, part: Any) -> Iterator[dict[str, Any] | Rejected]:
-        """The rows, and the rejected pictures, of one part of a source."""
-        for item in source.read(part):
-            if self.wants(item.key):
-                yield from [item] if isinstance(item, Rejected) else self.rows(item)
+    def rows(self, item: CaptionedImage | Rejected) -> Iterator[dict[str, Any] | Rejected]:
+        """The row of MDS images of a picture, if it belongs to the split, and what is rejected of it.
 
-    def rows(self, item: CaptionedImage) -> Iterator[dict[str, Any] | Rejected]:
-        """A row of MDS images for each caption of a picture, or what is rejected of it.
-
-        Further captions have keys of their own, KEY#1, KEY#2 and so on.
+        Of several captions, those that cannot be used are listed as KEY#1, KEY#2 and so on, counted from 1, and the
+        first that can be used takes their place.
         """
+        if not self.wants(item.key):
+            return
+        if isinstance(item, Rejected):
+            yield item
+            return
         try:
             encoded, (width, height) = self.encode(item.image)
         except UnreadablePicture:
@@ -78,14 +85,18 @@ class Preparation:
         if min(width, height) < self.minimum_side:
             yield Rejected(item.key, f"shorter side below {self.minimum_side} px")
             return
-        for number, text in enumerate((item.caption, *item.further_captions)):
-            key, caption = f"{item.key}#{number}" if number else item.key, " ".join(text.split())
-            if not caption:
-                yield Rejected(key, "empty caption")
-            elif not _is_utf8(caption):
-                yield Rejected(key, "caption is no valid Unicode")
-            else:
-                yield {"image": encoded, "caption": caption, "key": key, "width": width, "height": height}
+        texts = [" ".join(text.split()) for text in (item.caption, *item.further_captions)]
+        flaws = [_flaw(text) for text in texts]
+        usable = [text for text, flaw in zip(texts, flaws, strict=True) if not flaw]
+        if not usable:
+            yield Rejected(item.key, flaws[0])
+            return
+        for number, flaw in enumerate(flaws, 1):
+            if flaw:
+                yield Rejected(f"{item.key}#{number}", f"{flaw}, replaced by another one of the picture")
+        caption, *further = [usable[0] if flaw else text for text, flaw in zip(texts, flaws, strict=True)]
+        captions = {"caption": caption, "further_captions": further}
+        yield {"image": encoded, **captions, "key": item.key, "width": width, "height": height}
 
     def encode(self, image: Image.Image | bytes) -> tuple[bytes, tuple[int, int]]:
         """The file to store and its (width, height): the picture's own where it can stay, decoded once to be sure.
@@ -104,10 +115,12 @@ class Preparation:
         return buffer.getvalue(), smaller.size
 
 
-def _is_utf8(caption: str) -> bool:
-    """Whether a caption can be stored as UTF-8; JSON can hold halves of characters that cannot."""
+def _flaw(caption: str) -> str:
+    """Why a caption cannot be used, or ""."""
+    if not caption:
+        return "empty caption"
     try:
         caption.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError:  # JSON can hold halves of characters
+        return "caption is no valid Unicode"
+    return ""

@@ -6,11 +6,11 @@ Legend: B rows, C latent channels, R resolution in pixels, h w latent cells, L c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.caption_formats import CaptionFormat
-from micro_diffusion.data.columns import RawColumns, text_column
+from micro_diffusion.data.columns import Entries, RawColumns, text_column
 from micro_diffusion.data.latent_formats import LatentFormat
 
 
@@ -18,11 +18,15 @@ from micro_diffusion.data.latent_formats import LatentFormat
 class RowFormat:
     """The columns of MDS latents.
 
+    Those of a picture's first caption are called `caption` and `caption_...`; of its second one the same after
+    `further_1_`, of its third one after `further_2_`, and so on, so that those of one caption are neighbours.
+
     Attributes:
         latents, captions: their formats.
         channels: C.
         latent_sizes: (h, w) by resolution R, whose latents are (C, h, w) and called `latents_R`.
         caption_length, caption_dim: L and D.
+        captions_per_picture: at least 1.
     """
 
     latents: LatentFormat
@@ -31,23 +35,34 @@ class RowFormat:
     latent_sizes: Mapping[int, tuple[int, int]]
     caption_length: int
     caption_dim: int
+    captions_per_picture: int = 1
 
     def columns(self) -> dict[str, str]:
         """Names and MDS encodings of all columns."""
-        latents = [self.latents.columns(f"latents_{r}", self._shape(r)) for r in self.latent_sizes]
-        return {
-            **{name: encoding for columns in latents for name, encoding in columns.items()},
-            **self.captions.columns(self.caption_length, self.caption_dim),
-            "caption": "str",
-            "key": "str",
-        }
+        columns = {"key": "str"}
+        for resolution in self.latent_sizes:
+            columns |= self._latent_columns(resolution)
+        for place in range(self.captions_per_picture):
+            columns |= {_of_caption(place, name): encoding for name, encoding in self._caption_columns().items()}
+        return columns
 
-    def trained_columns(self, resolution: int) -> list[str]:
-        """Names of the columns that `batch` takes; no others need be read."""
-        return list(replace(self, latent_sizes={resolution: self.latent_sizes[resolution]}).columns())
+    def caption_columns(self, entries: Mapping[str, Entries]) -> dict[str, Entries]:
+        """Columns of all captions, picture after picture, as columns of the rows."""
+        each = self.captions_per_picture
+        return {_of_caption(i, name): column[i::each] for name, column in entries.items() for i in range(each)}
+
+    def trained_columns(self, resolution: int, caption: int = 0) -> dict[str, str]:
+        """Names of the columns that `batch` needs, with those that it knows them by; no others need be read.
+
+        Args:
+            resolution: R.
+            caption: which of a picture's captions, counted from 0.
+        """
+        shared = ["key", *self._latent_columns(resolution)]
+        return {name: name for name in shared} | {_of_caption(caption, name): name for name in self._caption_columns()}
 
     def batch(self, columns: RawColumns, resolution: int) -> LatentBatch:
-        """The bytes of B rows -> a batch of them at one resolution."""
+        """The bytes of B rows -> a batch of them at one resolution, each with the caption that was read."""
         captions = self.captions.decode(columns, self.caption_length, self.caption_dim)
         latents = self.latents.decode(f"latents_{resolution}", columns, self._shape(resolution))
         return {
@@ -57,5 +72,16 @@ class RowFormat:
             "key": text_column(columns["key"]),
         }  # pyright: ignore
 
+    def _latent_columns(self, resolution: int) -> dict[str, str]:
+        return self.latents.columns(f"latents_{resolution}", self._shape(resolution))
+
+    def _caption_columns(self) -> dict[str, str]:
+        return {"caption": "str", **self.captions.columns(self.caption_length, self.caption_dim)}
+
     def _shape(self, resolution: int) -> tuple[int, int, int]:
         return self.channels, *self.latent_sizes[resolution]
+
+
+def _of_caption(place: int, name: str) -> str:
+    """A caption's name of a column."""
+    return f"further_{place}_{name}" if place else name

@@ -80,7 +80,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, caplog):
     }
     counted = json.loads((tmp_path / "out" / "metadata.json").read_text())["rejected"]
     assert counted == dict(Counter(item["reason"] for item in listed))
-    assert "left out 2 pictures: unreadable picture" in caplog.text
+    assert "left out 2: unreadable picture" in caplog.text
 
 
 def test_files_stay_as_they_are_unless_shrunk_or_turned():
@@ -189,19 +189,17 @@ def test_bad_preparations_say_what_to_set(options, message):
         Preparation(**options)
 
 
-def test_further_captions_are_rows_of_their_own():
-    item = CaptionedImage(Image.new("RGB", (6, 4)), "one", "k", ("two", " ", "half \ud800", "three"))
-    rows = list(Preparation().rows(item))
-    assert [(row["key"], row["caption"]) for row in rows if isinstance(row, dict)] == [
-        ("k", "one"),
-        ("k#1", "two"),
-        ("k#4", "three"),
-    ]
-    assert [row for row in rows if isinstance(row, Rejected)] == [
-        Rejected("k#2", "empty caption"),
-        Rejected("k#3", "caption is no valid Unicode"),
+def test_captions_of_a_picture_are_one_row_and_missing_ones_are_listed():
+    item = CaptionedImage(Image.new("RGB", (6, 4)), " ", "k", ("two", "half \ud800", "three"))
+    *listed, row = Preparation().rows(item)
+    assert isinstance(row, dict)
+    assert (row["key"], row["caption"], row["further_captions"]) == ("k", "two", ["two", "two", "three"])
+    assert listed == [
+        Rejected("k#1", "empty caption, replaced by another one of the picture"),
+        Rejected("k#3", "caption is no valid Unicode, replaced by another one of the picture"),
     ]
     assert list(Preparation(minimum_side=5).rows(item)) == [Rejected("k", "shorter side below 5 px")]
+    assert list(Preparation().rows(item._replace(further_captions=("", "")))) == [Rejected("k", "empty caption")]
 
 
 def test_a_picture_that_would_fill_the_memory_is_rejected():

@@ -71,6 +71,11 @@ def images(tmp_path_factory):
     return out
 
 
+def row(image, caption, number, width, height, further=()):
+    texts = {"caption": caption, "further_captions": list(further), "key": str(number)}
+    return {"image": image, **texts, "width": width, "height": height}
+
+
 def run(images, out, **changes):
     options = {
         "resolutions": [16, 8],
@@ -143,7 +148,7 @@ def test_a_picture_that_cannot_be_decoded_costs_no_other(tmp_path):
     with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
         for i in range(9):
             content = b"not a picture" if i == 5 else good.getvalue()
-            writer.write({"image": content, "caption": "red", "key": str(i), "width": 16, "height": 16})
+            writer.write(row(content, "red", i, 16, 16))
     found = run(tmp_path / "images", tmp_path / "out")
     assert [row["key"] for row in found] == [str(i) for i in range(9) if i != 5]
     listed = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
@@ -193,8 +198,7 @@ def test_buckets_share_the_pictures_and_store_rectangles(tmp_path):
         for i, (width, height) in enumerate(sizes):
             buffer = io.BytesIO()
             Image.new("RGB", (width, height), "red").save(buffer, "png")
-            row = {"image": buffer.getvalue(), "caption": "red", "key": str(i), "width": width, "height": height}
-            writer.write(row)
+            writer.write(row(buffer.getvalue(), "red", i, width, height))
     found = {}
     for ratio in ("1:1", "2:1", "1:2"):
         cut = AspectRatioBucket(ratio=ratio, among=("1:1", "2:1", "1:2"), multiple=4)
@@ -216,7 +220,7 @@ def test_a_random_square_is_the_same_at_all_resolutions(tmp_path):
     ramp.save(buffer, "png")
     with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
         for i in range(8):
-            writer.write({"image": buffer.getvalue(), "caption": "ramp", "key": str(i), "width": 120, "height": 40})
+            writer.write(row(buffer.getvalue(), "ramp", i, 120, 40))
     rows = run(tmp_path / "images", tmp_path / "out", crop=RandomSquare(seed=0))
     means = [(row["latents_8"].mean(), row["latents_16"].mean()) for row in rows]
     assert all(abs(small - large) < 0.02 for small, large in means)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.data.sources.source import CaptionedImage
 from tests.small_training import (
     STEPS,
     composer_command,
@@ -103,6 +107,31 @@ def test_a_run_that_is_told_to_end_saves_its_step_first(reference, workplace, ca
         train_here(workplace, f"exp_name={name}")
     assert "resumes at step 8" in caplog.text
     assert losses(workplace / "runs" / name) == losses(reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwiceCaptioned(Shapes):
+    """Shapes with a second caption, which leaves the background out."""
+
+    def read(self, part: range) -> Iterator[CaptionedImage]:
+        for item in super().read(part):
+            yield item._replace(further_captions=(item.caption.partition(" on ")[0],))
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_resumed_run_draws_the_captions_that_the_uninterrupted_one_draws(tmp_path, monkeypatch):
+    make_latents(tmp_path, 24, TwiceCaptioned(seed=0, count=24, resolution=16))
+    monkeypatch.syspath_prepend(tmp_path)
+    short = ["trainer.max_duration=10ba", "train_loader.caption_probabilities=[0.4,0.6]"]
+    told = ["+callbacks.kill._target_=killer.KillAt", "+callbacks.kill.step=7", "+callbacks.kill.name=SIGTERM"]
+    train_here(tmp_path, "exp_name=whole", *short)
+    with pytest.raises(SystemExit):
+        train_here(tmp_path, "exp_name=resumed", *short, *told)
+    train_here(tmp_path, "exp_name=resumed", *short)
+    whole = losses(tmp_path / "runs" / "whole")
+    assert sorted(whole) == list(range(10)) and losses(tmp_path / "runs" / "resumed") == whole
+    train_here(tmp_path, "exp_name=first", *short[:1], "train_loader.caption_probabilities=[1]")
+    assert losses(tmp_path / "runs" / "first") != whole
 
 
 def test_the_next_stage_starts_from_the_average(reference, workplace, caplog):

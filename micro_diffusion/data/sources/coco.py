@@ -21,7 +21,7 @@ class Coco(ListedFiles):
     Args:
         path: folder that holds the folder of pictures and `annotations/captions_SPLIT.json`.
         split: of COCO, such as "val2014" or "train2014".
-        captions: "first" takes one a picture, as evaluations do; "all" makes each a row of its own.
+        captions: of a picture, how many are taken; the first alone, as evaluations do, by default.
         limit: of pictures, taken in the order of the annotations; None for all.
 
     Raises:

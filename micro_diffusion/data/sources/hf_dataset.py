@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.data.sources.optional import optional
-from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, check_captions
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
 
 PART = 64
@@ -24,9 +24,9 @@ class HfDataset:
         split: such as "train", or "train[:1%]"; ignored for a saved data set without splits.
         name: of its configuration, where it has several.
         image: column of the pictures.
-        caption: column of the captions, each a text or a list of texts.
+        caption: column of the captions, each a text or a list of texts; or several columns, each a kind of caption.
         key: column that names the pictures, each differently; None names them by split and number.
-        captions: of a list, "first" takes one a picture, "all" makes each a row of its own.
+        captions: of a list, how many are taken, from its first.
 
     Raises:
         ImportError: when the library is not installed.
@@ -37,12 +37,13 @@ class HfDataset:
     split: str = "train"
     name: str | None = None
     image: str = "image"
-    caption: str = "caption"
+    caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: Captions = "first"
+    captions: int = 1
 
     def __post_init__(self) -> None:
         check_captions(self.captions)
+        object.__setattr__(self, "caption", kinds_of(self.caption))  # hashable, for `_load`
         absent = [name for name in self._columns if name not in _load(self).column_names]
         if absent:
             raise ValueError(
@@ -51,7 +52,7 @@ class HfDataset:
 
     @property
     def _columns(self) -> list[str]:
-        return [self.image, self.caption, *([] if self.key is None else [self.key])]
+        return [self.image, *kinds_of(self.caption), *([] if self.key is None else [self.key])]
 
     def __len__(self) -> int:
         return len(_load(self))
@@ -71,7 +72,8 @@ class HfDataset:
         for number in part:
             row = rows[number]
             key = f"{self.split}-{number}" if self.key is None else str(row[self.key])
-            yield read_cells(row[self.image], row[self.caption], key, root=root, take=self.captions)
+            captions = [row[name] for name in kinds_of(self.caption)]
+            yield read_cells(row[self.image], captions, key, root=root, count=self.captions)
 
 
 @lru_cache(maxsize=2)

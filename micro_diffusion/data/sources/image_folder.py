@@ -24,7 +24,7 @@ class ImageFolder(ListedFiles):
 
     Args:
         path: the folder.
-        captions: "first" takes one a picture, "all" makes each a row of its own.
+        captions: of a list, how many are taken, from its first.
 
     Raises:
         FileNotFoundError: when there is no such folder or it holds no pictures.

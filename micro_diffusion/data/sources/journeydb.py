@@ -65,7 +65,7 @@ class JourneyDB(ArchiveSource):
                 if isinstance(file, Rejected):
                     yield file._replace(key=key)
                 else:
-                    yield captioned(file.content, prompts(key), key, take="first")
+                    yield captioned(file.content, key, prompts(key))
 
 
 def _read_prompts(path: Path) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, captioned, check_captions
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions
 
 PART = 32
 
@@ -29,11 +29,11 @@ class ListedFiles(ABC):
 
     Args:
         path: a folder.
-        captions: "first" takes one a picture, "all" makes each a row of its own.
+        captions: of a picture that has several, how many are taken, from the first.
     """
 
     path: str
-    captions: Captions = "first"
+    captions: int = 1
 
     @abstractmethod
     def list_entries(self, root: Path) -> list[Entry]:
@@ -71,9 +71,8 @@ class ListedFiles(ABC):
             if isinstance(picture, str):
                 yield Rejected(key, picture)
             else:
-                yield captioned(
-                    picture, _beside(root / name) if captions is None else captions, key, take=self.captions
-                )
+                texts = _beside(root / name) if captions is None else captions
+                yield captioned(picture, key, texts, count=self.captions)
 
 
 def _beside(picture: Path) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from micro_diffusion.data.sources.parquet_files import find_parquet, open_parquet, read_rows
-from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, check_captions
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
 
 
@@ -31,9 +31,9 @@ class Parquet:
         files: pattern of their names, such as "train-*.parquet".
         image: column of the pictures: the content of image files, as bytes or as the hub's {bytes, path}; or their
             paths, relative to the folder.
-        caption: column of the captions, each a text or a list of texts.
+        caption: column of the captions, each a text or a list of texts; or several columns, each a kind of caption.
         key: column that names the pictures, each differently; None names them by file and number of the row.
-        captions: of a list, "first" takes one a picture, "all" makes each a row of its own.
+        captions: of a list, how many are taken, from its first.
 
     Raises:
         FileNotFoundError: when there is no parquet file.
@@ -44,9 +44,9 @@ class Parquet:
     path: str
     files: str = "*.parquet"
     image: str = "image"
-    caption: str = "caption"
+    caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: Captions = "first"
+    captions: int = 1
 
     def __post_init__(self) -> None:
         check_captions(self.captions)
@@ -59,7 +59,7 @@ class Parquet:
 
     @property
     def _columns(self) -> list[str]:
-        return [self.image, self.caption, *([] if self.key is None else [self.key])]
+        return [self.image, *kinds_of(self.caption), *([] if self.key is None else [self.key])]
 
     @cached_property
     def _groups(self) -> list[RowGroup]:
@@ -85,6 +85,7 @@ class Parquet:
     def read(self, part: RowGroup) -> Iterator[CaptionedImage | Rejected]:
         """The rows of a group."""
         rows = read_rows(self._root / part.name, self._columns, groups=[part.group])
-        for number, (image, caption, *key) in enumerate(rows, part.first):
-            name = str(key[0]) if key else f"{part.name.removesuffix('.parquet')}/{number}"
-            yield read_cells(image, caption, name, root=self._root, take=self.captions)
+        kinds = len(kinds_of(self.caption))
+        for number, (image, *cells) in enumerate(rows, part.first):
+            name = f"{part.name.removesuffix('.parquet')}/{number}" if self.key is None else str(cells[-1])
+            yield read_cells(image, cells[:kinds], name, root=self._root, count=self.captions)

@@ -68,7 +68,7 @@ class SA1B(ArchiveSource):
                 if isinstance(file, Rejected):
                     yield file._replace(key=key)
                 else:
-                    yield captioned(file.content, captions(key), key, take="first")
+                    yield captioned(file.content, key, captions(key))
 
 
 def _read_captions(path: Path) -> Iterator[tuple[str, str]]:

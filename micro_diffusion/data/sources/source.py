@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
-
-Captions = Literal["first", "all"]
-"""Which captions of a picture that has several are taken."""
 
 
 class CaptionedImage(NamedTuple):
@@ -16,7 +13,7 @@ class CaptionedImage(NamedTuple):
 
     image: the content of an image file, not yet decoded, or a picture that was drawn.
     key: names the picture within its source, always the same.
-    further_captions: others of the same picture; each becomes a row of its own.
+    further_captions: others of the same picture, as many for each picture of a source; "" for one that is missing.
     """
 
     image: Image.Image | bytes
@@ -32,19 +29,35 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def captioned(
-    image: Image.Image | bytes, captions: Sequence[str], key: str, *, take: Captions
-) -> CaptionedImage | Rejected:
-    """A picture with the first or all of its captions, or its rejection when it has none."""
-    if not captions:
+def captioned(image: Image.Image | bytes, key: str, *kinds: Sequence[str], count: int = 1) -> CaptionedImage | Rejected:
+    """A picture with its captions, or its rejection when it has none.
+
+    Args:
+        image: the picture.
+        key: of the picture.
+        kinds: the captions of each kind, such as those of one column.
+        count: how many of each kind are taken, in their order.
+    """
+    if not any(kinds):
         return Rejected(key, "no caption")
-    return CaptionedImage(image, captions[0], key, tuple(captions[1:]) if take == "all" else ())
+    first, *further = [text for kind in kinds for text in (*kind[:count], *[""] * (count - len(kind)))]
+    return CaptionedImage(image, first, key, tuple(further))
 
 
-def check_captions(captions: Captions) -> None:
-    """Raise ValueError when `captions` is neither "first" nor "all"."""
-    if captions not in ("first", "all"):
-        raise ValueError(f"captions is {captions!r}; set it to first or all")
+def texts_of(value: Any) -> list[str]:
+    """The captions in a cell of a table or a field of JSON: a text, a list of texts, or None."""
+    return [str(text) for text in (value if isinstance(value, list) else [value]) if text is not None]
+
+
+def kinds_of(caption: str | Sequence[str]) -> tuple[str, ...]:
+    """Where the captions are: one place, or one for each kind of caption."""
+    return (caption,) if isinstance(caption, str) else tuple(caption)
+
+
+def check_captions(captions: int) -> None:
+    """Raise ValueError when not a single caption of a picture is taken."""
+    if captions < 1:
+        raise ValueError(f"captions is {captions}; set source.captions to how many of a picture are taken, at least 1")
 
 
 @runtime_checkable

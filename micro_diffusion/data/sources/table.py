@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from micro_diffusion.data.sources.listed_files import read_file
-from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, captioned
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, texts_of
 
 
-def read_cells(image: Any, caption: Any, key: str, *, root: Path, take: Captions) -> CaptionedImage | Rejected:
+def read_cells(image: Any, captions: Sequence[Any], key: str, *, root: Path, count: int) -> CaptionedImage | Rejected:
     """A row of a table.
 
     Args:
         image: bytes; or a path relative to `root`; or {"bytes": ..., "path": ...}, of which one may be None.
-        caption: a text, a list of texts, or None.
+        captions: cells of captions, each a text, a list of texts, or None.
         key: of the picture.
         root: folder of pictures that are given as paths.
-        take: which captions of a list.
+        count: of the captions of a cell that are taken.
     """
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (image, image)
     if isinstance(content, str) or content is None:
         content = read_file(root, path) if isinstance(path, str) else "no such picture"
     if isinstance(content, str):
         return Rejected(key, content)
-    texts = caption if isinstance(caption, list) else [caption]
-    return captioned(bytes(content), [str(text) for text in texts if text is not None], key, take=take)
+    return captioned(bytes(content), key, *map(texts_of, captions), count=count)

@@ -25,7 +25,7 @@ class TextCaps(ListedFiles):
     Args:
         path: folder that holds `TextCaps_0.1_SPLIT.json` and the pictures, `train_images/IMAGE_ID.jpg`.
         split: "train" or "val"; both have their pictures in train_images.
-        captions: "first" takes one a picture, "all" makes each a row of its own.
+        captions: of a picture, how many are taken, from the first.
 
     Raises:
         FileNotFoundError: when the captions are not there.

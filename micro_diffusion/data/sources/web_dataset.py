@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import PICTURES, File, read_tar
-from micro_diffusion.data.sources.source import CaptionedImage, Captions, Rejected, captioned, check_captions
+from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, texts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,33 +22,35 @@ class WebDataset(ArchiveSource):
     Args:
         path: folder of the archives.
         shards: pattern of their names, such as "cc12m-train-*.tar".
-        caption: ending of the file that holds a picture's caption: "txt", or "json" together with `field`.
-        field: of that JSON object, a text or a list of texts.
-        captions: of a list, "first" takes one a picture, "all" makes each a row of its own.
+        caption: ending of the file that holds a picture's caption, such as "txt"; or "json:FIELD", a field of a JSON
+            object that is a text or a list of texts; or several of these, each a kind of caption.
+        captions: of a list, how many are taken, from its first.
 
     Raises:
         FileNotFoundError: when there are no such archives.
-        ValueError: when `captions` is neither, or `field` does not go with `caption`.
+        ValueError: when a JSON file is named without its field.
     """
 
     shards: str = "*.tar"
-    caption: str = "txt"
-    field: str | None = None
-    captions: Captions = "first"
+    caption: str | Sequence[str] = "txt"
+    captions: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_captions(self.captions)
-        if (self.field is not None) != (self.caption == "json"):
-            raise ValueError(
-                f"caption is {self.caption} and field is {self.field}; set source.field where captions are in json "
-                "files, and only there"
-            )
+        for ending, field in self._kinds:
+            if ending.endswith("json") and not field:
+                raise ValueError(f"caption is {ending}; name the field that holds the caption, as in {ending}:caption")
 
     @property
     def patterns(self) -> Sequence[str]:
         """The one that was set."""
         return (self.shards,)
+
+    @property
+    def _kinds(self) -> list[tuple[str, str]]:
+        """The ending of the file of each kind of caption, and the field in it, or ""."""
+        return [(ending, field) for ending, _, field in (name.partition(":") for name in kinds_of(self.caption))]
 
     @property
     def layout(self) -> str:
@@ -58,14 +59,14 @@ class WebDataset(ArchiveSource):
 
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
         """The pictures of an archive, their keys prefixed with its name."""
-        wanted = {*PICTURES, f".{self.caption}"}
+        wanted = {*PICTURES, *(suffix(f"x.{ending}") for ending, _ in self._kinds)}
         for key, files in groupby(read_tar(self.root / part, suffixes=wanted), key=lambda file: _sample(file[0])):
             yield from self._pictures(f"{PurePosixPath(part).with_suffix('')}/{key}", list(files))
 
     def _pictures(self, key: str, files: Sequence[File | Rejected]) -> Iterator[CaptionedImage | Rejected]:
         """The pictures of one sample; more than one are told apart by their endings."""
         pictures = [file for file in files if f".{_ending(file[0])}" in PICTURES]
-        texts = [file for file in files if isinstance(file, File) and _ending(file.name) == self.caption]
+        texts = {_ending(file.name): file.content for file in files[::-1] if isinstance(file, File)}  # the first counts
         if not pictures:
             yield Rejected(key, "no picture")
         for number, picture in enumerate(pictures):
@@ -73,18 +74,19 @@ class WebDataset(ArchiveSource):
             if isinstance(picture, Rejected):
                 yield picture._replace(key=name)
             else:
-                captions = self._texts(texts[0].content) if texts else ()
-                yield captioned(picture.content, captions, name, take=self.captions)
+                kinds = [_texts(texts[ending], field) if ending in texts else () for ending, field in self._kinds]
+                yield captioned(picture.content, name, *kinds, count=self.captions)
 
-    def _texts(self, content: bytes) -> Sequence[str]:
-        text = content.decode(errors="replace")
-        if self.field is None:
-            return (text,)
-        try:
-            value: Any = json.loads(text)[self.field]
-        except (ValueError, KeyError, TypeError):
-            return ()
-        return [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
+
+def _texts(content: bytes, field: str) -> Sequence[str]:
+    """The captions in a text file, or in a field of a JSON object."""
+    text = content.decode(errors="replace")
+    if not field:
+        return (text,)
+    try:
+        return texts_of(json.loads(text)[field])
+    except (ValueError, KeyError, TypeError):
+        return ()
 
 
 def _sample(name: str) -> str:

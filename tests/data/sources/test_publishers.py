@@ -26,7 +26,7 @@ def configuration(name: str, made: Made, *more: str):
 
 
 def convert(name: str, made: Made, out: Path, *more: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Captions by key of what was written, in order, and reasons by key of what was not."""
+    """First captions by key of what was written, in order, and reasons by key of what was not."""
     config = configuration(name, made, f"out={out}", *more)
     validate_command(config)
     hydra.utils.call(config, _convert_="all")
@@ -87,25 +87,18 @@ def test_diffusiondb_without_limits_needs_no_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["coco", "textcaps", "textcaps_hub"])
-def test_all_captions_of_a_picture(tmp_path, name):
+def test_several_captions_of_a_picture(tmp_path, name):
     made = PUBLISHERS[name](tmp_path / "downloaded")
-    captions, rejected = convert(name, made, tmp_path / "images", "source.captions=all")
-    several = next(key for key in made.captions if f"{key}#1" in captions)
-    assert {key: text for key, text in captions.items() if "#" not in key} == made.captions
-    assert captions[f"{several}#1"] in ("The cat sleeps.", "stop sign")
-    if name == "coco":
-        assert rejected == {**made.rejected, f"{several}#2": "empty caption"}
-
-
-def test_the_captions_of_a_picture_stay_in_one_split(tmp_path):
-    made = PUBLISHERS["coco"](tmp_path / "downloaded")
-    keys = {}
-    for split in ("train", "eval"):
-        options = ("source.captions=all", f"preparation.split={split}", "preparation.eval_fraction=0.5")
-        keys[split], _ = convert("coco", made, tmp_path / split, *options)
-    pictures = [{key.partition("#")[0] for key in keys[split]} for split in keys]
-    assert all(pictures) and not pictures[0] & pictures[1]
-    assert set(keys["train"]) | set(keys["eval"]) == {*made.captions, f"{list(made.captions)[1]}#1"}
+    captions, rejected = convert(name, made, tmp_path / "images", "source.captions=2")
+    assert captions == made.captions
+    rows = LocalDataset(str(tmp_path / "images"))
+    further = {rows[i]["caption"]: rows[i]["further_captions"] for i in range(len(rows))}
+    assert further in (
+        {"Two dogs.": ["Two dogs."], "A cat on a mat.": ["The cat sleeps."]},
+        {"a sign that says stop": ["stop sign"], "a bus to Soho": ["a bus to Soho"]},
+    )
+    (single,) = (key for key in made.captions if further[made.captions[key]] == [made.captions[key]])
+    assert rejected == {**made.rejected, f"{single}#2": "empty caption, replaced by another one of the picture"}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +115,11 @@ def test_the_captions_of_a_picture_stay_in_one_split(tmp_path):
         ("cc12m", {}, r"no cc12m-train-\*\.tar in .*set source.path to a folder of WebDataset archives"),
         ("textcaps", {}, r"no file .*TextCaps_0\.1_train\.json; .*scripts/datasets/textcaps.sh gets"),
         ("coco", {}, r"no file .*captions_val2014\.json; .*scripts/datasets/coco.sh gets"),
-        ("coco", {"captions": "some"}, "captions is 'some'; set it to first or all"),
+        (
+            "coco",
+            {"captions": "0"},
+            "captions is 0; set source.captions to how many of a picture are taken",
+        ),
         ("parquet", {}, r"there is no \*\.parquet in .*; set the path to one"),
         ("hf_dataset", {}, "the data set .* cannot be loaded .*set source.path to its name on the hub or a folder"),
     ],

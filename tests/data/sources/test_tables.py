@@ -50,9 +50,21 @@ def test_paths_stay_in_the_folder(tmp_path):
 def test_lists_of_captions(tmp_path):
     columns = {"image": [picture(i) for i in range(3)], "caption": [["a", None, "b"], [], None]}
     write_parquet(tmp_path / "x.parquet", columns)
-    first, *rest = read(Parquet(path=str(tmp_path), captions="all"))
-    assert (first.caption, first.further_captions) == ("a", ("b",))
+    first, *rest = read(Parquet(path=str(tmp_path), captions=3))
+    assert (first.caption, first.further_captions) == ("a", ("b", ""))
     assert rest == [Rejected("x/1", "no caption"), Rejected("x/2", "no caption")]
+
+
+def test_columns_of_captions(tmp_path):
+    """Such as the text that came with a picture and a description by a model."""
+    columns = {"image": [picture(i) for i in range(3)], "alt": ["a", None, None], "llava": ["long a", "long b", None]}
+    write_parquet(tmp_path / "x.parquet", columns)
+    datasets.Dataset.from_parquet(str(tmp_path / "x.parquet")).save_to_disk(str(tmp_path / "saved"))
+    expected = [("a", ("long a",)), ("", ("long b",)), "no caption"]
+    parquet = Parquet(path=str(tmp_path / "x.parquet"), caption=["alt", "llava"])
+    for source in (parquet, HfDataset(path=str(tmp_path / "saved"), caption=["alt", "llava"])):
+        items = read(source)
+        assert [i.reason if isinstance(i, Rejected) else (i.caption, i.further_captions) for i in items] == expected
 
 
 def test_bad_parquet_files_are_named(tmp_path):
@@ -77,7 +89,7 @@ def test_data_sets_that_were_saved_with_splits(tmp_path):
     )
     rows = rows.cast_column("picture", datasets.Image())
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path))
-    options = {"path": str(tmp_path), "image": "picture", "caption": "texts", "captions": "all"}
+    options = {"path": str(tmp_path), "image": "picture", "caption": "texts", "captions": 2}
     assert read(HfDataset(split="test", key="id", **options)) == [CaptionedImage(picture(0), "a", "k", ("b",))]
     assert [item.key for item in read(HfDataset(**options))] == ["train-0"]
     with pytest.raises(ValueError, match=r"split none, cannot be loaded .* source\.split to one of its splits"):

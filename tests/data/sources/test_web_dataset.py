@@ -42,7 +42,7 @@ def test_what_img2dataset_writes(tmp_path):
     write_tar(tmp_path / "00000.tar", files)
     (tmp_path / "00000.parquet").write_bytes(b"")
     (tmp_path / "00000_stats.json").write_text("{}")
-    for options in ({}, {"caption": "json", "field": "caption"}):
+    for options in ({}, {"caption": "json:caption"}):
         items = read(WebDataset(path=str(tmp_path), **options))
         assert {item.key: item.caption for item in items} == {
             "00000/000000000": "text 000000000",
@@ -58,11 +58,28 @@ def test_several_captions_in_json(tmp_path):
         for file in ((f"{key}.JPG", picture(1)), (f"{key}.json", json.dumps({"texts": text}).encode()))
     ]
     write_tar(tmp_path / "x.tar", [*files, ("e.jpg", picture(2)), ("e.json", b"[broken")])
-    first = read(WebDataset(path=str(tmp_path), caption="json", field="texts"))
+    first = read(WebDataset(path=str(tmp_path), caption="json:texts"))
     assert [getattr(item, "caption", "-") for item in first] == ["one", "only", "-", "last", "-"]
     assert first[2] == Rejected("x/c", "no caption") and first[4] == Rejected("x/e", "no caption")
-    every = read(WebDataset(path=str(tmp_path), caption="json", field="texts", captions="all"))
-    assert [getattr(item, "further_captions", ()) for item in every] == [("two",), (), (), (), ()]
+    both = read(WebDataset(path=str(tmp_path), caption="json:texts", captions=2))
+    assert [getattr(item, "further_captions", ()) for item in both] == [("two",), ("",), (), ("",), ()]
+
+
+def test_captions_of_several_kinds(tmp_path):
+    files = [
+        ("a.jpg", picture(0)),
+        ("a.txt", b"short"),
+        ("a.llava.txt", b"a long description"),
+        ("a.json", b'{"tags": ["t", "u"]}'),
+        ("b.jpg", picture(1)),
+        ("b.llava.txt", b"described alone"),
+    ]
+    write_tar(tmp_path / "x.tar", files)
+    source = WebDataset(path=str(tmp_path), caption=["txt", "llava.txt", "json:tags"])
+    assert read(source) == [
+        CaptionedImage(picture(0), "short", "x/a", ("a long description", "t")),
+        CaptionedImage(picture(1), "", "x/b", ("described alone", "")),
+    ]
 
 
 def test_samples_that_are_not_whole(tmp_path):
@@ -93,8 +110,7 @@ def test_samples_that_are_not_whole(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("options", [{"caption": "json"}, {"field": "caption"}])
-def test_the_field_goes_with_json(tmp_path, options):
+def test_a_json_file_needs_a_field(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.jpg", picture(0))])
-    with pytest.raises(ValueError, match=r"set source\.field where captions are in json files, and only there"):
-        WebDataset(path=str(tmp_path), **options)
+    with pytest.raises(ValueError, match="caption is json; name the field that holds the caption, as in json:caption"):
+        WebDataset(path=str(tmp_path), caption="json")
