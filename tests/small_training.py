@@ -57,12 +57,12 @@ class KillAt(Callback):
 '''
 
 
-def make_latents(folder: Path, count: int, source: Source | None = None) -> None:
-    """`folder/latents`, with `count` pictures of 16 pixels; and `folder/killer.py`, whose KillAt ends a training."""
+def make_latents(folder: Path, count: int, source: Source | None = None, resolution: int = 16) -> None:
+    """`folder/latents`, with `count` pictures of these pixels; and `folder/killer.py`, whose KillAt ends a training."""
     folder.mkdir(exist_ok=True)
     (folder / "killer.py").write_text(KILLER)
     convert(
-        source=source or Shapes(seed=0, count=count, resolution=16),
+        source=source or Shapes(seed=0, count=count, resolution=resolution),
         out=folder / "images",
         preparation=Preparation(),
         engine=Processes(count=1),
@@ -70,7 +70,7 @@ def make_latents(folder: Path, count: int, source: Source | None = None) -> None
     precompute(
         images=folder / "images",
         out=folder / "latents",
-        resolutions=[16],
+        resolutions=[resolution],
         autoencoder=KLAutoencoder.load("bundled:autoencoder"),
         text_encoder=TinyTextEncoder(dim=192, max_length=18),
         batch_size=8,

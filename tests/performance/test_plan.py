@@ -1,9 +1,11 @@
 """A plan follows its formulae, its counts are those of real steps, and its prediction holds."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from composer import Callback
 from hydra import compose, initialize_config_dir
 
 from micro_diffusion import cli
@@ -25,16 +27,12 @@ from micro_diffusion.performance.plan import (
     report,
     stage_configs,
 )
-from micro_diffusion.performance.timing import measure, now
-from micro_diffusion.performance.training_step import (
-    TrainingStep,
-    activation_bytes,
-    build_model,
-    random_batch,
-    training_flops,
-)
+from micro_diffusion.performance.timing import now
+from micro_diffusion.performance.training_step import activation_bytes, build_model, random_batch, training_flops
+from micro_diffusion.training.build import train
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.resolvers import register_resolvers
+from tests.small_training import make_latents
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = ["backbone.depth=2", "backbone.mixer_depth=1"]
@@ -195,13 +193,23 @@ def test_the_report_adds_up():
     assert printed[-1].startswith("disk: 1 GB for 1,000 pictures, 1,000,000 bytes each (so); ")
 
 
+class Clock(Callback):
+    """Notes the processor time at the end of every step."""
+
+    ends: ClassVar[list[float]] = []
+
+    def batch_end(self, state, logger) -> None:
+        self.ends.append(now(CPU, "process"))
+
+
 @pytest.mark.slow
-def test_a_measured_plan_predicts_a_run():
-    small = config("quickstart_32_pretrain", "trainer.max_duration=40ba", "train_loader.batch_size=16")
-    plan = measure_stage("s", small, device=CPU, batch_size=16, clock="process")
-    step = TrainingStep(config=small, batch_size=16, device=CPU, precision="auto", compile=False)
-    measure(step, warmup=2, repeats=1, device=CPU)
-    start = now(CPU, "process")
-    for _ in range(40):
-        step()
-    assert plan.hours * 3600 == pytest.approx(now(CPU, "process") - start, rel=0.15)
+def test_a_measured_plan_predicts_a_training(tmp_path):
+    """With loader, clipping, average, monitors and Composer; start, drawing and checkpoints are no part of a plan."""
+    make_latents(tmp_path, count=128, resolution=64)
+    asked = [f"output_dir={tmp_path}/runs", f"train_loader.path={tmp_path}/latents", "eval_loader=null", "machine=cpu"]
+    asked += ["trainer.max_duration=40ba", "algorithms.ema.start=5ba", "prompts.captions=[a circle]", "sampler.steps=1"]
+    training = config("quickstart_64_pretrain", *asked, f"+callbacks.clock._target_={__name__}.Clock")
+    plan = measure_stage("s", training, device=CPU, batch_size=training.train_loader.batch_size, clock="process")
+    train(training)
+    taken = (Clock.ends[-1] - Clock.ends[9]) / (len(Clock.ends) - 10)
+    assert plan.hours * 3600 / 40 == pytest.approx(taken, rel=0.15)

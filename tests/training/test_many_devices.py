@@ -81,6 +81,7 @@ RESUMING = {
     "whole fsdp to two": ("fsdp", 2, "fsdp"),
     "sharded fsdp to one": ("sharded", 1, "sharded"),
     "sharded fsdp to two": ("sharded", 2, "sharded"),
+    "hsdp to one": pytest.param("hsdp", 1, "ddp", marks=AVERAGES),
     "hsdp to two": pytest.param("hsdp", 2, "hsdp", marks=AVERAGES),
 }
 OPTIONS = {
@@ -91,30 +92,27 @@ OPTIONS = {
 }
 
 
+RANKS = {"ddp": 2, "fsdp": 2, "sharded": 2, "hsdp": 4}  # two groups of two
+
+
 @pytest.mark.parametrize(
-    ("parallelism", "ranks"),
-    [
-        ("ddp", 2),
-        pytest.param("fsdp", 2, marks=pytest.mark.slow),
-        pytest.param("hsdp", 4, marks=[pytest.mark.slow, AVERAGES]),  # two groups of two
-    ],
+    "parallelism",
+    ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("hsdp", marks=[pytest.mark.slow, AVERAGES])],
 )
-def test_several_ranks_learn_what_one_learns(workplace, one_rank, parallelism, ranks):
-    witness = "+callbacks.mesh._target_=witness.Mesh"
-    output = composer_command(
-        workplace, f"exp_name={parallelism}", *OPTIONS[parallelism], *SETTING, witness, ranks=ranks
-    )
+def test_several_ranks_learn_what_one_learns(workplace, one_rank, parallelism):
+    asked = [f"exp_name={parallelism}", *OPTIONS[parallelism], "+callbacks.mesh._target_=witness.Mesh"]
+    output = composer_command(workplace, *asked, *SETTING, ranks=RANKS[parallelism])
     assert f"weights on {MESHES[parallelism]}" in output
     assert_same(workplace / "runs" / parallelism, one_rank)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "ranks", "after"), RESUMING.values(), ids=RESUMING)
-def test_a_checkpoint_of_two_ranks_resumes_on_one_and_two(workplace, one_rank, before, ranks, after):
-    """Stopped within the second epoch by two killed ranks, then continued on some number of ranks."""
+def test_a_checkpoint_of_several_ranks_resumes_on_one_and_two(workplace, one_rank, before, ranks, after):
+    """Stopped within the second epoch by killed ranks, then continued on some number of ranks."""
     name = f"exp_name=resumed_{before}_{ranks}"
     kill = ["+callbacks.kill._target_=killer.KillAt", "+callbacks.kill.step=4"]
-    assert train_command(workplace, name, *OPTIONS[before], *SETTING, *kill, ranks=2).returncode != 0
+    assert train_command(workplace, name, *OPTIONS[before], *SETTING, *kill, ranks=RANKS[before]).returncode != 0
     output = composer_command(workplace, name, *OPTIONS[after], *SETTING, ranks=ranks)
     assert "resumes at step 4" in output
     assert_same(workplace / "runs" / name.partition("=")[2], one_rank)
