@@ -120,6 +120,8 @@ class SparseDiT(nn.Module):
                 f"mixer_depth={mixer_depth} no block is sparse; lower experts_every, or set experts=0",
                 stacklevel=2,
             )
+        if head_dim < 1:
+            raise ValueError(f"head_dim={head_dim} is no width of an attention head; set it above 0")
         for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
             if width % head_dim:
                 raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")
