@@ -26,7 +26,6 @@ requirements = [
     "tqdm>=4.66,<5",
     "packaging>=23,<27",
     "pyyaml>=6,<7",
-    "filelock>=3.16,<5",
     "xxhash>=3,<4",
     "typing_extensions>=4.12,<5",
     "tensorboard>=2.18,<3",

@@ -10,15 +10,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from composer.utils import get_free_tcp_port
 
 from micro_diffusion.training.errors import one_sentence_errors
 from tests.small_training import train_here
-
-_COLLISION = "File exists: '/"
-"""Another program of this machine took the same number for its shared memory in the same instant."""
 
 Prepare = Callable[[int], list[str]]
 """Runs in the process of a rank before it trains; gives further overrides."""
@@ -37,7 +35,10 @@ def run_forked(
     Whoever runs longer than so many seconds is killed, and with `together` whoever outlives a rank that failed.
     """
     port = get_free_tcp_port()
-    children = [_fork(workplace, arguments, rank, ranks, port, prepare) for rank in range(ranks)]
+    children = [
+        fork(partial(_train, workplace, arguments, rank, ranks, port, prepare), workplace / f"rank{rank}.log")
+        for rank in range(ranks)
+    ]
     deadline = time.monotonic() + seconds
     statuses: dict[int, int] = {}
     while len(statuses) < ranks and time.monotonic() < deadline and not (together and any(statuses.values())):
@@ -48,8 +49,6 @@ def run_forked(
     for child in set(children) - statuses.keys():
         os.kill(child, signal.SIGKILL)
         statuses[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if any(_COLLISION in output(workplace, rank) for rank in range(ranks)):
-        return run_forked(workplace, *arguments, ranks=ranks, prepare=prepare, seconds=seconds, together=together)
     return [statuses[child] for child in children]
 
 
@@ -58,23 +57,21 @@ def output(workplace: Path, rank: int = 0) -> str:
     return (workplace / f"rank{rank}.log").read_text()
 
 
-def _fork(workplace: Path, arguments: tuple[str, ...], rank: int, ranks: int, port: int, prepare: Prepare) -> int:
+def fork(work: Callable[[], object], log: Path) -> int:
+    """The process id of a child that does some work as a program of its own, with its output in a file."""
     child = os.fork()
     if child:
         return child
     atexit._clear()  # what the parent has registered is not the child's to run
     status: object = 1
     try:
-        with (workplace / f"rank{rank}.log").open("w") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # not pytest's
         logging.basicConfig(stream=sys.stderr, format="%(message)s", force=True)
-        if ranks > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
         with one_sentence_errors():
-            train_here(workplace, *arguments, *prepare(rank))
+            work()
         status = 0
     except SystemExit as end:
         status = end.code
@@ -83,3 +80,10 @@ def _fork(workplace: Path, arguments: tuple[str, ...], rank: int, ranks: int, po
     finally:
         atexit._run_exitfuncs()
         os._exit(status if isinstance(status, int) else 1)
+
+
+def _train(workplace: Path, arguments: tuple[str, ...], rank: int, ranks: int, port: int, prepare: Prepare) -> None:
+    if ranks > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+    train_here(workplace, *arguments, *prepare(rank))

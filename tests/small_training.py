@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from torch import distributed
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
@@ -109,8 +110,12 @@ def succeeded(result: subprocess.CompletedProcess) -> str:
 def train_here(workplace: Path, *arguments: str, config: str = "quickstart_32_pretrain") -> None:
     """The same in this process, which has imported everything already."""
     register_resolvers()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        train(compose(config, overrides=[*overrides(workplace), *arguments]))
+    try:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            train(compose(config, overrides=[*overrides(workplace), *arguments]))
+    finally:
+        if distributed.is_initialized() and distributed.get_world_size() == 1:
+            distributed.destroy_process_group()  # which processes forked later would take for theirs
 
 
 def losses(run: Path) -> dict[int, float]:

@@ -6,6 +6,7 @@ also removes those of other jobs that run at this moment; here only abandoned on
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import tempfile
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock
 from torch import distributed
 
 log = logging.getLogger(__name__)
@@ -23,19 +23,41 @@ SEGMENTS = Path("/dev/shm")
 
 @contextmanager
 def registration(folders: Sequence[Path]) -> Iterator[None]:
-    """The time in which a data set takes its number: without abandoned segments, one job of this user at a time.
+    """The time in which a data set takes its number: without abandoned segments, one job of this machine at a time.
 
     Two jobs that begin together would otherwise take the same number, and one of them would fail.
 
     Args:
         folders: of the data set.
+
+    Raises:
+        OSError: when a program that does not ask for this lock has taken the same number.
     """
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    lock = Path(tempfile.gettempdir()) / f"micro_diffusion_{os.getuid()}.lock"
-    with FileLock(lock) if first else nullcontext():
+    with _lock() if first else nullcontext():
         for folder in folders:
             remove_stale_segments(folder)
+        try:
+            yield
+        except FileExistsError as error:
+            raise OSError(
+                f"another program took the shared memory {error.filename} in the same instant; give the same command "
+                "again"
+            ) from error
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    """Lock the folder of the segments itself, which is the same for all users.
+
+    The kernel lets go of it at the end of a process, whatever ended that.
+    """
+    descriptor = os.open(SEGMENTS if SEGMENTS.is_dir() else tempfile.gettempdir(), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_stale_segments(data: Path) -> list[str]:

@@ -5,11 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
 import pytest
 from streaming import MDSWriter
 
-from micro_diffusion.data.shared_memory import SEGMENTS, remove_stale_segments
+from micro_diffusion.data import shared_memory
+from micro_diffusion.data.loader import build_loader
+from micro_diffusion.data.shared_memory import SEGMENTS, _names, remove_stale_segments
+from tests.forked_training import fork
+from tests.small_training import make_latents
 
 pytestmark = pytest.mark.skipif(not SEGMENTS.is_dir(), reason="needs Linux's /dev/shm")
 NAMES = ("locals", "barrier")
@@ -53,6 +62,47 @@ def test_other_ranks_leave_the_cleaning_to_the_first(family, tmp_path, monkeypat
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert remove_stale_segments(tmp_path) == []
     assert all(path.exists() for path in paths)
+
+
+def at_once(work: list[Callable[[], object]], folder: Path) -> list[str]:
+    """What programs say that begin together: nothing, when all is well."""
+    start = time.monotonic() + 0.3
+
+    def begin(some: Callable[[], object]) -> None:
+        time.sleep(max(0.0, start - time.monotonic()))
+        some()
+
+    logs = [folder / f"{number}.log" for number in range(len(work))]
+    children = [fork(partial(begin, some), log) for some, log in zip(work, logs, strict=True)]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return [log.read_text() for log, status in zip(logs, statuses, strict=True) if status]
+
+
+def read(folder: Path) -> None:
+    loader = build_loader(path=str(folder), resolution=16, batch_size=4, shuffle=True)
+    assert sum(len(batch["key"]) for batch in loader) == 8
+
+
+@pytest.fixture(scope="module")
+def two_data_sets(tmp_path_factory) -> list[Path]:
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "other")]
+    for folder in folders:
+        make_latents(folder, count=8)
+    return [folder / "latents" for folder in folders]
+
+
+def test_programs_that_begin_together_do_not_disturb_each_other(two_data_sets, tmp_path):
+    """Eight of them, four times, on the same data and on others."""
+    for _ in range(4):
+        assert at_once([partial(read, two_data_sets[number % 2]) for number in range(8)], tmp_path) == []
+    assert not [path for path in SEGMENTS.glob("*_locals") if any(_names(path, data) for data in two_data_sets)]
+
+
+def test_without_the_lock_they_do(two_data_sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_memory, "_lock", nullcontext)
+    collisions = (at_once([partial(read, two_data_sets[0])] * 8, tmp_path) for _ in range(20))
+    said = next(filter(None, collisions))
+    assert "Error: another program took the shared memory /" in said[0] and "same command again" in said[0]
 
 
 READ = """
