@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 
 from micro_diffusion.data.integrity import check_folder, check_hashes
-from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
+from micro_diffusion.data.metadata import LatentMetadata
+from micro_diffusion.data.mixture import Part, check_weights
 from micro_diffusion.data.output_folder import RECORD
 from micro_diffusion.doctor.finding import Doubt
 
@@ -19,38 +19,52 @@ UNUSUAL = 1.5
 """Factor between objective.sigma_data and the deviation of the latents above which something is amiss."""
 
 
-def folders(content: Mapping[str, Any], loader: str) -> list[Path]:
-    """The folders that a loader reads."""
+def parts(content: Mapping[str, Any], loader: str) -> list[Part]:
+    """The folders that a loader reads, local or remote.
+
+    Raises:
+        ValueError: when a part of a mixture contradicts itself.
+    """
     node = content[loader] or {}
-    paths = node.get("paths") or [node[key] for key in ("path",) if key in node]
-    return [Path(path).expanduser() for path in paths]
+    if node.get("mixture"):
+        nodes = [{key: part[key] for key in part if key != "_target_"} for part in node["mixture"].values()]
+        return [Part(**arguments) for arguments in nodes]
+    paths = node.get("paths") or [node.get("path")]
+    return [Part(path=path, remote=node.get("remote")) for path in paths if path is not None]
 
 
 def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
     """The folders of a loader are whole and hold what the network takes."""
-    facts = []
-    for path in folders(content, loader):
-        latents = "backbone" in content
-        samples = check_folder(path, command=PRECOMPUTE if latents else CONVERT)
-        facts.append(f"{samples:,} samples in {path}")
-        if latents:
-            _check_latents(LatentMetadata.read(path), content)
-        if deep:
-            check_hashes(path)
+    if content[loader] is None:
+        return "none"
+    found, facts, deviations = parts(content, loader), [], []
+    check_weights(found)
+    for part in found:
+        if "backbone" in content:
+            metadata = part.open()
+            _check_latents(metadata, content)
+            samples = metadata.samples
+            deviations.append(metadata.latent_std.get(str(content["resolution"])))
+        else:
+            samples = check_folder(part.folder, command=CONVERT)
+        facts.append(f"{samples:,} samples in {part.remote or part.folder}")
+        if deep and part.remote is None:
+            check_hashes(part.folder)
             facts.append("all hashes right")
+    for deviation in filter(None, deviations):
+        _compare_deviation(deviation, content["objective"].get("sigma_data"))
     return ", ".join(facts)
 
 
 def check_encoders(content: Mapping[str, Any]) -> str:
     """The encoders of the configuration are those that made the data."""
-    for loader in LOADERS:
-        for path in folders(content, loader):
-            if not (path / RECORD).is_file():
-                continue
-            metadata = LatentMetadata.read(path)
-            for kind in metadata.encoders:
-                if not metadata.states_encoder(kind, content[kind]):
-                    metadata.check_encoder(kind, instantiate(content[kind], _convert_="all").provenance)
+    for part in (part for loader in LOADERS for part in parts(content, loader)):
+        if not (part.folder / RECORD).is_file():
+            continue
+        metadata = LatentMetadata.read(part.folder)
+        for kind in metadata.encoders:
+            if not metadata.states_encoder(kind, content[kind]):
+                metadata.check_encoder(kind, instantiate(content[kind], _convert_="all").provenance)
     return "those that made the data"
 
 
@@ -61,9 +75,10 @@ def _check_latents(metadata: LatentMetadata, content: Mapping[str, Any]) -> None
     made = metadata.encoders.get("text_encoder", {})  # `check_encoders` compares it with the config's
     runs_encoder = content["model"].get("text_encoder") is not None
     metadata.check_captions(masked=backbone.get("use_caption_mask", False), text_encoder=made if runs_encoder else None)
-    measured = metadata.latent_std.get(str(content["resolution"]))
-    assumed = content["objective"].get("sigma_data")
-    if measured and assumed and not 1 / UNUSUAL < measured / assumed < UNUSUAL:
+
+
+def _compare_deviation(measured: float, assumed: float | None) -> None:
+    if assumed and not 1 / UNUSUAL < measured / assumed < UNUSUAL:
         raise Doubt(
             f"the latents have a standard deviation of {measured:.2f}, but objective.sigma_data is {assumed:g}; set it "
             "to about that"

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.checkpoint import parameter_count
-from micro_diffusion.doctor.data import LOADERS, check_data, check_encoders, folders
+from micro_diffusion.doctor.data import LOADERS, check_data, check_encoders, parts
 from micro_diffusion.doctor.encoders import ENCODERS, check_encoder
 from micro_diffusion.doctor.finding import Doubt, Finding, find
 from micro_diffusion.doctor.machine import (
@@ -79,6 +79,8 @@ def examine_stage(
     def configuration() -> str:
         config = composed()[stage]
         made["model"] = build_on_meta(config)
+        content: Any = OmegaConf.to_container(config, resolve=True)
+        made["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}
         made["config"] = config
         return summary(made["model"])
 
@@ -87,12 +89,12 @@ def examine_stage(
         return
     config: DictConfig = made["config"]
     content: Any = OmegaConf.to_container(config, resolve=True)
-    data = folders(content, "train_loader")[0]
+    folders: dict[str, list[Path]] = made["folders"]
     device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
     yield device
     parameters = parameter_count(made["model"].network)
     yield find(f"{stage} disk", partial(check_disk, content, parameters), needed=needed)
-    yield find(f"{stage} shared memory", partial(check_shared_memory, content, data), needed=needed)
+    yield find(f"{stage} shared memory", partial(check_shared_memory, content, folders["train_loader"]), needed=needed)
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():
         draws = any("pipeline" in (node or {}) for node in content["callbacks"].values())
@@ -101,13 +103,13 @@ def examine_stage(
     yield from here
     whole = []
     for loader in LOADERS:
-        expected = not data_later or all(folder.exists() for folder in folders(content, loader))
+        expected = not data_later or all(folder.exists() for folder in folders[loader])
         check = partial(check_data, content, loader, deep=deep)
         whole.append(find(f"{stage} {loader}", check, needed=needed and expected))
     yield from whole
     if here and all(finding.state == "good" for finding in here):
         yield find(f"{stage} encoders", partial(check_encoders, content))
-    if needed and whole[0].state != "bad" and data.is_dir() and device.state != "bad":
+    if needed and whole[0].state != "bad" and all(map(Path.is_dir, folders["train_loader"])) and device.state != "bad":
         kind = torch.device("cuda" if content["machine"]["device"] == "gpu" else "cpu")
         yield find(f"{stage} step", partial(check_step, config, kind))
     elif needed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def check_disk(config: dict[str, Any], parameters: int) -> str:
     return f"{free / 1e9:.1f} GB free in {folder}, {need / 1e9:.2f} GB needed"
 
 
-def check_shared_memory(config: dict[str, Any], data: Path | None) -> str:
+def check_shared_memory(config: dict[str, Any], folders: Sequence[Path]) -> str:
     """The batches that the loader's workers hold ready fit into shared memory, and no killed process has left any."""
     if not SEGMENTS.is_dir():
         raise Doubt(f"there is no {SEGMENTS}; set train_loader.workers=0, since workers hand over batches there")
@@ -90,10 +91,11 @@ def check_shared_memory(config: dict[str, Any], data: Path | None) -> str:
             f"{SEGMENTS} has {usage.free / 1e9:.2f} GB free, but the workers of train_loader hold {need / 1e9:.2f} GB "
             "of batches ready; enlarge it (docker run --shm-size), or lower train_loader.workers"
         )
-    stale = [] if data is None else stale_segments(data)
+    stale = [segment for folder in folders for segment in stale_segments(folder)]
     if stale:
         raise Doubt(
-            f"a killed process has left {len(stale)} segments of {data} in {SEGMENTS}; the next training removes them"
+            f"a killed process has left {len(stale)} segments of these data in {SEGMENTS}; the next training "
+            "removes them"
         )
     return f"{usage.free / 1e9:.1f} GB free in {SEGMENTS}"
 

@@ -92,6 +92,48 @@ def test_what_is_broken_is_red_and_says_what_to_do(
     assert "\n" not in found[subject].text
 
 
+PARALLEL = [["machine=24gb"], ["machine=12gb"], ["machine=80gb"], ["parallelism=fsdp"], ["parallelism=hsdp"]]
+
+
+@pytest.mark.parametrize("options", PARALLEL, ids=" ".join)
+def test_machines_and_parallelism_are_examined_without_their_devices(latents: Path, options: list[str], monkeypatch):
+    """On this machine without a GPU only the device is bad, and what is wrong in the setting is still found."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = findings(latents, *options)
+    is_gpu = options[0].startswith("machine")
+    assert {name for name, finding in found.items() if finding.state == "bad"} == ({"device"} if is_gpu else set())
+    assert found["step"].state == ("warning" if is_gpu else "good")
+    wrong = findings(latents, "parallelism=fsdp", "parallelism.fsdp.replicas=3")["configuration"]
+    assert "parallelism.fsdp.replicas is 3, but 1 ranks do not divide by that" in wrong.text
+
+
+def mixture(*folders: Path) -> list[str]:
+    part = "_target_: micro_diffusion.data.mixture.Part"
+    nodes = ", ".join(f"part{number}: {{{part}, path: {folder}}}" for number, folder in enumerate(folders))
+    return ["train_loader.path=null", f"train_loader.mixture={{{nodes}}}"]
+
+
+def test_every_part_of_a_mixture_is_examined(latents: Path):
+    other = latents.parent / "other"
+    shutil.copytree(latents, other)
+    found = findings(latents, *mixture(latents, other), deep=True)
+    assert {finding.state for finding in found.values()} == {"good"}, found
+    assert found["train_loader"].text.count("12 samples in") == found["train_loader"].text.count("hashes right") == 2
+    next(other.rglob("*.mds")).unlink()
+    assert f"{other} lacks its shard" in findings(latents, *mixture(latents, other))["train_loader"].text
+    assert "is in the mixture twice" in findings(latents, *mixture(latents, latents))["train_loader"].text
+
+
+def test_no_data_at_all_are_named(latents: Path):
+    found = findings(latents, "train_loader.path=null")["train_loader"]
+    assert found.state == "bad" and "there are no data; set path to a folder of latents" in found.text
+
+
+def test_remote_data_that_cannot_be_reached_are_red(latents: Path):
+    found = findings(latents, "train_loader.remote=nowhere", f"train_loader.path={latents.parent}/copies")
+    assert found["train_loader"].state == "bad" and "set it to an address such as" in found["train_loader"].text
+
+
 def test_a_damaged_shard_is_found_when_every_byte_is_read(latents: Path):
     shard = next(latents.rglob("*.mds"))
     content = bytearray(shard.read_bytes())
