@@ -66,11 +66,20 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     Raises:
         ValueError: that lists every missing, unexpected and misshapen key at once; the module is then unchanged.
     """
+    check_fit(module, {key: tuple(value.shape) for key, value in state.items()}, source)
+    module.load_state_dict(dict(state))
+
+
+def check_fit(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Compare the names and shapes of a state with those of a module.
+
+    Raises:
+        ValueError: that lists every missing, unexpected and misshapen key at once.
+    """
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    differences = key_differences(expected, {key: tuple(value.shape) for key, value in state.items()})
+    differences = key_differences(expected, shapes)
     if differences:
         raise ValueError(f"{source} does not fit the network: {differences}; use the configuration it was trained with")
-    module.load_state_dict(dict(state))
 
 
 def key_differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:

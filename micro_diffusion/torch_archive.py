@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: Path, part: IO[bytes] | None = None) -> None:
     """Compare the members of the zip archive that torch.save writes with their checksums.
+
+    Args:
+        path: the file.
+        part: what to look at instead of the whole file, where it holds several archives.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -16,7 +21,7 @@ def check_archive(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; give one that torch.save has written")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(part or path) as archive:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
             damaged = packed[0] if packed else archive.testzip()  # torch compresses nothing, but a bomb does
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:

@@ -19,15 +19,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"unfinished.{path.name}")  # writers may read a format from the suffix
     try:
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
         unfinished.replace(path)
-        _sync(path.parent)  # the new name is an entry of the folder
+        sync(path.parent)  # the new name is an entry of the folder
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,6 +19,8 @@ from typing import Protocol
 from streaming.base.storage.download import CloudDownloader
 from streaming.base.storage.upload import UPLOADERS, CloudUploader
 
+from micro_diffusion.whole_file import sync
+
 _SCRATCH = "writing-"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -90,9 +92,9 @@ class LocalStorage:
         for name in names:
             source, target = scratch / name, self.root / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _sync(source)
+            sync(source)
             source.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
 
     def clear_scratch(self) -> None:
         """Remove what killed processes were writing."""
@@ -160,12 +162,3 @@ def is_remote(out: str | Path) -> bool:
         known = ", ".join(f"{name}://" for name in sorted(UPLOADERS) if name)
         raise ValueError(f"nothing can be written to {out}; set out to a local folder, or to one of {known}")
     return bool(separator)
-
-
-def _sync(path: Path) -> None:
-    """Return when a file or folder is on its disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DistributedSampler
 
-from micro_diffusion.checkpoint import choose_weights, initialise_from, parameter_count, read_config
+from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.metadata import LatentMetadata
-from micro_diffusion.sampling.pipeline import Resizable
-from micro_diffusion.torch_archive import check_archive
 from micro_diffusion.training.averaged_gradients import AveragedGradients
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
 from micro_diffusion.training.ema import find_average
+from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run
 from micro_diffusion.training.interruption import Interruption, end_with_launcher
+from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
 from micro_diffusion.training.resumption import NextEpochAfterLoad
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.schema import validate
@@ -55,8 +53,7 @@ def train(config: DictConfig) -> None:
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     model = build_model(config)
-    with _unfit_weights_named(config.trainer.load_path):
-        trainer = build_trainer(config, model)
+    trainer = build_trainer(config, model)
     if dist.get_global_rank() == 0:
         run.begin()
     start = time.monotonic()
@@ -75,17 +72,8 @@ def build_model(config: DictConfig) -> Any:
     model = instantiate(config.model, _convert_="all")
     if not isinstance(model, Trainable):
         raise ValueError(f"model._target_ {config.model._target_} cannot be trained; see training/trainable.py")
-    network = model.network
-    if config.init_from is not None:
-        weights = initialise_from(network, config.init_from, choose_weights(config.init_from, config.init_weights))
-        log.info(
-            "starts from the %s weights of %s: %d tensors",
-            {"ema": "averaged (EMA)", "raw": "raw"}[weights],
-            config.init_from,
-            len(network.state_dict()),
-        )
-        _warn_of_other_positions(network, config.init_from)
-    log.info("%s: %s parameters", type(network).__name__, f"{parameter_count(network):,}")
+    start_from_run(model.network, config)
+    log.info("%s: %s parameters", type(model.network).__name__, f"{parameter_count(model.network):,}")
     return model
 
 
@@ -98,23 +86,19 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     train_loader, eval_loader = _loader(config.train_loader, model), _loader(config.eval_loader, model)
     _check_same_encoders(train_loader, eval_loader)
     _check_encoders(_metadata(train_loader), config)
-    if config.trainer.load_path is not None and "://" not in config.trainer.load_path:
-        check_archive(Path(config.trainer.load_path))
+    check_first_checkpoint(model, config.trainer)
+    last = [AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
     first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
-    trainer: Trainer = instantiate(config.trainer, _convert_="all")(
+    return instantiate(config.trainer, _convert_="all")(
         model=model,
         optimizers=instantiate(config.optimizer, _convert_="all")(model.parameter_groups()),
         schedulers=instantiate(config.schedule),
         train_dataloader=train_loader,
         eval_dataloader=eval_loader,
-        algorithms=[*_values(config.algorithms), AveragedGradients()],  # Composer runs the last first after a batch
+        algorithms=[*_values(config.algorithms), *last],  # of which Composer runs the last first after a batch
         callbacks=[*first, *_values(config.callbacks), *_savers(config.trainer, interruption), interruption],
         loggers=_values(config.loggers),
     )
-    if dist.get_world_size() == 1:  # among ranks, one that runs out of memory alone would leave the others waiting
-        for halves_what_does_not_fit in (trainer.state, *trainer.state.evaluators):
-            halves_what_does_not_fit.auto_microbatching = True
-    return trainer
 
 
 def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) -> None:
@@ -147,19 +131,6 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
         torch=torch.__version__,
     )
     log.info("%s is complete", run.path)
-
-
-@contextmanager
-def _unfit_weights_named(path: str | None) -> Iterator[None]:
-    """Turn torch's table of weights that do not fit into a sentence about the checkpoint that they are from."""
-    try:
-        yield
-    except RuntimeError as error:
-        title, _, differences = str(error).partition("\n")
-        if path is None or not title.startswith("Error(s) in loading state_dict"):
-            raise
-        table = " ".join(differences.split())
-        raise ValueError(f"{path} does not fit the network: {table} Use the settings it was trained with") from error
 
 
 def _savers(trainer: DictConfig, interruption: Interruption) -> list[Callback]:
@@ -225,22 +196,6 @@ def _check_encoders(metadata: LatentMetadata | None, config: DictConfig) -> None
 
 def _metadata(loader: Any) -> LatentMetadata | None:
     return getattr(getattr(loader, "dataset", None), "metadata", None)
-
-
-def _warn_of_other_positions(network: Any, folder: str) -> None:
-    """Say when a network is used at positions that its first weights have never seen."""
-    trained = read_config(folder).get("backbone")
-    if not isinstance(network, Resizable) or trained is None:
-        return
-    size = trained["input_size"]
-    theirs = max([size] if isinstance(size, int) else size) / trained.get("position_scale", 1.0)
-    side = max(network.input_size)
-    if not math.isclose(side / network.position_scale, theirs, rel_tol=0.01):
-        log.warning(
-            "the weights of %s were trained at positions below %g, but those of this stage reach %g; set "
-            "backbone.position_scale=%g to keep the range",
-            folder, theirs, side / network.position_scale, side / theirs,
-        )  # fmt: skip
 
 
 def _values(nodes: DictConfig) -> list[Any]:

@@ -1,24 +1,24 @@
-"""Checkpoints for resuming that are whole or not there, whenever the process or the machine stops."""
+"""Writes checkpoints for resuming, such that one is whole or not there whenever the process or the machine stops."""
 
 from __future__ import annotations
 
 import errno
-import logging
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from composer import Event, Logger, State
 from composer.callbacks import CheckpointSaver
-from composer.utils import create_interval_scheduler, dist, save_checkpoint
+from composer.utils import create_interval_scheduler, dist
 
-from micro_diffusion.torch_archive import check_archive
-from micro_diffusion.whole_file import whole_file
-
-log = logging.getLogger(__name__)
-
-_STEP = re.compile(r"ep\d+-ba(?P<step>\d+)-rank0\.pt")
-_LATEST = "latest-rank0.pt"
+from micro_diffusion.training.checkpoint_files import (
+    LATEST,
+    point_to,
+    remove,
+    whole_checkpoints,
+    write_file,
+    write_shares,
+)
 
 
 class WholeCheckpointSaver(CheckpointSaver):
@@ -26,7 +26,7 @@ class WholeCheckpointSaver(CheckpointSaver):
 
     Composer 0.32 writes under the final name, and removes the link to the last checkpoint before it makes the new one:
     a kill leaves half a file, or a run that begins again. Here a checkpoint is written aside, synced and renamed, the
-    link is replaced in one step, and only then do older checkpoints go. Before a run resumes, the newest file is read
+    link is replaced in one step, and only then do older checkpoints go. Before a run resumes, the newest one is read
     and compared with its checksums; one that is damaged is put aside in favour of the one before.
 
     Args:
@@ -45,86 +45,58 @@ class WholeCheckpointSaver(CheckpointSaver):
         super().__init__(
             folder=folder, remote_file_name=None, save_interval=is_due_or_urgent, num_checkpoints_to_keep=keep
         )
+        self._kept: list[Path] = []
 
     def init(self, state: State, logger: Logger) -> None:
-        """Point the link from which runs resume to the newest checkpoint that is whole, on the first rank."""
+        """Point the link from which runs resume to the newest checkpoint that is whole, on the first rank.
+
+        Raises:
+            ValueError: when that is a file for a run that writes shares, or the other way round.
+        """
         super().init(state, logger)
-        if state.fsdp_config is not None and state.fsdp_config.state_dict_type == "sharded":
-            return  # those are folders, of whose link Composer takes care
+        folder = Path(self.folder)
         if dist.get_global_rank() == 0:
-            folder = Path(self.folder)
-            for unfinished in folder.glob("unfinished.*"):
-                unfinished.unlink()
-            self.saved_checkpoints = [str(path) for path in whole_checkpoints(folder)]
-            _link(folder, self.saved_checkpoints)
+            self._kept = whole_checkpoints(folder)
+            point_to(self._kept[-1] if self._kept else None, folder)
         dist.barrier()
+        sharded = state.fsdp_config is not None and state.fsdp_config.state_dict_type == "sharded"
+        if (folder / LATEST).exists() and (folder / LATEST).is_dir() != sharded:
+            theirs, ours = ("whole", "sharded") if sharded else ("sharded", "whole")
+            raise ValueError(
+                f"the checkpoint {(folder / LATEST).resolve()} is {theirs}, but this run writes and reads {ours} ones; "
+                f"go on with parallelism=fsdp parallelism.fsdp.checkpoints={theirs}, or choose another exp_name"
+            )
 
     def _save_checkpoint(self, state: State, logger: Logger) -> None:
-        if state.fsdp_sharded_state_dict_enabled:  # a folder of files, one of each rank
-            super()._save_checkpoint(state, logger)
-            return
         self.last_checkpoint_batch = state.timestamp.batch
         path = Path(self.filename.format(state))
+        if state.fsdp_sharded_state_dict_enabled:
+            path = path.with_name(path.name.partition("-rank")[0])
+        with _lack_of_room_named(path):
+            (write_shares if state.fsdp_sharded_state_dict_enabled else write_file)(state, path)
         if dist.get_global_rank():
-            save_checkpoint(state, str(path))  # which writes on the first rank only
             return
-        try:
-            with whole_file(path) as unfinished:
-                save_checkpoint(state, str(unfinished))
-        except (OSError, RuntimeError) as error:
-            if not _has_no_room(error):
-                raise
-            before = f"{self.saved_checkpoints[-1]} is whole" if self.saved_checkpoints else "there is none before it"
-            raise OSError(
-                f"there is no room to write the checkpoint {path}; {before}; make room and give the same command again"
-            ) from error
-        self.saved_checkpoints = [*(name for name in self.saved_checkpoints if name != str(path)), str(path)]
-        _link(path.parent, self.saved_checkpoints)
-        self._rotate_checkpoints()
-
-    def _rotate_checkpoints(self, sharding_enabled: bool = False) -> None:
-        if sharding_enabled:
-            super()._rotate_checkpoints(sharding_enabled)
-            return
-        surplus = len(self.saved_checkpoints) - self.num_checkpoints_to_keep if self.num_checkpoints_to_keep >= 0 else 0
-        for name in self.saved_checkpoints[: max(surplus, 0)]:
-            Path(name).unlink(missing_ok=True)
-        self.saved_checkpoints = self.saved_checkpoints[max(surplus, 0) :]
+        self._kept = [*(kept for kept in self._kept if kept != path), path]
+        point_to(path, path.parent)
+        surplus = len(self._kept) - self.num_checkpoints_to_keep if self.num_checkpoints_to_keep >= 0 else 0
+        for old in self._kept[: max(surplus, 0)]:
+            remove(old)
+        self._kept = self._kept[max(surplus, 0) :]
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first, the last of them read and found whole.
-
-    Damaged ones that are newer are renamed to `*.damaged`, and the log says so.
-    """
-    steps = {path: int(match["step"]) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))}
-    paths = sorted(steps, key=steps.__getitem__)
-    while paths and not is_whole(paths[-1]):
-        damaged = paths.pop()
-        aside = damaged.rename(damaged.with_name(damaged.name + ".damaged"))
-        log.warning("the checkpoint %s is damaged and passed over; it is now called %s", damaged, aside.name)
-    return paths
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is a complete file of torch, whose contents have their checksums."""
+@contextmanager
+def _lack_of_room_named(path: Path) -> Iterator[None]:
+    """Say in one sentence that a disk or quota was full, on whichever rank."""
     try:
-        check_archive(path)
-    except ValueError:
-        return False
-    return True
-
-
-def _link(folder: Path, checkpoints: list[str]) -> None:
-    """Let the link name the last checkpoint, or remove it where there is none."""
-    link = folder / _LATEST
-    if not checkpoints:
-        link.unlink(missing_ok=True)
-        return
-    new = link.with_name(f"unfinished.{link.name}")
-    new.unlink(missing_ok=True)
-    new.symlink_to(Path(checkpoints[-1]).name)
-    new.replace(link)
+        yield
+    except (OSError, RuntimeError) as error:
+        if not _has_no_room(error):
+            raise
+        link = path.with_name(LATEST)
+        before = f"{link.resolve()} is whole" if link.exists() else "there is none before it"
+        raise OSError(
+            f"there is no room to write the checkpoint {path}; {before}; make room and give the same command again"
+        ) from error
 
 
 def _has_no_room(error: BaseException) -> bool:

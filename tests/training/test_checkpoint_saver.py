@@ -12,10 +12,10 @@ import torch
 from composer import Timestamp
 from composer.core import Event
 
-from micro_diffusion.training import checkpoint_saver
-from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver, is_whole, whole_checkpoints
+from micro_diffusion.training import checkpoint_files
+from micro_diffusion.training.checkpoint_files import LATEST, is_whole, whole_checkpoints
+from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 
-LATEST = "latest-rank0.pt"
 LOGGER = SimpleNamespace(destinations=[])
 
 
@@ -44,7 +44,7 @@ def written_content(monkeypatch):
         with open(filename, "wb") as file:  # as Composer does
             torch.save(content, file)
 
-    monkeypatch.setattr(checkpoint_saver, "save_checkpoint", write)
+    monkeypatch.setattr(checkpoint_files, "save_checkpoint", write)
     return content
 
 
@@ -156,7 +156,7 @@ def test_other_errors_of_the_disk_are_not_called_a_lack_of_room(tmp_path, monkey
     def broken(state, filename):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint_saver, "save_checkpoint", broken)
+    monkeypatch.setattr(checkpoint_files, "save_checkpoint", broken)
     some = saver(tmp_path)
     some.init(at(0), LOGGER)
     with pytest.raises(OSError, match="Input/output error"):

@@ -169,10 +169,16 @@ def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
 def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
     checkpoint = f"{reference}/checkpoints/latest-rank0.pt"
     with pytest.raises(
-        ValueError, match=r'latest-rank0.pt does not fit the network: .*"network\.mixer\.1\.norm1'
+        ValueError, match=r"latest-rank0.pt does not fit the network: \d+ missing \(network\.mixer\.1\.norm1"
     ) as error:
         train_here(workplace, "exp_name=unfit", f"trainer.load_path={checkpoint}", "backbone.mixer_depth=2")
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_checkpoint_are_refused(workplace):
+    torch.save({"weight": torch.zeros(3)}, workplace / "runs" / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt is no checkpoint of Composer; set init_from to a run folder"):
+        train_here(workplace, "exp_name=unfit", f"trainer.load_path={workplace}/runs/weights.pt")
 
 
 def test_another_configuration_is_refused(reference, workplace):
@@ -209,7 +215,9 @@ def test_a_compiled_network_learns_the_same_and_is_evaluated(workplace, referenc
     assert drawn == expected
 
 
-def test_positions_that_the_first_weights_never_saw_are_mentioned(reference, workplace, caplog):
-    changes = ["exp_name=wide", f"init_from={reference}", "trainer.max_duration=3ba", "backbone.position_scale=0.5"]
+@pytest.mark.parametrize("key", ["init_from", "trainer.load_path"])
+def test_positions_that_the_first_weights_never_saw_are_mentioned(reference, workplace, caplog, key):
+    place = reference if key == "init_from" else reference / "checkpoints" / "latest-rank0.pt"
+    changes = [f"exp_name=wide_{key}", f"{key}={place}", "trainer.max_duration=3ba", "backbone.position_scale=0.5"]
     train_here(workplace, *changes)
     assert "were trained at positions below 4, but those of this stage reach 8" in caplog.text

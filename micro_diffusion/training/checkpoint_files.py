@@ -1,0 +1,153 @@
+"""Checkpoints on a local disk, a file or a folder of shares: whole or not there, and checked before they are read."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from composer import State
+from composer.utils import dist, save_checkpoint
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from micro_diffusion.torch_archive import check_archive
+from micro_diffusion.whole_file import sync, whole_file
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest-rank0.pt"
+"""The link that names the checkpoint to resume from."""
+_STEP = re.compile(r"ep\d+-ba(?P<step>\d+)(-rank0\.pt)?")
+_UNFINISHED = "unfinished."
+_MODEL = "state.model."
+
+
+def write_file(state: State, path: Path) -> None:
+    """Write a checkpoint in one file, on the first rank; every rank takes part in gathering what is in it."""
+    if dist.get_global_rank():
+        save_checkpoint(state, str(path))  # which writes on the first rank only
+        return
+    with whole_file(path) as unfinished:
+        save_checkpoint(state, str(unfinished))
+
+
+def write_shares(state: State, path: Path) -> None:
+    """Write a checkpoint as a folder, into which every rank writes its share of the tensors.
+
+    The folder has its name when all of them are on the disk.
+    """
+    aside = path.with_name(f"{_UNFINISHED}shares")
+    try:
+        save_checkpoint(state, str(aside / path.name))  # into a folder of that name
+    except CheckpointException as error:  # no Exception, and its text a page; it holds what some ranks have met
+        raise next(iter(error.failures.values()))[0] from error
+    dist.barrier()  # before that name goes, since Composer looks on every rank whether its share is there
+    if dist.get_global_rank() == 0:
+        remove(path)
+        sync(aside / path.name)
+        (aside / path.name).replace(path)
+        sync(path.parent)
+        aside.rmdir()
+    dist.barrier()
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first, the last of them read and found whole.
+
+    Damaged ones that are newer are renamed to `*.damaged`, and the log says so. What was not finished goes.
+    """
+    for unfinished in folder.glob(f"{_UNFINISHED}*"):
+        remove(unfinished)
+    steps = {path: int(match["step"]) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))}
+    paths = sorted(steps, key=steps.__getitem__)
+    while paths and not is_whole(paths[-1]):
+        damaged = paths.pop()
+        aside = damaged.rename(damaged.with_name(damaged.name + ".damaged"))
+        log.warning("the checkpoint %s is damaged and passed over; it is now called %s", damaged, aside.name)
+    return paths
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint has all that was written, by its checksums."""
+    try:
+        check_checkpoint(path)
+    except ValueError:
+        return False
+    return True
+
+
+def check_checkpoint(path: Path) -> None:
+    """Compare what is in a checkpoint with its checksums.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is cut short, damaged, lacks a share, or is no checkpoint.
+    """
+    if path.is_dir():
+        _check_shares(path)
+    else:
+        check_archive(path)
+
+
+def model_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the model's tensors in a checkpoint by their names, without reading the tensors.
+
+    Reading a checkpoint runs the code in it.
+
+    Raises:
+        ValueError: when it is of another program.
+    """
+    if path.is_dir():
+        entries = FileSystemReader(path).read_metadata().state_dict_metadata.items()
+        tensors = {key: tuple(entry.size) for key, entry in entries if isinstance(entry, TensorStorageMetadata)}
+        return {key.removeprefix(_MODEL): shape for key, shape in tensors.items() if key.startswith(_MODEL)}
+    content = torch.load(path, map_location="meta", mmap=True, weights_only=False)
+    try:
+        return {key: tuple(value.shape) for key, value in content["state"]["model"].items()}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no checkpoint of Composer; set init_from to a run folder instead") from error
+
+
+def point_to(path: Path | None, folder: Path) -> None:
+    """Let the link of a folder name a checkpoint, in one step, or remove it."""
+    link = folder / LATEST
+    if path is None:
+        link.unlink(missing_ok=True)
+        return
+    new = link.with_name(f"{_UNFINISHED}{link.name}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(path.name)
+    new.replace(link)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, if it is there; a folder loses its name before the first of its files goes."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    if not path.name.startswith(_UNFINISHED):
+        path = path.rename(path.with_name(f"{_UNFINISHED}removal.{path.name}"))
+    shutil.rmtree(path)
+
+
+def _check_shares(folder: Path) -> None:
+    """Every tensor of a folder is an archive of its own within the file of a rank; `.metadata` says where."""
+    try:
+        entries = FileSystemReader(folder).read_metadata().storage_data.values()
+    except Exception as error:  # whatever a damaged pickle raises
+        raise ValueError(f"{folder / '.metadata'} cannot be read ({error!r}); copy the folder again") from error
+    of_file = defaultdict(list)
+    for entry in entries:
+        of_file[folder / entry.relative_path].append(entry)
+    for path, parts in of_file.items():
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; copy the folder again")
+        with path.open("rb") as file:
+            for part in parts:
+                file.seek(part.offset)
+                check_archive(path, io.BytesIO(file.read(part.length)))

@@ -1,0 +1,65 @@
+"""The weights with which a training starts: those of a finished run, of a checkpoint, or random ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from micro_diffusion.checkpoint import CONFIG_FILE, check_fit, choose_weights, initialise_from, read_config
+from micro_diffusion.sampling.pipeline import Resizable
+from micro_diffusion.training.checkpoint_files import check_checkpoint, model_shapes
+
+log = logging.getLogger(__name__)
+
+
+def start_from_run(network: nn.Module, config: DictConfig) -> None:
+    """Copy the weights of the run `init_from`, if there is one."""
+    if config.init_from is None:
+        return
+    weights = initialise_from(network, config.init_from, choose_weights(config.init_from, config.init_weights))
+    log.info(
+        "starts from the %s weights of %s: %d tensors",
+        {"ema": "averaged (EMA)", "raw": "raw"}[weights],
+        config.init_from,
+        len(network.state_dict()),
+    )
+    _warn_of_other_positions(network, Path(config.init_from))
+
+
+def check_first_checkpoint(model: Any, trainer: DictConfig) -> None:
+    """Look at the checkpoint `trainer.load_path`, if there is one, before Composer loads it into the model.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is damaged, or does not fit the model; with all differences.
+    """
+    if trainer.load_path is None or "://" in trainer.load_path:
+        return
+    path = Path(trainer.load_path)
+    check_checkpoint(path)
+    if trainer.get("load_ignore_keys") is None:
+        check_fit(model, model_shapes(path), source=str(path))
+    run = path.absolute().parent.parent
+    if (run / CONFIG_FILE).is_file():
+        _warn_of_other_positions(model.network, run)
+
+
+def _warn_of_other_positions(network: Any, run: Path) -> None:
+    """Say when a network is used at positions that its first weights have never seen."""
+    trained = read_config(run).get("backbone")
+    if not isinstance(network, Resizable) or trained is None:
+        return
+    size = trained["input_size"]
+    theirs = max([size] if isinstance(size, int) else size) / trained.get("position_scale", 1.0)
+    side = max(network.input_size)
+    if not math.isclose(side / network.position_scale, theirs, rel_tol=0.01):
+        log.warning(
+            "the weights of %s were trained at positions below %g, but those of this stage reach %g; set "
+            "backbone.position_scale=%g to keep the range",
+            run, theirs, side / network.position_scale, side / theirs,
+        )  # fmt: skip

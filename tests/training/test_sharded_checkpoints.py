@@ -1,0 +1,173 @@
+"""Checkpoints into which every rank writes its share: whatever stops the writing, a run goes on from a whole one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from composer.core import Callback
+from composer.utils import dist
+from safetensors.torch import load_file
+
+from micro_diffusion.training.checkpoint_files import LATEST, is_whole, model_shapes, whole_checkpoints
+from tests.forked_training import output, run_forked
+from tests.small_training import losses, make_latents
+
+SCHEDULE = ["trainer.max_duration=6ba", "trainer.eval_interval=6ba", "trainer.save_interval=2ba"]
+SHARDED = ["parallelism=fsdp", "parallelism.fsdp.checkpoints=sharded"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    make_latents(folder, count=24)
+    return folder
+
+
+def train(workplace: Path, name: str, *arguments: str, **options) -> list[int]:
+    arguments = (f"exp_name={name}", *SCHEDULE, *SHARDED, *arguments)
+    return run_forked(workplace, *arguments, **{"ranks": 2, "together": True, **options})
+
+
+@pytest.fixture(scope="module")
+def whole(workplace) -> Path:
+    """A run of two ranks that nothing has disturbed, which keeps two checkpoints."""
+    assert train(workplace, "whole", "trainer.save_num_checkpoints_to_keep=2") == [0, 0], output(workplace)
+    return workplace / "runs" / "whole"
+
+
+@pytest.fixture
+def checkpoints(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints", symlinks=True))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_rank_writes_a_share(checkpoints):
+    assert names(checkpoints) == ["ep0-ba4", "ep0-ba6", LATEST]
+    assert names(checkpoints / LATEST) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    assert is_whole(checkpoints / LATEST) and is_whole(checkpoints / "ep0-ba4")
+
+
+def test_the_names_and_shapes_of_the_weights_are_known_without_reading_them(whole):
+    shapes = {key: tuple(tensor.shape) for key, tensor in load_file(whole / "model.safetensors").items()}
+    found = model_shapes(whole / "checkpoints" / LATEST)
+    assert {key.removeprefix("network."): shape for key, shape in found.items()} == shapes
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+DAMAGES = {
+    "flipped share": (flip, "__1_0.distcp"),
+    "cut share": (cut, "__0_0.distcp"),
+    "missing share": (Path.unlink, "__1_0.distcp"),
+    "cut description": (cut, ".metadata"),
+    "missing description": (Path.unlink, ".metadata"),
+}
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_folder_is_passed_over(checkpoints, damage, name):
+    damage(checkpoints / "ep0-ba6" / name)
+    assert [path.name for path in whole_checkpoints(checkpoints)] == ["ep0-ba4"]
+    assert names(checkpoints) == ["ep0-ba4", "ep0-ba6.damaged", LATEST]
+
+
+class Arm(Callback):
+    """Lets a rank die, from a step on, when it does one of the things of which a checkpoint's writing consists."""
+
+    def __init__(self, moment: str, step: int, rank: int) -> None:
+        self.moment, self.step, self.rank = moment, step, rank
+
+    def batch_end(self, state, logger) -> None:
+        if (state.timestamp.batch.value, dist.get_global_rank()) == (self.step, self.rank):
+            arm(self.moment)
+
+
+def arm(moment: str) -> None:
+    replace, rename, fsync = os.replace, os.rename, os.fsync
+
+    def die_at(name: str, real):
+        return lambda path, to, **options: die() if Path(to).name == name else real(path, to, **options)
+
+    if moment == "share":
+        os.fsync = lambda file: die() if ".distcp" in os.readlink(f"/proc/self/fd/{file}") else fsync(file)
+    elif moment == "description":
+        os.rename = die_at(".metadata", rename)
+    elif moment == "name":
+        os.replace = die_at("ep0-ba4", replace)
+    elif moment == "link":
+        os.symlink = die
+    elif moment == "removal":
+        shutil.rmtree = die
+
+
+def die(*arguments: object, **options: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say_more() -> None:
+    logging.getLogger("micro_diffusion").setLevel(logging.INFO)
+
+
+MOMENTS = {"share": (1, 2), "description": (0, 2), "name": (0, 2), "link": (0, 4), "removal": (0, 4)}
+"""Which rank is killed, and the step of the newest whole checkpoint then."""
+
+
+@pytest.mark.parametrize(
+    "moment", [moment if moment == "name" else pytest.param(moment, marks=pytest.mark.slow) for moment in MOMENTS]
+)
+def test_a_kill_within_the_writing_leaves_a_whole_one(workplace, whole, moment):
+    """Of the checkpoint after step 4, while the one after step 2 is there."""
+    rank, newest = MOMENTS[moment]
+    node = f"{{_target_: {__name__}.Arm, moment: {moment}, step: 4, rank: {rank}}}"
+    assert -signal.SIGKILL in train(workplace, moment, f"+callbacks.arm={node}")
+    run = workplace / "runs" / moment
+    assert is_whole(run / "checkpoints" / LATEST)
+    assert train(workplace, moment, prepare=lambda rank: say_more() or []) == [0, 0], output(workplace)
+    assert f"resumes at step {newest}" in output(workplace)
+    assert losses(run) == losses(whole)
+    assert names(run / "checkpoints") == ["ep0-ba6", LATEST]
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_any_rank_leaves_the_one_before(workplace):
+    def fill(rank: int) -> list[str]:
+        if rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        return []
+
+    assert train(workplace, "disk", "trainer.max_duration=2ba", "algorithms.ema.start=1ba") == [0, 0]
+    (workplace / "runs" / "disk" / "complete.json").unlink()
+    assert train(workplace, "disk", "algorithms.ema.start=1ba", prepare=fill, together=False) == [1, 1]
+    for rank in (0, 1):
+        assert "Error: there is no room to write the checkpoint" in output(workplace, rank)
+        assert "ep0-ba2 is whole" in output(workplace, rank)
+    assert is_whole(workplace / "runs" / "disk" / "checkpoints" / LATEST)
+
+
+def test_the_other_kind_of_checkpoint_is_one_sentence(workplace, whole):
+    run = shutil.copytree(whole, workplace / "runs" / "kind", symlinks=True)
+    for file in ("complete.json", "config.yaml"):  # of a run of another name
+        (run / file).unlink()
+    statuses = train(workplace, "kind", "parallelism.fsdp.checkpoints=whole", together=False)
+    assert statuses == [1, 1]
+    for rank in (0, 1):
+        assert "is sharded, but this run writes and reads whole ones; go on with parallelism=fsdp" in output(
+            workplace, rank
+        )
