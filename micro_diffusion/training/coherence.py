@@ -45,6 +45,20 @@ def _numbers(config: Config) -> Iterator[str]:
         yield f"optimizer.lr is {rate}; set it to 0 or more"
 
 
+def _microbatch(config: Config) -> Iterator[str]:
+    if config["trainer"].get("device_train_microbatch_size") == "auto":  # which Composer offers with FSDP1 only
+        yield (
+            "trainer.device_train_microbatch_size=auto is not supported; set it to a number, or to null for the whole "
+            "batch, and where parallelism=ddp it is halved while it does not fit"
+        )
+
+
+def _kept(config: Config) -> Iterator[str]:
+    kept = config["trainer"].get("save_num_checkpoints_to_keep", 1)
+    if kept < 1 and kept != -1:
+        yield f"trainer.save_num_checkpoints_to_keep is {kept}; set it to 1 or more, or to -1 to keep all"
+
+
 def _times(config: Config) -> Iterator[str]:
     for key in TIMES:
         value = config["trainer"].get(key, 1)
@@ -121,6 +135,8 @@ def _guidance(config: Config) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     _names,
     _numbers,
+    _microbatch,
+    _kept,
     _times,
     _initial_weights,
     _loading,

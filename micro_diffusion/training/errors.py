@@ -72,8 +72,8 @@ def _sentence(error: BaseException) -> str:
         return fault
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            "the GPU's memory does not hold a microbatch; set trainer.device_train_microbatch_size to a smaller "
-            f"number, or to auto ({_one_line(str(error))})"
+            "the GPU's memory does not hold a microbatch, or what else this step needs; set "
+            f"trainer.device_train_microbatch_size to a smaller number ({_one_line(str(error))})"
         )
     if isinstance(error, InterpolationResolutionError) and (reason := _RAISED.match(str(error))):
         return f"{reason['message']} (wanted by {error.full_key})"
