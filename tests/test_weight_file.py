@@ -41,7 +41,10 @@ def test_files_of_others_are_read_without_a_digest(tmp_path: Path):
     assert read_tensors(tmp_path / "w.safetensors").keys() == TENSORS.keys()
 
 
-@pytest.mark.parametrize("path", sorted(Path(bundled.__file__).parent.rglob("*.safetensors")), ids=lambda path: path.parent.name)
+BUNDLED = sorted(Path(bundled.__file__).parent.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.parent.name)
 def test_bundled_weights_have_their_digest(path: Path):
     with safe_open(path, framework="pt") as file:
         assert file.metadata()[DIGEST] == digest(read_tensors(path))
