@@ -93,7 +93,8 @@ def data_size(
         tokens: of a caption, of which formats up to end-of-text store no more.
     """
     folder = stages[0].train_loader.path
-    if latents is captions is None and folder is not None and (Path(folder) / RECORD).is_file():
+    is_free = latents is None and captions is None
+    if is_free and folder is not None and (Path(folder) / RECORD).is_file():
         return DataSize(pictures, bytes_per_sample(Path(folder)), f"as in {folder}")
     latents, captions = latents or "float16", captions or "float16"
     each = written_bytes(stages, *named_formats(configs, latents, captions), tokens=tokens)

@@ -81,18 +81,20 @@ RESUMING = {
     "whole fsdp to two": ("fsdp", 2, "fsdp"),
     "sharded fsdp to one": ("sharded", 1, "sharded"),
     "sharded fsdp to two": ("sharded", 2, "sharded"),
-    "hsdp to one": pytest.param("hsdp", 1, "ddp", marks=AVERAGES),
-    "hsdp to two": pytest.param("hsdp", 2, "hsdp", marks=AVERAGES),
+    "whole hsdp to one": pytest.param("hsdp", 1, "ddp", marks=AVERAGES),
+    "whole hsdp to two": pytest.param("hsdp", 2, "hsdp", marks=AVERAGES),
+    "sharded hsdp to two": pytest.param("sharded_hsdp", 2, "sharded_hsdp", marks=AVERAGES),
 }
 OPTIONS = {
     "ddp": ["parallelism=ddp"],
     "fsdp": ["parallelism=fsdp"],
     "sharded": ["parallelism=fsdp", "parallelism.fsdp.checkpoints=sharded"],
     "hsdp": ["parallelism=hsdp", "parallelism.fsdp.replicas=2"],
+    "sharded_hsdp": ["parallelism=hsdp", "parallelism.fsdp.replicas=2", "parallelism.fsdp.checkpoints=sharded"],
 }
 
 
-RANKS = {"ddp": 2, "fsdp": 2, "sharded": 2, "hsdp": 4}  # two groups of two
+RANKS = {"ddp": 2, "fsdp": 2, "sharded": 2, "hsdp": 4, "sharded_hsdp": 4}  # two groups of two
 
 
 @pytest.mark.parametrize(
