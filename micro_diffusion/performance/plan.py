@@ -6,7 +6,8 @@
     fixed bytes = state + 2 a parameter: the bf16 copies that autocast makes
                   several devices: + 4 a parameter: the buckets in which DDP averages gradients
                   sharded (FSDP): state / devices + 2 a parameter + 4 for each one of two layers and of what is in none
-    memory      = fixed bytes + microbatch · activation bytes a picture
+                  the first device draws samples with a copy of the network: state / devices + 4 a parameter
+    memory      = fixed bytes + microbatch · activation bytes a picture, or the bytes for drawing, where these are more
                   activation checkpointing: + 3 times the mean layer's activations, for the one computed again
     microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture, at most a device's share
     checkpoint  = 12 bytes a parameter, 4 more with a moving average

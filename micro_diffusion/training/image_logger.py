@@ -59,7 +59,8 @@ class ImageLogger(Callback):
     def init(self, state: State, logger: Logger) -> None:
         """Keep a copy of a network that is about to be sharded, for one rank cannot draw with its share alone."""
         if state.fsdp_config is not None and dist.get_global_rank() == 0:
-            self._copy = copy.deepcopy(trained_model(state.model).network)
+            # without gradients, autocast does not keep all weights in half precision as well
+            self._copy = copy.deepcopy(trained_model(state.model).network).requires_grad_(False)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Refuse data that other encoders made than those that draw here, and a GPU for them that is not there."""

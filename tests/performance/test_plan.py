@@ -16,7 +16,7 @@ from micro_diffusion.data.random_latents import write_latents
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.performance.disk import DataSize, data_size
 from micro_diffusion.performance.loading import bytes_per_sample
-from micro_diffusion.performance.memory import LARGEST_LAYER, memory_of
+from micro_diffusion.performance.memory import LARGEST_LAYER, Memory, memory_of
 from micro_diffusion.performance.plan import (
     MACHINES,
     USABLE,
@@ -100,6 +100,7 @@ def test_shards_divide_the_state_and_gather_two_layers():
     parameters, layers = parameter_count(network), [parameter_count(block) for block in blocks]
     gathered = 2 * max(layers) + parameters - sum(layers)
     assert memory_of(small, devices=4, half=True).fixed == 16 * parameters // 4 + 2 * parameters + 4 * gathered
+    assert memory_of(small, devices=4, half=True).drawing == 16 * parameters // 4 + 4 * parameters
     small.parallelism.fsdp.replicas = 2
     assert memory_of(small, devices=4, half=True).fixed == 16 * parameters // 2 + 2 * parameters + 4 * gathered
 
@@ -130,6 +131,12 @@ def test_a_machine_preset_fits_for_all_four_stages(preset, devices, backbone):
         memory = memory_of(composed, devices=devices, half=True)
         needed[stage] = memory.needed(composed.trainer.device_train_microbatch_size)
     assert {stage: size / room for stage, size in needed.items() if size > room} == {}
+
+
+def test_what_drawing_needs_is_needed():
+    memory = Memory(parameters=1, fixed=10, each=2, drawing=15, checkpoint=1)
+    assert [memory.needed(pictures) for pictures in (1, 2, 3)] == [15, 15, 16]
+    assert (memory.largest_microbatch(20), memory.largest_microbatch(14)) == (5, 0)
 
 
 def test_a_cpu_is_planned_by_its_own_rate():
