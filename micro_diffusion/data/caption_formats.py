@@ -70,10 +70,16 @@ class CaptionFeatures:
         if self.dtype not in ("float16", "int8"):
             raise ValueError(f"caption_format.dtype is {self.dtype!r}; set it to float16 or int8")
 
+    @property
+    def _numbers(self) -> type[np.generic]:
+        return np.int8 if self.dtype == "int8" else np.float16
+
     def columns(self, length: int, dim: int) -> dict[str, str]:
         """Features, scales where they are integers, and the number of rows up to and including end-of-text."""
-        numbers = np.int8 if self.dtype == "int8" else np.float16
-        shapes = {TOKENS: ndarray_encoding(numbers, (length, dim)), SCALE: ndarray_encoding(np.float32, (length,))}
+        shapes = {
+            TOKENS: ndarray_encoding(self._numbers, (length, dim)),
+            SCALE: ndarray_encoding(np.float32, (length,)),
+        }
         if self.dtype == "float16":
             del shapes[SCALE]
         return {**(shapes if self.padded else dict.fromkeys(shapes, "bytes")), LENGTH: "int"}
@@ -98,13 +104,19 @@ class CaptionFeatures:
         if self.padded and self.dtype == "float16":
             tokens = torch.from_numpy(array_column(columns[TOKENS], np.float16, (length, dim)))
             return {"caption_tokens": tokens, "caption_mask": mask}
-        # memory from numpy comes in huge pages, and caption by caption the numbers stay in the processor's cache
+        # numpy leaves it to the system to fill pages with zeros, and those that are never written cost nothing
         tokens = torch.from_numpy(np.zeros((len(mask), length, dim), np.float16))
-        for row, (place, stored) in enumerate(zip(tokens, columns[TOKENS], strict=True)):
-            rows = np.frombuffer(stored, self.dtype).reshape(-1, dim)
-            if self.dtype == "int8":
-                rows = from_int8(rows, np.frombuffer(columns[SCALE][row], np.float32)[:, None])
-            place[: len(rows)] = torch.from_numpy(rows)
+        kept = [length] * len(mask) if self.padded else mask.sum(dim=1).tolist()
+        cuts = [rows for n in kept for rows in (n, length - n)]
+        places = tokens.view(-1, dim).split(cuts)[::2]
+        stored = torch.from_numpy(array_column(columns[TOKENS], self._numbers, (dim,))).split(kept)
+        if self.dtype == "float16":
+            for place, rows in zip(places, stored, strict=True):
+                place.copy_(rows)
+        else:  # caption by caption, so that the numbers stay in the processor's cache
+            scales = torch.from_numpy(array_column(columns[SCALE], np.float32, (1,))).split(kept)
+            for place, codes, scale in zip(places, stored, scales, strict=True):
+                from_int8(codes, scale, out=place)
         return {"caption_tokens": tokens, "caption_mask": mask}
 
 

@@ -74,9 +74,9 @@ class Int8Latents:
 
     def decode(self, name: str, columns: RawColumns, shape: Shape) -> Tensor:
         """The integers times their scales."""
-        codes = array_column(columns[name], np.int8, shape)
-        scale = array_column(columns[f"{name}_scale"], np.float32, shape[:1])
-        return torch.from_numpy(from_int8(codes, scale[:, :, None, None]))
+        codes = torch.from_numpy(array_column(columns[name], np.int8, shape))
+        scale = torch.from_numpy(array_column(columns[f"{name}_scale"], np.float32, shape[:1]))
+        return from_int8(codes, scale[:, :, None, None])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,8 @@ class LatentDataset(StreamingDataset):
         """Fetch and decompress a shard that is not there; the library would take a file lock for every sample.
 
         Raises:
-            ValueError: naming the shard, when that fails.
+            FileNotFoundError: naming the shard, when it has gone from a local folder.
+            ValueError: naming the shard, when it cannot be fetched or decompressed.
         """
         if shard_id in self._prepared and not self.cache_limit:
             return
@@ -134,6 +135,9 @@ class LatentDataset(StreamingDataset):
         except Exception as error:
             self._shard_states[shard_id] = _REMOTE  # or other workers would wait for it forever
             path = shard_path(self.shards[shard_id])  # type: ignore[arg-type]
+            local = self.streams[self.stream_per_shard[shard_id]].remote is None
+            if local and not any(path.parent.glob(f"{path.name}*")):  # nor its compressed form
+                raise FileNotFoundError(f"the shard {path} is gone; make the data folder again") from error
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"the shard {path} cannot be had ({type(error).__name__}: {reason}); make the data folder again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,9 +42,12 @@ def to_int8(values: Floats, *, axes: int | tuple[int, ...]) -> tuple[NDArray[np.
     return np.rint(codes).clip(-127, 127).astype(np.int8), scale.squeeze(axes)
 
 
-def from_int8(codes: NDArray[np.int8], scale: Floats) -> Floats:
-    """The numbers of `to_int8`; `scale` has an axis of size 1, or none in front, where `codes` share one."""
-    return codes * scale
+def from_int8(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The numbers of `to_int8`; `scale` has an axis of size 1, or none in front, where `codes` share one.
+
+    Computed in float32, and rounded to the type of `out`, where they are written to it.
+    """
+    return torch.mul(codes, scale, out=out)
 
 
 def to_uint8(values: Floats, *, limit: float) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from streaming import MDSWriter
 
 from micro_diffusion.data.caption_formats import CaptionFeatures
 from micro_diffusion.data.columns import describe
-from micro_diffusion.data.latent_formats import EXACT_LATENTS
+from micro_diffusion.data.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.output_folder import write_record
 from micro_diffusion.data.parts import HASHES
 from micro_diffusion.data.row_format import RowFormat
@@ -23,10 +23,12 @@ USED = 20  # rows of a caption up to end-of-text
 LATENTS = {256: (32, 32), 512: (64, 64)}
 
 
-def write_latents(folder: Path, *, samples: int, captions: CaptionFeatures) -> Path:
+def write_latents(
+    folder: Path, *, samples: int, captions: CaptionFeatures, latents: LatentFormat = EXACT_LATENTS
+) -> Path:
     """A folder of random latents at 256 and 512 px and captions, in the sizes of the full recipe."""
     form = RowFormat(
-        latents=EXACT_LATENTS,
+        latents=latents,
         captions=captions,
         channels=4,
         latent_sizes=LATENTS,
@@ -34,7 +36,10 @@ def write_latents(folder: Path, *, samples: int, captions: CaptionFeatures) -> P
         caption_dim=DIM,
     )
     draw = np.random.default_rng(0).standard_normal
-    row: dict[str, Any] = {f"latents_{r}": draw((4, *size)).astype(np.float16) for r, size in LATENTS.items()}
+    row: dict[str, Any] = {}
+    for resolution, size in LATENTS.items():
+        entries = latents.encode(f"latents_{resolution}", draw((1, 4, *size)).astype(np.float32))
+        row |= {name: entry[0] for name, entry in entries.items()}
     tokens = draw((LENGTH, DIM)).astype(np.float16)
     if captions.dtype == "int8":
         tokens = (tokens * 20).astype(np.int8)
@@ -48,6 +53,6 @@ def write_latents(folder: Path, *, samples: int, captions: CaptionFeatures) -> P
             writer.write({**row, **text})
     names = {"autoencoder": "random", "text_encoder": "random", "channels": 4, "downsampling": 8}
     form = {"resolutions": list(LATENTS), "caption_dim": DIM, "caption_length": LENGTH, "latent_std": {}}
-    formats = {"latent_format": describe(EXACT_LATENTS), "caption_format": describe(captions)}
+    formats = {"latent_format": describe(latents), "caption_format": describe(captions)}
     write_record(folder, {}, samples=samples, **names, **form, **formats)
     return folder

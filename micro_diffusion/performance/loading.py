@@ -12,23 +12,29 @@ import numpy as np
 
 from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFeatures
 from micro_diffusion.data.integrity import shard_files
+from micro_diffusion.data.latent_formats import EXACT_LATENTS, Int8Latents
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.random_latents import write_latents
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.report import Row
 
-COMPACT_CAPTIONS = CaptionFeatures(dtype="int8", padded=False)
+FORMATS = {
+    "": (EXACT_LATENTS, EXACT_CAPTIONS),
+    "compact_": (Int8Latents(), CaptionFeatures(dtype="int8", padded=False)),
+}
+"""What keys of results begin with, and how the latents and captions are stored."""
 
 
 def loading(measurement: Measurement, *, samples: int) -> Row:
     """Shuffled batches of latents of the full recipe's size, from the page cache, in this process.
 
-    The keys that begin with `compact_` are of captions in 8 bits up to end-of-text.
+    The keys that begin with `compact_` are of latents in 8 bits, and of captions in 8 bits up to end-of-text.
     """
     row: Row = {}
     with tempfile.TemporaryDirectory() as folder:
-        for prefix, captions in {"": EXACT_CAPTIONS, "compact_": COMPACT_CAPTIONS}.items():
-            path = write_latents(Path(folder) / f"{prefix}latents", samples=samples, captions=captions)
+        for prefix, (latents, captions) in FORMATS.items():
+            out = Path(folder) / f"{prefix}latents"
+            path = write_latents(out, samples=samples, latents=latents, captions=captions)
             batches = build_loader(path=str(path), resolution=256, batch_size=measurement.batch_size, shuffle=True)
             raw = measurement.timed(raw_read(path))
             timing = measurement.timed(lambda batches=batches: deque(batches, maxlen=0))

@@ -154,6 +154,14 @@ def test_a_shard_that_is_damaged_while_it_is_used_is_named(folder, damage, worke
         list(loader)
 
 
+def test_a_shard_that_vanishes_is_said_to_be_gone(folder):
+    loader = load(folder)
+    shard = sorted(folder.glob("*.mds"))[3]
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"the shard .*{shard.name} is gone; make the data folder again$"):
+        list(loader)
+
+
 @pytest.mark.parametrize("damage", [remove, truncate, empty])
 def test_without_hashes_a_shard_that_is_gone_or_short_is_named(folder, damage):
     loader = load(folder, verify=False)
