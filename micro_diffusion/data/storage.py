@@ -5,7 +5,6 @@ Files arrive there whole or not at all.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -19,10 +18,9 @@ from typing import Protocol
 from streaming.base.storage.download import CloudDownloader
 from streaming.base.storage.upload import UPLOADERS, CloudUploader
 
-from micro_diffusion.whole_file import sync
+from micro_diffusion.whole_file import has_no_room, sync
 
 _SCRATCH = "writing-"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Storage(Protocol):
@@ -56,7 +54,7 @@ def scratch_folder(storage: Storage) -> Iterator[Path]:
     try:
         yield scratch
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if has_no_room(error):
             raise OSError(
                 f"there is no room left for {scratch.parent} ({error.strerror}); make room and give the same command "
                 "again, which keeps the parts that are finished"

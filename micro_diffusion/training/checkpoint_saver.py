@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from micro_diffusion.training.checkpoint_files import (
     write_file,
     write_shares,
 )
+from micro_diffusion.whole_file import has_no_room
 
 
 class WholeCheckpointSaver(CheckpointSaver):
@@ -90,20 +90,10 @@ def _lack_of_room_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not _has_no_room(error):
+        if not has_no_room(error):
             raise
         link = path.with_name(LATEST)
         before = f"{link.resolve()} is whole" if link.exists() else "there is none before it"
         raise OSError(
             f"there is no room to write the checkpoint {path}; {before}; make room and give the same command again"
         ) from error
-
-
-def _has_no_room(error: BaseException) -> bool:
-    """Whether a disk or quota was full; torch reports it as an error of its writer, with the cause in its context."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return True
-        seen = seen.__context__
-    return False

@@ -168,19 +168,21 @@ class Keys(Callback):
         file.write_text(" ".join(state.batch["key"]))
 
 
-def test_other_ranks_go_on_with_the_samples_that_are_left(workplace):
-    """Two processes, killed in the second epoch, are followed by one."""
-    seen = workplace / "keys"
-    arguments = ["exp_name=fewer", f"+callbacks.keys={{_target_: {__name__}.Keys, folder: {seen}}}"]
-    assert not finishes(workplace, *arguments, ranks=2, kill=Kill("step", 10))
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_other_ranks_go_on_with_the_samples_that_are_left(workplace, before, after):
+    """One or two processes, killed in the second epoch, are followed by another number."""
+    seen = workplace / f"keys_{before}_{after}"
+    arguments = [f"exp_name=ranks_{before}_{after}", f"+callbacks.keys={{_target_: {__name__}.Keys, folder: {seen}}}"]
+    assert not finishes(workplace, *arguments, ranks=before, kill=Kill("step", 10))
     for file in seen.iterdir():
         if int(file.name[:2]) >= 8:  # of steps after the last checkpoint, which are taken again
             file.unlink()
-    assert finishes(workplace, *arguments)
+    assert finishes(workplace, *arguments, ranks=after)
     epochs: dict[int, list[str]] = {}
     for file in seen.iterdir():
         epochs.setdefault(int(file.name[:2]) // 6, []).extend(file.read_text().split())
-    assert len(list(seen.glob("*_of_2_*"))) == 2 * 8 and len(list(seen.glob("*_of_1_*"))) == STEPS - 8
+    found = [len(list(seen.glob(f"*_of_{ranks}_*"))) for ranks in (before, after)]
+    assert found == [before * 8, after * (STEPS - 8)]
     assert [(len(keys), len(set(keys))) for keys in epochs.values()] == [(24, 24)] * 4
 
 
