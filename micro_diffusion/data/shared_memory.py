@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch import distributed
 log = logging.getLogger(__name__)
 
 SEGMENTS = Path("/dev/shm")
+PATIENCE = 60.0
+"""Seconds that a job waits for others; a data set takes its number in much less than one, unless a rank hangs."""
 
 
 @contextmanager
@@ -53,11 +56,25 @@ def _lock() -> Iterator[None]:
     The kernel lets go of it at the end of a process, whatever ended that.
     """
     descriptor = os.open(SEGMENTS if SEGMENTS.is_dir() else tempfile.gettempdir(), os.O_RDONLY)
+    start = time.monotonic()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not _is_locked(descriptor):
+            if time.monotonic() - start > PATIENCE:
+                log.warning("another job has not finished its start for %g s; this one does not wait for it", PATIENCE)
+                break
+            time.sleep(0.02)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile would hold it on
         os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_stale_segments(data: Path) -> list[str]:

@@ -98,6 +98,12 @@ def test_programs_that_begin_together_do_not_disturb_each_other(two_data_sets, t
     assert not [path for path in SEGMENTS.glob("*_locals") if any(_names(path, data) for data in two_data_sets)]
 
 
+def test_a_program_that_hangs_in_its_start_is_not_waited_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shared_memory, "PATIENCE", 0.1)
+    with shared_memory.registration([tmp_path]), shared_memory.registration([tmp_path]):
+        assert "another job has not finished its start for 0.1 s" in caplog.text
+
+
 def test_without_the_lock_they_do(two_data_sets, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_memory, "_lock", nullcontext)
     collisions = (at_once([partial(read, two_data_sets[0])] * 8, tmp_path) for _ in range(20))
