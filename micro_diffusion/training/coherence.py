@@ -49,7 +49,7 @@ def _microbatch(config: Config) -> Iterator[str]:
     if config["trainer"].get("device_train_microbatch_size") == "auto":  # which Composer offers with FSDP1 only
         yield (
             "trainer.device_train_microbatch_size=auto is not supported; set it to a number, or to null for the whole "
-            "batch, and where parallelism=ddp it is halved while it does not fit"
+            "batch; it is halved where it does not fit, but for several ranks with parallelism=fsdp"
         )
 
 

@@ -12,6 +12,8 @@ from composer.utils import dist
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
+from micro_diffusion.training.sharding import end_backward
+
 TRIAL = 3
 """Steps in which a microbatch shows that it fits; from the second on, the optimizer's moments are there too."""
 
@@ -24,8 +26,9 @@ class SmallerMicrobatches(Algorithm):
     gradients stay on their rank until all ranks have theirs, and are then averaged at once. After the trial DDP
     exchanges them during the backward pass again, and lack of memory is an error.
 
-    It always is one for a sharded network, whose ranks need each other within a step; for several ranks in fp16, whose
-    scaler looks at the gradients before they are averaged; and in the optimizer, which may have changed some weights.
+    It always is one for several ranks that share a network, since they need each other within a step; for several ranks
+    in fp16, whose scaler looks at the gradients before they are averaged; and in the optimizer, which may have changed
+    some weights.
     """
 
     def __init__(self) -> None:
@@ -34,7 +37,7 @@ class SmallerMicrobatches(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Runs around steps; what else looks at the gradients of a step has to come later."""
-        return event in (Event.BATCH_START, Event.AFTER_TRAIN_BATCH, Event.EVAL_END)
+        return event in (Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.AFTER_TRAIN_BATCH, Event.EVAL_END)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Try, agree, average."""
@@ -46,6 +49,9 @@ class SmallerMicrobatches(Algorithm):
             if isinstance(state.model, DistributedDataParallel):
                 state.model.require_backward_grad_sync = not state.auto_microbatching  # as in its `no_sync`
                 state.model.broadcast_buffers = False  # constants, for which it would wait within a forward pass
+        elif event == Event.BEFORE_TRAIN_BATCH:
+            if self._microbatch != state.device_train_microbatch_size:
+                end_backward(state.model)
         elif state.auto_microbatching:
             generate_oom_hook(state.device)()  # raises here what another rank has met within its last microbatch
             state.auto_microbatching = False
@@ -54,10 +60,9 @@ class SmallerMicrobatches(Algorithm):
             average_over_ranks(state)
 
     def _is_on_trial(self, state: State) -> bool:
-        if state.fsdp_config is not None:
-            return False
-        alone = dist.get_world_size() == 1
-        return alone or (self._steps_left > 0 and state.precision != Precision.AMP_FP16)
+        if dist.get_world_size() == 1:
+            return True
+        return self._steps_left > 0 and state.fsdp_config is None and state.precision != Precision.AMP_FP16
 
 
 class SmallerEvaluations(Algorithm):

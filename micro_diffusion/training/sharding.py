@@ -47,6 +47,16 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
 
 
+def end_backward(network: nn.Module) -> None:
+    """Bring a network whose step was broken off by an exception back to its shares.
+
+    FSDP2 does so in a callback at the end of a backward pass, which then has not run; it has no public name.
+    """
+    for module in network.modules():
+        if isinstance(module, FSDPModule) and (state := module._get_fsdp_state())._is_root:
+            state._root_post_backward_final_callback()
+
+
 def layers(network: nn.Module) -> list[nn.Module]:
     """What a sharded network gathers at a time: the entries of its module lists."""
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]

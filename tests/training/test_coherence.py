@@ -39,7 +39,7 @@ def check(*overrides: str) -> None:
         (["trainer.max_duration=ten"], "trainer.max_duration is 'ten'; set it to a time such as 1000ba"),
         (["trainer.save_interval=0ba"], "trainer.save_interval is '0ba'"),
         (["train_loader.batch_size=0"], "train_loader.batch_size is 0"),
-        (["trainer.device_train_microbatch_size=auto"], "it is halved while it does not fit"),
+        (["trainer.device_train_microbatch_size=auto"], "it is halved where it does not fit"),
         (["trainer.save_num_checkpoints_to_keep=0"], "save_num_checkpoints_to_keep is 0; set it to 1 or more"),
         (["eval_loader=null", "+trainer.eval_subset_num_batches=2"], "eval_subset_num_batches has no effect"),
         (["machine=gpu", "model.cpu_precision=bf16"], "model.cpu_precision=bf16 has no effect on a GPU"),

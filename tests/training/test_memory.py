@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from micro_diffusion.backbone.block import Block
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.muon import Muon
 from tests.forked_training import output, run_forked
@@ -142,8 +143,39 @@ def test_after_its_trial_it_is_an_error_that_nobody_waits_for(workplace):
     assert "Error: another rank of this job has ended" in output(workplace, 0)
 
 
+def no_room_within(part: str) -> Callable[[int], None]:
+    """The fifth block of the first step fails, in its forward or its backward pass, while others are done."""
+
+    def lack(*arguments: object) -> None:
+        raise torch.OutOfMemoryError(LACK)
+
+    def spoil(rank: int) -> None:
+        original, calls = Block.forward, [0]
+
+        def forward(block, *inputs, **options):
+            tokens = original(block, *inputs, **options)
+            calls[0] += 1
+            if calls[0] == 5:
+                lack() if part == "forward" else tokens.register_hook(lack)
+            return tokens
+
+        Block.forward = forward
+
+    return spoil
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+def test_one_sharded_rank_takes_the_step_again(workplace, whole, part):
+    name, microbatch = f"alone_{part}", "trainer.device_train_microbatch_size=8"
+    statuses = train(workplace, name, "parallelism=fsdp", microbatch, spoil=no_room_within(part), ranks=1)
+    assert statuses == [0], output(workplace)
+    run = workplace / "runs" / name
+    assert sizes(run) == [4] * 6
+    assert_same(run, whole)
+
+
 @pytest.mark.slow
-def test_a_sharded_network_ends_with_a_sentence(workplace):
+def test_ranks_that_share_a_network_end_with_a_sentence(workplace):
     assert train(workplace, "sharded", "parallelism=fsdp", spoil=no_room_backward(1), seconds=60) == [1, 1]
     assert "Error: the GPU's memory does not hold a microbatch" in output(workplace, 1)
     assert "Error: another rank of this job has ended" in output(workplace, 0)
