@@ -23,7 +23,7 @@ from micro_diffusion.performance.drawing import Drawing
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.reference import ReferenceDrawing, ReferenceTrainingStep, public_model
 from micro_diffusion.performance.report import Row
-from micro_diffusion.performance.timing import Clock, now, peak_memory
+from micro_diffusion.performance.timing import Clock, forget_peak_memory, now, peak_memory
 from micro_diffusion.performance.training_step import TrainingStep
 from micro_diffusion.precision import Precision
 from micro_diffusion.released_weights import import_microdit
@@ -114,7 +114,7 @@ class Comparison:
         return ours, public
 
     def peak_memory(self, side: Side, steps: int = 2) -> int:
-        """Bytes that a fresh process holds at most in some training steps."""
+        """Bytes that a fresh process holds at most in some training steps, not counting how the models were made."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_peak_of_steps, self, side, steps, torch.get_num_threads()).result()
 
@@ -178,6 +178,7 @@ def _peak_of_steps(comparison: Comparison, side: Side, steps: int, threads: int)
     """In a process of its own."""
     torch.set_num_threads(threads)
     step = comparison.training_step(side)
+    forget_peak_memory(comparison.device)
     for _ in range(steps):
         step()
     return peak_memory(comparison.device)

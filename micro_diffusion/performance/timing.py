@@ -7,12 +7,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
 Clock = Literal["wall", "process"]
 """wall: time that passes. process: processor time of this process, for a machine that others use too."""
+
+STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Where Linux tells and resets what a process holds."""
 
 PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}
 """Side of the square matrices with which a device's rate is measured."""
@@ -62,14 +66,19 @@ def product_rate(device: torch.device, dtype: torch.dtype, clock: Clock = "wall"
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: tensors on a GPU since `forget_peak_memory`, else the most that this whole process ever held."""
+    """Bytes since `forget_peak_memory`: tensors on a GPU, else what this whole process held at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if STATUS.exists():  # getrusage would also count the process that started this one
+        high = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(high.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Begin anew with the peak of a GPU; that of a process cannot be reset."""
+    """Begin anew with the peak of a GPU, or of this process where its system can do that (Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif FORGET.exists():
+        FORGET.write_text("5")  # proc(5): the peak becomes what is resident now
