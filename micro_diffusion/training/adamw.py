@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch.optim import AdamW
+import torch
+from torch.optim import AdamW, Optimizer
 
 from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.training.compact_adamw import CompactAdamW
 
 
 def adamw(
     groups: Sequence[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-) -> AdamW:
-    """AdamW whose learning rate and weight decay follow what the groups say of themselves.
+) -> Optimizer:
+    """AdamW whose learning rate and weight decay follow what the groups say of themselves; compact for bf16 matrices.
 
     Args:
         groups: every trainable parameter, once.
@@ -21,6 +23,8 @@ def adamw(
         eps: added to the root of the second moment.
         weight_decay: decoupled, times lr; only where the group decays.
     """
+    if any(parameter.dtype == torch.bfloat16 for group in groups for parameter in group["parameters"]):
+        return CompactAdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     return AdamW(
         [
             {

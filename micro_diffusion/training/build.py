@@ -116,7 +116,7 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
     average = find_average(trainer.state)
     if average is not None:
         with average.averaged(model.network) as is_averaged:
-            state = whole_state(model.network)
+            state = whole_state(model.network) | average.whole()  # in fp32, whatever the weights are stored in
             if is_first and is_averaged:
                 model.save(run.path, "ema", state, batches)
             elif is_first:

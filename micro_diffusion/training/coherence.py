@@ -9,6 +9,8 @@ from typing import Any
 from composer import Time
 from omegaconf import DictConfig, OmegaConf
 
+from micro_diffusion.precision import computes_in_bf16
+
 Config = dict[str, Any]
 Rule = Callable[[Config], Iterator[str]]
 
@@ -123,6 +125,17 @@ def _precision(config: Config) -> Iterator[str]:
         yield f"model.cpu_precision={precision} has no effect on a GPU; set machine.precision there"
 
 
+def _weights(config: Config) -> Iterator[str]:
+    if config["model"].get("weight_dtype", "fp32") == "fp32":
+        return
+    if config["parallelism"]["fsdp"] is not None:
+        yield "model.weight_dtype=bf16 does not go with sharded weights; set model.weight_dtype=fp32 or parallelism=ddp"
+    gpu, precision = config["machine"]["device"] == "gpu", config["machine"]["precision"]
+    if precision != "amp_bf16" if gpu else not computes_in_bf16("cpu", config["model"].get("cpu_precision", "auto")):
+        key = "machine.precision=amp_bf16" if gpu else "model.cpu_precision=bf16"
+        yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
+
+
 def _guidance(config: Config) -> Iterator[str]:
     model, prompts = config["model"], config.get("prompts", {})
     if model.get("caption_drop") == 0 and prompts.get("guidance_scale", 1) not in (0, 1):
@@ -143,6 +156,7 @@ RULES: tuple[Rule, ...] = (
     _checkpoints,
     _evaluation,
     _precision,
+    _weights,
     _guidance,
 )
 

@@ -20,7 +20,7 @@ from micro_diffusion.training.trainable import trained_model
 
 
 class EMA(Algorithm):
-    """average ← smoothing·average + (1 − smoothing)·weights after every step.
+    """average ← smoothing·average + (1 − smoothing)·weights after every step, in fp32.
 
     Args:
         smoothing: weight of the old average, inside (0, 1).
@@ -63,11 +63,11 @@ class EMA(Algorithm):
         """One step of the average, which begins as a copy of the weights."""
         weights = trainable_weights(network)
         if not self.average:
-            self.average = {name: weight.clone() for name, weight in weights.items()}
+            self.average = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}
             return
         self._place(weights)
         averages = [local(self.average[name]) for name in weights]
-        torch._foreach_lerp_(averages, [local(weight) for weight in weights.values()], 1 - self.smoothing)
+        torch._foreach_lerp_(averages, [local(weight).float() for weight in weights.values()], 1 - self.smoothing)
 
     @contextmanager
     def averaged(self, network: nn.Module) -> Iterator[bool]:
@@ -80,8 +80,12 @@ class EMA(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """The average goes into checkpoints beside the raw weights, in one piece, which the first rank writes."""
+        return {**super().state_dict(), "average": self.whole()}
+
+    def whole(self) -> dict[str, Tensor]:
+        """The average in one piece on the CPU; nothing on other ranks than the first."""
         average = {name: whole(tensor) for name, tensor in self.average.items()}
-        return {**super().state_dict(), "average": average if dist.get_global_rank() == 0 else {}}
+        return {name: tensor.cpu() for name, tensor in average.items()} if dist.get_global_rank() == 0 else {}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
         """Takes the average of a checkpoint."""

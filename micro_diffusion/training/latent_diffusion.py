@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 from composer import ComposerModel
@@ -27,6 +28,8 @@ from micro_diffusion.text.encoder import TokenizingEncoder
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.trainable import Batch
 
+WeightDtype = Literal["fp32", "bf16"]
+
 
 class LatentDiffusion(ComposerModel):
     """The loss of an objective on batches of latents.
@@ -41,6 +44,8 @@ class LatentDiffusion(ComposerModel):
         caption_drop: probability of a caption to be replaced by the null caption in training.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
+        weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
+            takes away (training/compact_adamw.py).
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
@@ -56,6 +61,7 @@ class LatentDiffusion(ComposerModel):
         caption_drop: float,
         noise_bands: Sequence[float],
         cpu_precision: Precision,
+        weight_dtype: WeightDtype = "fp32",
         text_encoder: TokenizingEncoder | None = None,
     ) -> None:
         super().__init__()
@@ -69,6 +75,11 @@ class LatentDiffusion(ComposerModel):
         kept_patches(backbone.patches, train_mask_ratio)  # pyright: ignore[reportArgumentType]
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
+        if weight_dtype not in ("fp32", "bf16"):
+            raise ValueError(f"model.weight_dtype is {weight_dtype!r}; set it to fp32 or bf16")
+        if weight_dtype == "bf16":
+            for parameter in backbone.parameters():
+                parameter.data = parameter.data.bfloat16() if parameter.ndim > 1 else parameter.data
         self.network = backbone
         self.text_encoder = text_encoder
         self.objective = objective

@@ -41,7 +41,7 @@ class Muon(Optimizer):
         weight_decay: decoupled, times the group's learning rate; only where the group decays.
 
     Raises:
-        ValueError: when no group holds matrices.
+        ValueError: when no group holds matrices, or weights are not fp32.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class Muon(Optimizer):
             raise ValueError(
                 "this model has no hidden matrices, so Muon would leave all of it to AdamW; set optimizer=adamw"
             )
+        if any(parameter.dtype != torch.float32 for group in groups for parameter in group["parameters"]):
+            raise ValueError("Muon takes weights in fp32; set model.weight_dtype=fp32 or optimizer=adamw")
         super().__init__(
             [
                 {

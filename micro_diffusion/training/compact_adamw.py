@@ -1,0 +1,124 @@
+"""AdamW for matrices that are stored in bf16: 12 bytes a number with its gradient, where fp32 and its copies take 18.
+
+A weight is stored as the bf16 number that the network sees and the 16 bits by which fp32 differs from it, so that small
+steps are not lost, as they would be in bf16 alone. The second moment, which changes by a thousandth a step, is stored
+in the same way; the first, which changes by a tenth, as one bf16 number, within a few percent of its value. The 16 bits
+go under the name of bf16, since `Optimizer.load_state_dict` makes all of a parameter's state its dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from micro_diffusion.backbone.backbone import ParameterGroup
+
+NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+"""That are fp32 for a moment: on a CPU as many as its caches hold."""
+
+
+class CompactAdamW(Optimizer):
+    """AdamW (Loshchilov & Hutter 2019) over bf16 and fp32 parameters; the latter have plain fp32 moments.
+
+    Args:
+        groups: every trainable parameter, once.
+        lr: base learning rate, times the group's lr_scale.
+        betas: decay of the first and second moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled, times lr; only where the group decays.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(
+            [
+                {
+                    "params": group["parameters"],
+                    "name": group["name"],
+                    "lr": lr * group["lr_scale"],
+                    "weight_decay": weight_decay if group["decay"] else 0.0,
+                }
+                for group in groups
+            ],
+            {"betas": tuple(betas), "eps": eps},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(group, parameter, parameter.grad)
+        return loss
+
+    def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+        state = self.state[parameter]
+        pairs = parameter.dtype == torch.bfloat16
+        names = ("exp_avg", "exp_avg_sq", "exp_avg_sq_rest", "rest") if pairs else ("exp_avg", "exp_avg_sq")
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state.update({name: torch.zeros_like(parameter) for name in names})
+        state["step"] += 1
+        if not pairs:
+            _adamw(group, state["step"], parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+            return
+        stored = [parameter, gradient, *(state[name] for name in names)]
+        for weight, slope, mean, square, square_rest, rest in _pieces(stored):
+            exact, exact_square, exact_mean = _joined(weight, rest), _joined(square, square_rest), mean.float()
+            _adamw(group, state["step"], exact, slope.float(), exact_mean, exact_square)
+            mean.copy_(exact_mean)
+            _divide(exact, weight, rest)
+            _divide(exact_square, square, square_rest)
+
+
+def _adamw(group: dict[str, Any], step: Tensor, weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor) -> None:
+    """torch's own fused update of fp32 tensors, in place."""
+    torch._fused_adamw_(
+        [weight],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [step],
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _joined(first: Tensor, rest: Tensor) -> Tensor:
+    """A bf16 number and the bits by which fp32 differs from it -> that fp32 number."""
+    return (first.view(torch.int16).int() << 16).add_(rest.view(torch.int16)).view(torch.float32)
+
+
+def _divide(exact: Tensor, first: Tensor, rest: Tensor) -> None:
+    """The inverse of `_joined`, for all but ties, of which one bit is lost."""
+    first.copy_(exact)
+    difference = exact.view(torch.int32).sub_(first.view(torch.int16).int() << 16)
+    rest.view(torch.int16).copy_(difference.clamp_(max=2**15 - 1))
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Flat views of so many numbers that fp32 copies of them take little room."""
+    size = NUMBERS_AT_ONCE.get(tensors[0].device.type, NUMBERS_AT_ONCE["cpu"])
+    return zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True)
