@@ -165,7 +165,7 @@ def load_run(folder: str | Path, *, weights: Weights | None = None, device: str 
     load_strictly(parts["backbone"], read_tensors(path), source=str(path))
     for module in parts.values():
         if isinstance(module, nn.Module):
-            module.to(device).eval().requires_grad_(False)
+            module.to(device).eval()  # they keep requires_grad: of other weights autocast makes a copy at every call
     return Run(folder=folder, config=config, weights=chosen, **parts)
 
 
@@ -175,7 +175,7 @@ def load_backbone(
     """The backbone of a run alone, with its weights, in `eval` mode."""
     backbone = build(read_config(folder), "backbone", Path(folder))
     initialise_from(backbone, folder, weights)
-    return backbone.to(device).eval().requires_grad_(False)
+    return backbone.to(device).eval()
 
 
 def export_run(

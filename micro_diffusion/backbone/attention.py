@@ -5,6 +5,7 @@ Legend: B batch, T query tokens, L caption tokens, D model width, A attention wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.blockwise_attention import blockwise_attention
 
-BLOCKWISE_FROM = 2**16
-"""Scores of one head from which a CPU is faster with a few heads at a time (docs/performance.md)."""
+Prepare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Queries, keys and values to others of the same shapes."""
 
 
 class SelfAttention(nn.Module):
@@ -40,11 +41,13 @@ class SelfAttention(nn.Module):
         Returns:
             (B, T, D).
         """
+
+        def prepare(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            q, k = normalize(q, self.eps), normalize(k, self.eps)
+            return (q, k, v) if angles is None else (rotate(q, angles), rotate(k, angles), v)
+
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k = normalize(q, self.eps), normalize(k, self.eps)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
-        return self.out(attend(q, k, v, self.head_dim, mask))
+        return self.out(attend(q, k, v, self.head_dim, mask, prepare=prepare))
 
 
 class KeysValues(NamedTuple):
@@ -80,23 +83,23 @@ class CrossAttention(nn.Module):
             (B, T, D).
         """
         if isinstance(caption, KeysValues):
-            y = self._attend(x[len(caption.null) :], caption.keys, caption.values, mask)
+            q = normalize(self.q(x[len(caption.null) :]), self.eps)
+            y = self.out(attend(q, caption.keys, caption.values, self.head_dim, mask))
             return torch.cat([caption.null.expand(-1, x.shape[1], -1), y])
-        return self._attend(x, *self._keys_values(caption), mask)
+
+        def prepare(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return normalize(q, self.eps), normalize(k, self.eps), v
+
+        k, v = self.kv(caption).chunk(2, dim=-1)
+        return self.out(attend(self.q(x), k, v, self.head_dim, mask, prepare=prepare))
 
     def keys_values(self, caption: Tensor, null: Tensor) -> KeysValues:
         """caption (N, L, D), and null (M, 1, D), one row of each null caption, all of whose rows are equal.
 
         Any average of equal rows is that row, so a null caption's share does not depend on the query.
         """
-        return KeysValues(*self._keys_values(caption), self.out(self._keys_values(null)[1]))
-
-    def _keys_values(self, caption: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self.kv(caption).chunk(2, dim=-1)
-        return normalize(k, self.eps), v
-
-    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        return self.out(attend(normalize(self.q(x), self.eps), keys, values, self.head_dim, mask))
+        return KeysValues(normalize(k, self.eps), v, self.out(self.kv(null).chunk(2, dim=-1)[1]))
 
 
 def normalize(x: Tensor, eps: float) -> Tensor:
@@ -112,16 +115,27 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None = None) -> Tensor:
-    """(B, T, A), (B, L, A), (B, L, A), mask (B, L) -> (B, T, A): softmax(q·kᵀ/√head_dim)·v, head by head."""
-    q, k, v = (y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in (q, k, v))
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None = None, *, prepare: Prepare | None = None
+) -> Tensor:
+    """(B, T, A), (B, L, A), (B, L, A), mask (B, L) -> (B, T, A): softmax(q·kᵀ/√head_dim)·v, head by head.
+
+    prepare: what happens to q, k and v before; a CPU in bf16 keeps them for the backward pass as they were.
+    """
+
+    def heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        made = (q, k, v) if prepare is None else prepare(q, k, v)
+        return tuple(y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in made)
+
     rows = None if mask is None else mask[:, None, None, :]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        q, k, v = heads(q, k, v)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
-    elif q.shape[-2] * k.shape[-2] < BLOCKWISE_FROM or rows is not None or torch.compiler.is_compiling():
+    elif torch.compiler.is_compiling():
+        q, k, v = heads(q, k, v)
         y = _plain_attention(q, k, v, rows)
     else:
-        y = blockwise_attention(q, k, v)
+        y = blockwise_attention(heads, q, k, v, mask=mask)
     return y.transpose(1, 2).flatten(2)
 
 

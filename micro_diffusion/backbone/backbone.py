@@ -62,8 +62,11 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class PreparesText(Protocol):
-    """A backbone that does its work on captions once for many calls."""
+    """A backbone that does its work on captions and noise levels once for many calls."""
 
-    def prepare(self, text: TextCondition, *, null_rows: int = 0) -> Any:
-        """`null_rows` null captions and then those of `text`, in a form that this backbone takes in place of text."""
+    def prepare(self, text: TextCondition, *, levels: Tensor, null_rows: int = 0) -> Any:
+        """`null_rows` null captions and then those of `text`, in a form that this backbone takes in place of text.
+
+        levels: (S,) the noise levels that it will be called with; with none of them it takes any.
+        """
         ...

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
+from micro_diffusion.backbone.recomputation import modulated_norm
 
 
 class BlockShape(NamedTuple):
@@ -64,6 +65,7 @@ class Block(nn.Module):
         *,
         grid: tuple[int, int] | None = None,
         angles: Tensor | None = None,
+        modulation: Tensor | None = None,
     ) -> Tensor:
         """One block.
 
@@ -74,14 +76,16 @@ class Block(nn.Module):
             mask: (B, L) bool, or None where every row counts.
             grid: rows and columns of patches, for the convolution.
             angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
+            modulation: (B, 6·D) what `self.modulation` makes of c, where that is known.
 
         Returns:
             (B, T, D).
         """
-        shift1, scale1, gate1, shift3, scale3, gate3 = self.modulation(c)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1), angles=angles)
+        known: Tensor = self.modulation(c) if modulation is None else modulation
+        shift1, scale1, gate1, shift3, scale3, gate3 = known[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self.attention(modulated_norm(self.norm1, x, shift1, scale1), angles=angles)
         x = x + self.cross_attention(self.norm2(x), caption, mask)
-        y = modulate(self.norm3(x), shift3, scale3)
+        y = modulated_norm(self.norm3, x, shift3, scale3)
         if self.convolution is not None:
             y = self.convolution(y, grid)
         return x + gate3 * self.ffn(y)
@@ -143,8 +147,3 @@ class GridConvolution(nn.Module):
             raise ValueError("a block with a convolution needs the whole patch grid; use it in the patch mixer only")
         image = x.transpose(1, 2).unflatten(2, grid)
         return x + functional.conv2d(image, self.weight, padding=1, groups=x.shape[2]).flatten(2).transpose(1, 2)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x·(1 + scale) + shift (adaptive layer norm; Peebles & Xie 2023, arXiv 2212.09748)."""
-    return x * (1 + scale) + shift

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
-from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock, modulate
+from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
@@ -30,20 +30,42 @@ from micro_diffusion.backbone.embedding import (
 )
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
+from micro_diffusion.backbone.recomputation import modulated_norm
 from micro_diffusion.batch import TextCondition
 
 
+class Modulations(NamedTuple):
+    """What all blocks and the last layer are told of noise level and pooled caption, at S noise levels.
+
+    levels: (S,). mixer, blocks: (S, B, 6·D) for each block. final: (S, B, 2·D).
+    """
+
+    levels: Tensor
+    mixer: list[Tensor]
+    blocks: list[Tensor]
+    final: Tensor
+
+    def at(self, level: Tensor) -> Modulations:
+        """level (B,), each one of `levels` -> those of the samples, (B, 6·D) and (B, 2·D); never waits for a GPU."""
+        distance, index = (self.levels[:, None] - level).abs().min(dim=0)
+        torch._assert_async((distance <= 1e-5).all(), "a noise level was asked for that was not prepared")
+        rows = torch.arange(len(level), device=level.device)
+        mixer, blocks = ([y[index, rows] for y in stack] for stack in (self.mixer, self.blocks))
+        return Modulations(level, mixer, blocks, self.final[index, rows])
+
+
 class EncodedCaption(NamedTuple):
-    """What follows from a caption alone.
+    """What follows from a caption alone, or from it and noise levels that are known beforehand.
 
     mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: (B, L) or None.
-    pooled: (B, D).
+    pooled: (B, D). modulations: at the known noise levels, or None.
     """
 
     mixer: Sequence[Tensor | KeysValues]
     blocks: Sequence[Tensor | KeysValues]
     mask: Tensor | None
     pooled: Tensor
+    modulations: Modulations | None = None
 
 
 class SparseDiT(nn.Module):
@@ -202,20 +224,35 @@ class SparseDiT(nn.Module):
         tokens, mixer_tokens, mask, pooled = self._text_path(text)
         return EncodedCaption([mixer_tokens] * len(self.mixer), [tokens] * len(self.blocks), mask, pooled)
 
-    def prepare(self, text: TextCondition, *, null_rows: int = 0) -> EncodedCaption:
+    def prepare(self, text: TextCondition, *, levels: Tensor | None = None, null_rows: int = 0) -> EncodedCaption:
         """What follows from `null_rows` null captions and then those of `text`, made once for many calls.
+
+        levels: (S,) all noise levels of these calls, whose modulations are then made in one product for each block.
 
         Raises ValueError as `encode_caption` does.
         """
         tokens, mixer_tokens, mask, pooled = self._text_path(text)
         null = TextCondition(text.tokens.new_zeros(null_rows, 1, self.caption_dim))
         null_tokens, null_mixer_tokens, _, null_pooled = self._text_path(null)
+        pooled = torch.cat([null_pooled, pooled])
         return EncodedCaption(
             self.mixer.keys_values(mixer_tokens, null_mixer_tokens),
             self.blocks.keys_values(tokens, null_tokens),
             mask,
-            torch.cat([null_pooled, pooled]),
+            pooled,
+            None if levels is None or not len(levels) else self._modulations(levels, pooled),
         )
+
+    def _modulations(self, levels: Tensor, pooled: Tensor) -> Modulations:
+        """levels (S,), pooled (B, D)."""
+        c = self._conditioning(levels[:, None].expand(-1, len(pooled)).flatten(), pooled.repeat(len(levels), 1))
+        c = c.unflatten(0, (len(levels), -1))
+        mixer, blocks = ([block.modulation(c) for block in stack] for stack in (self.mixer, self.blocks))
+        return Modulations(levels, mixer, blocks, self.final_modulation(c))
+
+    def _conditioning(self, level: Tensor, pooled: Tensor) -> Tensor:
+        """level (B,), pooled (B, D) -> c (B, D)."""
+        return functional.gelu(self.noise_embedding(level) + pooled, approximate="tanh")
 
     def _text_path(self, text: TextCondition) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Tokens (B, L, D) for the backbone and (B, L, mixer_dim) for the mixer, their mask, and (B, D) pooled."""
@@ -246,22 +283,27 @@ class SparseDiT(nn.Module):
                 f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
             )
         caption = text if isinstance(text, EncodedCaption) else self.encode_caption(text)
-        c = functional.gelu(self.noise_embedding(level) + caption.pooled, approximate="tanh")
+        c = self._conditioning(level, caption.pooled)
+        known = None if caption.modulations is None else caption.modulations.at(level)
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
 
         tokens = self.mixer_in(tokens)
-        for block, attended in zip(self.mixer, caption.mixer, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, grid=self.grid, angles=self.angles)
+        for i, (block, attended) in enumerate(zip(self.mixer, caption.mixer, strict=True)):
+            modulation = None if known is None else known.mixer[i]
+            options = {"grid": self.grid, "angles": self.angles, "modulation": modulation}
+            tokens = self._run(block, tokens, c, attended, caption.mask, **options)
         angles = self.angles
         if keep is not None:
             tokens = keep_tokens(tokens, keep)
             angles = None if angles is None else angles[keep]
         tokens = self.mixer_out(tokens)
-        for block, attended in zip(self.blocks, caption.blocks, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, angles=angles)
+        for i, (block, attended) in enumerate(zip(self.blocks, caption.blocks, strict=True)):
+            modulation = None if known is None else known.blocks[i]
+            tokens = self._run(block, tokens, c, attended, caption.mask, angles=angles, modulation=modulation)
 
-        shift, scale = self.final_modulation(c)[:, None].chunk(2, dim=-1)
-        patches = self.final(modulate(self.final_norm(tokens), shift, scale))
+        final = self.final_modulation(c) if known is None else known.final
+        shift, scale = final[:, None].chunk(2, dim=-1)
+        patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
         if keep is None:
             return Prediction(unpatchify(patches, self.patch_size, *self.input_size))
         patches = restore_tokens(patches, keep, self.patches)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from micro_diffusion.backbone.recomputation import activated_product, recomputed
+
 
 class SwiGLU(nn.Module):
     """w3(silu(w1·x) · w2·x), without biases (Shazeer 2020, arXiv 2002.05202)."""
@@ -21,7 +23,11 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.w3(functional.silu(self.w1(x)) * self.w2(x))
+        return activated_product(_swish_gate, self.w3.weight.mT, self.w1(x), self.w2(x))
+
+
+def _swish_gate(x: Tensor, y: Tensor) -> Tensor:
+    return functional.silu(x) * y
 
 
 class ExpertChoice(nn.Module):
@@ -55,7 +61,10 @@ class ExpertChoice(nn.Module):
         sample_start = torch.arange(batch, device=x.device)[:, None, None] * tokens
         rows = (chosen + sample_start).transpose(0, 1).reshape(-1)  # expert by expert
         taken = x.reshape(-1, dim).index_select(0, rows).unflatten(0, (self.experts, -1))
-        made = torch.bmm(functional.gelu(torch.bmm(taken, self.w1)), self.w2)
-        made = made * score.transpose(0, 1).reshape(self.experts, -1, 1).to(made.dtype)
-        gathered = made.new_zeros(batch * tokens, dim)
-        return gathered.index_add(0, rows, made.flatten(0, 1)).unflatten(0, (batch, tokens))
+        made = activated_product(functional.gelu, self.w2, torch.bmm(taken, self.w1))
+
+        def gathered(made: Tensor, score: Tensor) -> Tensor:
+            weighted = made * score.transpose(0, 1).reshape(self.experts, -1, 1).to(made.dtype)
+            return made.new_zeros(batch * tokens, dim).index_add(0, rows, weighted.flatten(0, 1))
+
+        return recomputed(gathered, made, score).unflatten(0, (batch, tokens))

@@ -56,8 +56,12 @@ class EDM:
             c_skip=self.sigma_data**2 / total**2,
             c_out=sigma * self.sigma_data / total,
             c_in=1 / total,
-            c_noise=sigma.log() / 4,
+            c_noise=self.level(sigma),
         )
+
+    def level(self, sigma: Tensor) -> Tensor:
+        """c_noise, ln(sigma)/4 (Table 1)."""
+        return sigma.log() / 4
 
     def weight(self, sigma: Tensor) -> Tensor:
         """The loss weight lambda(sigma) = 1 / c_out² (Table 1)."""

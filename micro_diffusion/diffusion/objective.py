@@ -47,6 +47,10 @@ class Objective(Protocol):
         """
         ...
 
+    def level(self, sigma: Tensor) -> Tensor:
+        """What a backbone is told of the noise levels sigma (S,) -> (S,)."""
+        ...
+
     def denoiser(self, backbone: Backbone, text: TextCondition) -> Denoiser:
         """The backbone, conditioned on `text`, as a Denoiser."""
         ...

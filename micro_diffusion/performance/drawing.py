@@ -56,7 +56,7 @@ class Drawing:
         prepare: bool = True,
     ) -> None:
         with device:
-            self.network = network = instantiate(config.backbone, _convert_="all").eval().requires_grad_(False)
+            self.network = network = instantiate(config.backbone, _convert_="all").eval()
         if compile:
             network.compile(fullgraph=True)
         self.backbone = cast(Backbone, network if prepare else Unprepared(network))
@@ -72,7 +72,7 @@ class Drawing:
         """Latents of B pictures."""
         objective = self.objective
         with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
-            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale)
-            return self.sampler(
-                denoiser, self.noise, sigma_min=objective.sigma_min, sigma_max=objective.sigma_max, generators=None
-            )
+            span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}
+            sigmas = self.sampler.noise_levels(**span)
+            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=sigmas)
+            return self.sampler(denoiser, self.noise, **span, generators=None)

@@ -24,6 +24,10 @@ class DPMpp2MSampler:
         check_steps(steps, rho)
         self.steps, self.rho = steps, rho
 
+    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """The levels of `karras` above zero."""
+        return karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+
     def __call__(
         self,
         denoiser: Denoiser,
@@ -37,7 +41,7 @@ class DPMpp2MSampler:
 
         The denoised picture is continued as a straight line in lambda = −ln sigma; the step to 0 takes it as it is.
         """
-        levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()
+        levels = [*self.noise_levels(sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
         x = noise.double() * levels[0]
         before, width_before = x, math.inf  # an infinitely wide step before the first one: no slope is known yet
         for sigma, lower in itertools.pairwise(levels):

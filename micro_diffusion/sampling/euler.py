@@ -23,6 +23,10 @@ class EulerSampler:
         check_steps(steps, rho)
         self.steps, self.rho = steps, rho
 
+    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """The levels of `karras` above zero."""
+        return karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+
     def __call__(
         self,
         denoiser: Denoiser,
@@ -33,7 +37,7 @@ class EulerSampler:
         generators: list[torch.Generator] | None = None,
     ) -> Tensor:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; adds no noise, so generators stay unused."""
-        levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()
+        levels = [*self.noise_levels(sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
         x = noise.double() * levels[0]
         for sigma, lower in itertools.pairwise(levels):
             clean = denoiser(x.float(), x.new_tensor(sigma, dtype=torch.float32)).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,13 +22,14 @@ def null_text(text: TextCondition) -> TextCondition:
     return text._replace(tokens=torch.zeros_like(text.tokens))
 
 
-def prepared(backbone: Backbone, text: TextCondition, null_rows: int = 0) -> TextCondition:
+def prepared(backbone: Backbone, text: TextCondition, levels: Tensor, null_rows: int = 0) -> TextCondition:
     """`null_rows` null captions and then those of `text`, with the work on them done where the backbone can do that.
 
+    levels: noise levels (S,) for which work may be done as well.
     null_rows: 0, or as many as `text` has rows.
     """
     if isinstance(backbone, PreparesText):
-        return backbone.prepare(text, null_rows=null_rows)
+        return backbone.prepare(text, null_rows=null_rows, levels=levels)
     if not null_rows:
         return text
     mask = None if text.mask is None else torch.cat([text.mask, text.mask])
@@ -41,6 +43,7 @@ def guided_denoiser(
     scale: float,
     *,
     interval: tuple[float, float] = EVERY_LEVEL,
+    sigmas: Sequence[float] = (),
 ) -> Denoiser:
     """uncond + scale·(cond − uncond), both from one network call on a batch of 2B.
 
@@ -53,6 +56,7 @@ def guided_denoiser(
         scale: 0 is unconditional, 1 conditional (each without the other's cost), more is stronger guidance.
         interval: noise levels low < sigma <= high that are guided; the others are conditional, at half the cost
             (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+        sigmas: every noise level that will be asked for, so that work on them is done at once; or none.
 
     Raises:
         ValueError: for an interval that holds no noise level.
@@ -60,10 +64,11 @@ def guided_denoiser(
     low, high = interval
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
-    inside = _guided(objective, backbone, text, scale)
+    levels = objective.level(torch.tensor(sigmas, device=text.tokens.device))
+    inside = _guided(objective, backbone, text, scale, levels)
     if scale == 1 or interval == EVERY_LEVEL:
         return inside
-    outside = _guided(objective, backbone, text, 1)
+    outside = _guided(objective, backbone, text, 1, levels)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma, device=x.device)
@@ -77,11 +82,11 @@ def guided_denoiser(
     return denoise
 
 
-def _guided(objective: Objective, backbone: Backbone, text: TextCondition, scale: float) -> Denoiser:
+def _guided(objective: Objective, backbone: Backbone, text: TextCondition, scale: float, levels: Tensor) -> Denoiser:
     """Guided at every noise level."""
     if scale in (0, 1):
-        return objective.denoiser(backbone, prepared(backbone, text if scale else null_text(text)))
-    both = objective.denoiser(backbone, prepared(backbone, text, null_rows=len(text.tokens)))
+        return objective.denoiser(backbone, prepared(backbone, text if scale else null_text(text), levels))
+    both = objective.denoiser(backbone, prepared(backbone, text, levels, null_rows=len(text.tokens)))
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         level = torch.as_tensor(sigma, device=x.device).expand(x.shape[0]).repeat(2)

@@ -53,6 +53,17 @@ class HeunSampler:
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_sigma_min, self.churn_sigma_max = churn_sigma_min, churn_sigma_max
 
+    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """The levels of `karras` above zero, and those that churn raises."""
+        levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+        return [*levels, *(raised for sigma in levels if (raised := self._raised(sigma)) != sigma)]
+
+    def _raised(self, sigma: float) -> float:
+        """The level after churn (Algorithm 2)."""
+        if self.churn > 0 and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
+            return sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
+        return sigma
+
     def __call__(
         self,
         denoiser: Denoiser,
@@ -66,9 +77,7 @@ class HeunSampler:
         levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()
         x = noise.double() * levels[0]
         for sigma, lower in itertools.pairwise(levels):
-            if self.churn > 0 and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
-                gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
-                higher = sigma * (1 + gamma)
+            if (higher := self._raised(sigma)) != sigma:
                 x = x + math.sqrt(higher**2 - sigma**2) * self.churn_noise * fresh_noise(x, generators)
                 sigma = higher
             slope = _slope(denoiser, x, sigma)

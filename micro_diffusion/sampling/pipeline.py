@@ -168,13 +168,12 @@ class Pipeline:
         shape = (self.autoencoder.channels, *latent_size)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
-        latents = sampler(
-            guided_denoiser(self.objective, self.backbone, text, guidance_scale, interval=guidance_interval),
-            noise,
-            sigma_min=self.objective.sigma_min,
-            sigma_max=self.objective.sigma_max,
-            generators=generators,
+        span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
+        sigmas = sampler.noise_levels(**span)
+        denoiser = guided_denoiser(
+            self.objective, self.backbone, text, guidance_scale, interval=guidance_interval, sigmas=sigmas
         )
+        latents = sampler(denoiser, noise, **span, generators=generators)
         return to_uint8(self.autoencoder.decode(latents)).cpu()
 
     @contextmanager

@@ -20,6 +20,10 @@ class Sampler(Protocol):
 
     steps: int
 
+    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """Every sigma at which it asks the denoiser, so that work on them can be done beforehand."""
+        ...
+
     def __call__(
         self,
         denoiser: Denoiser,

@@ -46,18 +46,22 @@ def network(request):
     return made.eval().requires_grad_(False)
 
 
-def sample(backbone, scale):
+def sample(backbone, scale, known=True):
     generator = torch.Generator().manual_seed(1)
     text = TextCondition(torch.randn(2, 20, 12, generator=generator), torch.arange(20) < torch.tensor([[7], [20]]))
     noise = torch.randn(2, 4, 8, 8, generator=generator)
-    return HeunSampler(steps=4)(
-        guided_denoiser(OBJECTIVE, backbone, text, scale), noise, sigma_min=0.002, sigma_max=80.0
-    )
+    span = {"sigma_min": 0.002, "sigma_max": 80.0}
+    sampler = HeunSampler(steps=4, churn=1, churn_sigma_min=0.1)
+    sigmas = sampler.noise_levels(**span) if known else []
+    denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=(0.01, 10.0), sigmas=sigmas)
+    generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
+    return sampler(denoiser, noise, **span, generators=generators)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["levels known", "levels unknown"])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
-def test_equal_samples(network, scale):
-    made, plain = sample(network, scale), sample(Plain(network), scale)
+def test_equal_samples(network, scale, known):
+    made, plain = sample(network, scale, known), sample(Plain(network), scale)
     assert (made - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
@@ -69,3 +73,12 @@ def test_fewer_operations(network, scale):
         return counter.get_total_flops()
 
     assert flops(network) < 0.9 * flops(Plain(network))
+
+
+def test_a_level_that_was_not_prepared_is_an_error(network):
+    text = TextCondition(torch.zeros(1, 20, 12), torch.ones(1, 20, dtype=torch.bool))
+    denoiser = guided_denoiser(OBJECTIVE, network, text, 5.0, sigmas=[1.0, 2.0])
+    x = torch.zeros(1, 4, 8, 8)
+    assert denoiser(x, torch.tensor(2.0)).isfinite().all()
+    with pytest.raises(RuntimeError, match="noise level was asked for that was not prepared"):
+        denoiser(x, torch.tensor(1.5))

@@ -1,0 +1,126 @@
+"""Cheap results that a training step computes again in its backward pass, rather than keep them until then.
+
+Elementwise steps are a few percent of a transformer's time and half of what it keeps. Where no gradient is wanted, and
+under the compiler, which makes such choices itself, the steps are done plainly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), of which only the inputs are kept.
+
+    function: draws nothing, and depends on no other tensor that wants a gradient.
+    """
+    if _plainly():
+        return function(*inputs)
+    made: Tensor = _Recomputed.apply(function, *inputs)  # pyright: ignore[reportAssignmentType]
+    return made
+
+
+def activated_product(activation: Callable[..., Tensor], weight: Tensor, *inputs: Tensor) -> Tensor:
+    """activation(*inputs) @ weight, of which inputs and weight are kept: (..., T, H), (..., H, D) -> (..., T, D).
+
+    activation: maps each element by itself; draws nothing.
+    """
+    if _plainly():
+        return activation(*inputs) @ weight
+    weight = weight.to(torch.promote_types(inputs[0].dtype, inputs[-1].dtype))  # as autocast does
+    made: Tensor = _ActivatedProduct.apply(activation, weight, *inputs)  # pyright: ignore[reportAssignmentType]
+    return made
+
+
+def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(x)·(1 + scale) + shift (adaptive layer norm; Peebles & Xie 2023, arXiv 2212.09748).
+
+    x (B, T, D), shift and scale (B, 1, D) -> (B, T, D), computed in x's dtype and rounded to that of shift: products
+    made that, so the next ones take it. Only what enters is kept.
+    """
+    if _plainly():
+        return (norm(x) * (1 + scale) + shift).to(shift.dtype)
+    made: Tensor = _ModulatedNorm.apply(norm.eps, x, norm.weight, shift, scale)  # pyright: ignore[reportAssignmentType]
+    return made
+
+
+def _plainly() -> bool:
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+class _Recomputed(torch.autograd.Function):
+    """Any function of tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Keeps the inputs."""
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs."""
+        made, inputs = again(ctx.function, ctx.saved_tensors)
+        return None, *torch.autograd.grad(made, inputs, gradient)
+
+
+class _ModulatedNorm(torch.autograd.Function):
+    """layer_norm(x)·weight·(1 + scale) + shift, without the passes that `_Recomputed` would make once more."""
+
+    @staticmethod
+    def forward(ctx: Any, eps: float, x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Keeps x, weight and scale, and mean and inverse deviation of x."""
+        ctx.eps = eps
+        normed, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], weight, None, eps)
+        ctx.save_for_backward(x, weight, scale, mean, inverse)
+        return normed.mul_(1 + scale).add_(shift).to(shift.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight, shift and scale."""
+        x, weight, scale, mean, inverse = ctx.saved_tensors
+        shape = x.shape[-1:]
+        gradient = gradient.to(x.dtype)
+        normed = torch.native_layer_norm(x, shape, weight, None, ctx.eps)[0]
+        grad_shift, grad_scale = (y.sum(dim=1, keepdim=True).to(scale.dtype) for y in (gradient, normed.mul_(gradient)))
+        grad_normed = gradient * (1 + scale)
+        mask = [True, True, False]
+        grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(  # pyright: ignore[reportCallIssue]
+            grad_normed, x, shape, mean, inverse, weight, None, mask
+        )
+        return None, grad_x, grad_weight, grad_shift, grad_scale
+
+
+class _ActivatedProduct(torch.autograd.Function):
+    """activation(*inputs) @ weight."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: Callable[..., Tensor], weight: Tensor, *inputs: Tensor) -> Tensor:
+        """Keeps weight and inputs."""
+        ctx.activation = activation
+        ctx.save_for_backward(weight, *inputs)
+        return activation(*inputs) @ weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of weight and inputs."""
+        weight, *kept = ctx.saved_tensors
+        activated, inputs = again(ctx.activation, kept)
+        gradients = torch.autograd.grad(activated, inputs, gradient @ weight.mT)
+        return None, activated.detach().mT @ gradient, *gradients
+
+
+@torch.enable_grad()
+def again(function: Callable[..., Any], kept: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """function of the kept tensors once more, and these tensors, for gradients."""
+    inputs = [tensor.detach().requires_grad_() for tensor in kept]
+    return function(*inputs), inputs
