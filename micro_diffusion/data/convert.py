@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from micro_diffusion.data.engine import Engine, Processes
 from micro_diffusion.data.output_folder import REJECTS, OutputFolder
 from micro_diffusion.data.parts import writing
 from micro_diffusion.data.preparation import COLUMNS, Preparation
-from micro_diffusion.data.sources.source import Source
+from micro_diffusion.data.sources.source import Rejected, Source
 from micro_diffusion.data.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def convert(
     Raises:
         FileExistsError: when `out` holds something else.
         BlockingIOError: when another job is making `out`.
-        ValueError: when not a single picture can be used.
+        ValueError: when not a single picture can be used, or they have unequal numbers of captions.
     """
     if not is_dataclass(source) or isinstance(source, type):
         raise ValueError(f"the source {source!r} is no dataclass; make it one, so that its settings can be recorded")
@@ -69,7 +69,8 @@ def convert(
         with tqdm(desc=f"convert {out}", total=total, initial=done, unit=" pictures", mininterval=1) as progress:
             for count in (engine or Processes()).run(work, missing):
                 progress.update(count)
-        samples, rejected, _ = folder.merge(len(tasks))
+        samples, rejected, counted = folder.merge(len(tasks))
+        _check_captions({number: key for part in counted for number, key in part.items()})
         if not samples:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in rejected.items()) or "it is empty"
             raise ValueError(f"the source gives no picture that can be used ({reasons}); check its settings")
@@ -107,11 +108,26 @@ class PartConversion:
     def __call__(self, task: Task) -> int:
         """Write a part. Returns the number of pictures of the split."""
         pictures = 0
+        captions: dict[str, str] = {}
         with writing(self.storage, task.number, columns=COLUMNS, size_limit=self.size_limit) as part:
             for source_part in task.source_parts:
                 for item in self.source.read(source_part):
                     rows = list(self.preparation.rows(item))
                     for row in rows:
                         part.write(row)
+                        if not isinstance(row, Rejected):
+                            captions[str(1 + len(row["further_captions"]))] = row["key"]
+                            _check_captions(captions)
                     pictures += bool(rows)
+            part.statistics = captions
         return pictures
+
+
+def _check_captions(examples: Mapping[str, str]) -> None:
+    """Raise ValueError when pictures have unequal numbers of captions; `examples` has a picture's key for each."""
+    if len(examples) > 1:
+        (number, key), (other, other_key), *_ = examples.items()
+        raise ValueError(
+            f"the source gives picture {key} {number} captions, but {other_key} {other}; let it give as many for each, "
+            'with "" for one that is missing, and set another out'
+        )

@@ -43,8 +43,7 @@ class LatentEncoder:
         seed: of those draws.
 
     Raises:
-        ValueError: when a resolution is no multiple of the downsampling; later, when an encoder gives numbers that
-            are not finite in half precision.
+        ValueError: when a resolution is no multiple of the downsampling.
     """
 
     def __init__(
@@ -108,9 +107,21 @@ class LatentEncoder:
 
     @torch.no_grad()
     def rows(self, batch: Sequence[ImageSample], statistics: LatentStatistics) -> Iterator[dict[str, Any]]:
-        """Encode B pictures and their captions, and count the latents."""
+        """Encode B pictures and their captions, and count the latents.
+
+        Raises:
+            ValueError: when a picture has more or fewer captions than the rows have columns for, or an encoder gives
+                numbers that are not finite in half precision.
+        """
         if not batch:
             return
+        each = self.row_format.captions_per_picture
+        for item in batch:
+            if len(item.captions) != each:
+                raise ValueError(
+                    f"picture {item.key} has {len(item.captions)} captions, others {each}; convert again, with as many "
+                    "for each"
+                )
         columns: dict[str, Entries] = {}
         for resolution in self.resolutions:
             latents = self._encode(batch, resolution, statistics)

@@ -176,6 +176,28 @@ def test_a_source_without_a_usable_picture_is_an_error(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Uneven:
+    """Its last picture has a caption more than the others."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def parts(self) -> Sequence[int]:
+        return range(4)
+
+    def read(self, part: int) -> Iterator[CaptionedImage | Rejected]:
+        yield CaptionedImage(Image.new("RGB", (4, 4)), "a", str(part), ("b", "c") if part == 3 else ("b",))
+
+
+@pytest.mark.parametrize("part_size", [1, 4])
+def test_unequal_numbers_of_captions_are_refused(tmp_path, part_size):
+    options = {"preparation": Preparation(), "engine": Processes(count=1), "part_size": part_size}
+    with pytest.raises(ValueError, match="gives picture 2 2 captions, but 3 3; let it give as many for each"):
+        convert(source=Uneven(), out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -155,6 +155,19 @@ def test_a_picture_that_cannot_be_decoded_costs_no_other(tmp_path):
     assert [json.loads(line) for line in listed] == [{"key": "5", "reason": "unreadable picture"}]
 
 
+@pytest.mark.parametrize("further", [("b", "c"), ()])
+def test_unequal_numbers_of_captions_are_refused(tmp_path, further):
+    """Or pictures would get each other's."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "png")
+    with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
+        for i, others in enumerate((("b",), ("b",), further)):
+            writer.write(row(buffer.getvalue(), "a", i, 16, 16, others))
+    with pytest.raises(ValueError, match=f"picture 2 has {1 + len(further)} captions, others 2; convert again, with"):
+        run(tmp_path / "images", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_enlarged_pictures_are_counted(images, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         run(images, tmp_path / "out", resolutions=[8, 32])
