@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -61,11 +61,13 @@ class OutputFolder:
         out: folder to make, local or remote. A remote one has no lock; two jobs of the same recipe would write the
             same bytes there.
         recipe: everything that decides what the data will be, as it goes into the record; JSON values.
+        recent: names in the recipe that the record of a complete data set need not have; an older one lacks them.
     """
 
-    def __init__(self, out: str | Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, out: str | Path, recipe: Mapping[str, Any], *, recent: Collection[str] = ()) -> None:
         self.out = str(out).rstrip("/") if is_remote(out) else str(Path(out).expanduser())
         self.recipe = json.loads(json.dumps(recipe))
+        self._recent = recent
         self._lock: TextIO | None = None
         self.finished = RemoteStorage(self.out) if is_remote(out) else LocalStorage(Path(self.out))
         self._unfinished = self.out if is_remote(out) else self.out + ".unfinished"
@@ -156,7 +158,9 @@ class OutputFolder:
             )
 
     def _recipe_of(self, storage: Storage) -> Mapping[str, Any]:
-        return json.loads(storage.read(RECORD) or "{}").get("recipe", {})
+        """Of the record of a complete data set."""
+        recent = {name: self.recipe[name] for name in self._recent}
+        return recent | json.loads(storage.read(RECORD) or "{}").get("recipe", {})
 
     def _publish(self, files: Mapping[str, str]) -> None:
         with scratch_folder(self.storage) as scratch:

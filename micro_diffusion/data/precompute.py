@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.crops import CentreSquare, Crop
 from micro_diffusion.data.encoding import LatentEncoder
 from micro_diffusion.data.images import ImageDataset, ImageSample
+from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.latent_statistics import LatentStatistics
 from micro_diffusion.data.output_folder import RECORD, REJECTS, OutputFolder, read_record
@@ -79,10 +81,13 @@ def precompute(
 
     Raises:
         FileNotFoundError: when `images` is missing or incomplete.
-        FileExistsError: when `out` holds something else.
+        FileExistsError: when `out` holds something else, such as the latents of earlier images.
         BlockingIOError: when another job is making `out`.
-        ValueError: when a resolution is no multiple of the downsampling, or an encoder gives non-finite numbers.
+        ValueError: when `images` is a URL, a resolution is no multiple of the downsampling, or an encoder gives
+            non-finite numbers.
     """
+    if "://" in str(images):
+        raise ValueError(f"images is the address {images}; copy it to a local folder first")
     images = Path(images).expanduser()
     cut = crop or CentreSquare()
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
@@ -101,6 +106,7 @@ def precompute(
     layout = {"part_size": part_size, "size_limit": size_limit}
     recipe = {
         "images": made,
+        "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes()),  # which has the hashes of the shards
         "sample": sample,
         "seed": seed,
         "crop": _described(cut),
@@ -108,7 +114,7 @@ def precompute(
         **encoder.description(),
     }
     parts = _runs(len(dataset), part_size)
-    with OutputFolder(out, recipe) as folder:
+    with OutputFolder(out, recipe, recent=["images_index"]) as folder:
         whole = ranks.first_decides(folder.begin)
         if whole is None:
             return

@@ -167,6 +167,20 @@ def test_parts_of_another_recipe_are_not_mixed_in(tmp_path):
         assert folder.begin() == {0}
 
 
+def test_what_earlier_versions_did_not_record_may_be_missing_when_complete(tmp_path):
+    out = tmp_path / "out"
+    interrupted(out, {"seed": 0})
+    with pytest.raises(FileExistsError, match=r"\(images_index differ\)"):  # parts of two kinds might be mixed
+        OutputFolder(out, {"seed": 0, "images_index": "a"}, recent=["images_index"]).begin()
+    with OutputFolder(out, {"seed": 0}) as folder:
+        folder.begin()
+        folder.merge(1)
+        folder.finish(samples=1)
+    assert OutputFolder(out, {"seed": 0, "images_index": "a"}, recent=["images_index"]).begin() is None
+    with pytest.raises(FileExistsError, match=r"\(seed differ\)"):
+        OutputFolder(out, {"seed": 1, "images_index": "a"}, recent=["images_index"]).begin()
+
+
 def test_a_kill_before_the_last_renaming_costs_nothing(tmp_path, monkeypatch):
     out = tmp_path / "out"
     interrupted(out, {"seed": 0})

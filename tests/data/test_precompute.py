@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zlib
 
 import numpy as np
@@ -18,6 +19,7 @@ from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.data.precompute import precompute
 from micro_diffusion.data.preparation import COLUMNS, Preparation
+from micro_diffusion.data.sources.image_folder import ImageFolder
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.transforms import normalise
 
@@ -142,6 +144,34 @@ def test_the_same_latents_are_left_alone_and_others_refused(images, tmp_path):
         run(images, tmp_path / "out", resolutions=[8])
 
 
+def test_latents_of_images_that_were_made_anew_are_refused(tmp_path):
+    """With the same settings, from a source whose captions were corrected."""
+    pictures, images, out = tmp_path / "pictures", tmp_path / "images", tmp_path / "out"
+    pictures.mkdir()
+    Image.new("RGB", (16, 16)).save(pictures / "a.png")
+
+    def make(caption: str) -> None:
+        (pictures / "a.txt").write_text(caption)
+        shutil.rmtree(images, ignore_errors=True)
+        convert(
+            source=ImageFolder(path=str(pictures)), out=images, preparation=Preparation(), engine=Processes(count=1)
+        )
+
+    make("wrong")
+    run(images, out)
+    make("right")
+    with pytest.raises(FileExistsError, match=r"other settings \(images_index differ\); remove it or set another out"):
+        run(images, out)
+    make("wrong")
+    assert run(images, out)[0]["caption"] == "wrong"
+    record = json.loads((out / "metadata.json").read_text())
+    del record["recipe"]["images_index"]  # as an earlier version wrote it
+    (out / "metadata.json").write_text(json.dumps(record))
+    encoder = Counting()
+    run(images, out, text_encoder=encoder)
+    assert encoder.encoded == []
+
+
 def test_a_picture_that_cannot_be_decoded_costs_no_other(tmp_path):
     good = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(good, "png")
@@ -178,6 +208,8 @@ def test_enlarged_pictures_are_counted(images, tmp_path, caplog):
 def test_bad_input_says_what_to_do(images, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no data folder .*; make it with: python scripts/convert\.py"):
         run(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(ValueError, match="images is the address s3://data/images; copy it to a local folder first"):
+        run("s3://data/images", tmp_path / "out")
     with pytest.raises(ValueError, match="resolution 15 cannot be encoded; set resolutions to multiples of 2"):
         run(images, tmp_path / "out", resolutions=[15])
     with pytest.raises(ValueError, match="resolutions is empty"):
