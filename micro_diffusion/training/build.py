@@ -54,6 +54,7 @@ def train(config: DictConfig) -> None:
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     model = build_model(config)
     trainer = build_trainer(config, model)
+    _check_not_past_end(trainer, run)
     if dist.get_global_rank() == 0:
         run.begin()
     start = time.monotonic()
@@ -150,6 +151,18 @@ def _savers(trainer: DictConfig, interruption: Interruption) -> list[Callback]:
 def _has_ended(trainer: Trainer) -> bool:
     end = trainer.state.max_duration
     return end is not None and trainer.state.timestamp.get(end.unit) >= end
+
+
+def _check_not_past_end(trainer: Trainer, run: RunFolder) -> None:
+    """Raise ValueError when more was trained already than is asked for; in samples, a last step may go beyond it."""
+    end, done = trainer.state.max_duration, trainer.state.timestamp
+    if end is None or (trained := done.get(end.unit)) <= end:
+        return
+    if (trained - end).value * done.batch.value >= trained.value:  # by a step or more
+        raise ValueError(
+            f"{run.path} has trained {trained.to_timestring()} already, more than trainer.max_duration="
+            f"{end.to_timestring()}; set it to at least that, or choose another exp_name"
+        )
 
 
 def _loader(node: DictConfig | None, model: Any) -> Any:

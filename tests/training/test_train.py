@@ -63,6 +63,23 @@ def test_what_is_complete_is_not_trained_again(reference, workplace, caplog):
     assert (reference / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_does_not_end_before_where_it_is(reference, workplace):
+    before = (reference / "complete.json").read_text()
+    with pytest.raises(ValueError, match=r"reference has trained 18ba already, more than trainer\.max_duration=4ba"):
+        train_here(workplace, "exp_name=reference", "trainer.max_duration=4ba")
+    assert (reference / "complete.json").read_text() == before
+    assert OmegaConf.load(reference / "config.yaml").trainer.max_duration == "18ba"
+
+
+def test_a_last_step_may_go_beyond_a_number_of_samples(workplace):
+    command = ["exp_name=samples", "trainer.max_duration=6sp"]  # of batches of 4
+    train_here(workplace, *command)
+    complete = workplace / "runs" / "samples" / "complete.json"
+    complete.unlink()
+    train_here(workplace, *command)
+    assert json.loads(complete.read_text())["samples"] == 8
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, workplace):
     """Killed within an epoch, after the checkpoint between two epochs, and after one at the last step of an epoch."""
     run = workplace / "runs" / "interrupted"
