@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ def check_archive(path: Path, part: IO[bytes] | None = None) -> None:
 
     Raises:
         FileNotFoundError: when there is no such file.
+        OSError: when it cannot be read, which says nothing about what is in it.
         ValueError: when it is cut short, damaged, or no such archive.
     """
     if not path.is_file():
@@ -25,6 +27,8 @@ def check_archive(path: Path, part: IO[bytes] | None = None) -> None:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
             damaged = packed[0] if packed else archive.testzip()  # torch compresses nothing, but a bomb does
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a place before the start
+            raise
         raise ValueError(f"{path} is no whole file of torch.save ({error}); copy it again, or give another") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged in {damaged}; copy it again, or give another")

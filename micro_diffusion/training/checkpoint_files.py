@@ -60,6 +60,9 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, the last of them read and found whole.
 
     Damaged ones that are newer are renamed to `*.damaged`, and the log says so. What was not finished goes.
+
+    Raises:
+        OSError: when one cannot be read, which may be the disk's or the network's fault; it keeps its name.
     """
     for unfinished in folder.glob(f"{_UNFINISHED}*"):
         remove(unfinished)
@@ -85,7 +88,7 @@ def check_checkpoint(path: Path) -> None:
     """Compare what is in a checkpoint with its checksums.
 
     Raises:
-        FileNotFoundError: when there is none.
+        OSError: when there is none, or it cannot be read.
         ValueError: when it is cut short, damaged, lacks a share, or is no checkpoint.
     """
     if path.is_dir():
@@ -139,6 +142,10 @@ def _check_shares(folder: Path) -> None:
     """Every tensor of a folder is an archive of its own within the file of a rank; `.metadata` says where."""
     try:
         entries = FileSystemReader(folder).read_metadata().storage_data.values()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{folder / '.metadata'} is missing; copy the folder again") from error
     except Exception as error:  # whatever a damaged pickle raises
         raise ValueError(f"{folder / '.metadata'} cannot be read ({error!r}); copy the folder again") from error
     of_file = defaultdict(list)

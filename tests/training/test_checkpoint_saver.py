@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import signal
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,21 @@ def test_a_run_whose_only_checkpoint_is_damaged_begins_again(tmp_path):
     (tmp_path / LATEST).symlink_to("ep0-ba2-rank0.pt")
     saver(tmp_path).init(at(0), LOGGER)
     assert names(tmp_path) == ["ep0-ba2-rank0.pt.damaged"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_checkpoint_that_cannot_be_read_keeps_its_name(tmp_path, monkeypatch, number):
+    some = saver(tmp_path)
+    some.init(at(0), LOGGER)
+    save(some, 2)
+
+    def unreadable(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(zipfile, "ZipFile", unreadable)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        saver(tmp_path).init(at(0), LOGGER)
+    assert names(tmp_path) == ["ep1-ba2-rank0.pt", LATEST]
 
 
 def test_steps_are_ordered_as_numbers(tmp_path):

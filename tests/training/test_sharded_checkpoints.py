@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -13,6 +14,7 @@ import pytest
 from composer.core import Callback
 from composer.utils import dist
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 
 from micro_diffusion.training.checkpoint_files import LATEST, is_whole, model_shapes, whole_checkpoints
 from tests.forked_training import output, run_forked
@@ -86,6 +88,16 @@ def test_a_damaged_folder_is_passed_over(checkpoints, damage, name):
     damage(checkpoints / "ep0-ba6" / name)
     assert [path.name for path in whole_checkpoints(checkpoints)] == ["ep0-ba4"]
     assert names(checkpoints) == ["ep0-ba4", "ep0-ba6.damaged", LATEST]
+
+
+def test_a_description_that_cannot_be_read_condemns_nothing(checkpoints, monkeypatch):
+    def unreadable(reader):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(FileSystemReader, "read_metadata", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        whole_checkpoints(checkpoints)
+    assert names(checkpoints) == ["ep0-ba4", "ep0-ba6", LATEST]
 
 
 class Arm(Callback):
