@@ -51,12 +51,12 @@ class RunFolder:
         return duration == str(self.config["trainer"]["max_duration"])
 
     def check(self) -> None:
-        """Compare with the configuration that is in the folder already, if any.
+        """Compare with the configuration of the run that is in the folder already, if it has got anywhere.
 
         Raises:
             ValueError: when it differs in what is learned; says where.
         """
-        if not (self.path / CONFIG_FILE).is_file():
+        if not (self.path / CONFIG_FILE).is_file() or not self._has_results:
             return
         earlier = read_config(self.path)
         keys = [key for key in differing_keys(earlier, self.config) if not FREE.match(key)]
@@ -67,6 +67,11 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration, which differs in {', '.join(changes)}{more}; "
                 "choose another exp_name, or set these back to resume that run"
             )
+
+    @property
+    def _has_results(self) -> bool:
+        """Whether there is anything to go on with or to look at; a run that fails at once leaves no such thing."""
+        return any(any(self.path.glob(kind)) for kind in ("checkpoints/*", "samples/*", "*.safetensors", COMPLETE_FILE))
 
     def begin(self) -> None:
         """Write the configuration."""
