@@ -95,13 +95,13 @@ def _shares(q: Tensor, k: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Normalised queries and keys make scores of a few units, so that the largest need not be taken away first.
     """
-    scores = torch.bmm(q, k.mT)
-    share = scores.exp()
+    share = torch.bmm(q, k.mT).exp_()
     if rows.numel():
         share *= rows
     total = share.sum(dim=-1, keepdim=True, dtype=torch.float32)
     if not total.numel() or (total.min() > 1 / SUMS_UP_TO and total.max() < SUMS_UP_TO):
         return share, total
+    scores = torch.bmm(q, k.mT)
     if rows.numel():
         scores = scores.masked_fill(rows == 0, -torch.inf)
     return scores.softmax(dim=-1), torch.ones_like(total)

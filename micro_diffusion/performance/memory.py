@@ -13,9 +13,21 @@ from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.performance.training_step import activation_bytes
 from micro_diffusion.training.sharding import layers
 
-STATE, AVERAGE, AUTOCAST, BUCKETS, GATHERED, COPY = 16, 4, 2, 4, 4, 4
-"""Bytes a parameter: fp32 weight, gradient and two moments; average; bf16 copy; DDP's bucket; gathered weight; weight
-of the copy that the first rank draws with."""
+AVERAGE, GATHERED, COPY = 4, 4, 4
+"""Bytes a parameter: average; gathered weight; weight of the copy that the first rank draws with."""
+
+
+class Stored(NamedTuple):
+    """Bytes a parameter: weight, gradient and two moments; autocast's copy; DDP's bucket; weight and moments saved."""
+
+    state: int
+    autocast: int
+    bucket: int
+    checkpoint: int
+
+
+STORED = {"fp32": Stored(16, 2, 4, 12), "bf16": Stored(12, 0, 2, 10)}
+"""By `model.weight_dtype`; vectors, which are fp32 in any case, are too few to count."""
 
 LARGEST_LAYER = 3
 """Activations of the largest layer over those of the mean one, at most: of a mixer, which sees hidden patches too."""
@@ -54,18 +66,19 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
         network: nn.Module = instantiate(config.backbone, _convert_="all")
     parameters = parameter_count(network)
     average = AVERAGE * parameters if "ema" in config.algorithms else 0
-    state, fsdp = STATE * parameters + average, config.parallelism.fsdp
-    fixed, drawing = state + AUTOCAST * parameters, 0
+    stored, fsdp = STORED[config.model.get("weight_dtype", "fp32")], config.parallelism.fsdp
+    state = stored.state * parameters + average
+    fixed, drawing = state + stored.autocast * parameters, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]
         gathered = 2 * max(in_layers) + parameters - sum(in_layers)
         share = state // (devices // (fsdp.replicas or 1))
-        fixed = share + AUTOCAST * parameters + GATHERED * gathered
+        fixed = share + stored.autocast * parameters + GATHERED * gathered
         drawing = share + COPY * parameters if "image_logger" in config.callbacks else 0
     elif devices > 1:
-        fixed += BUCKETS * parameters
+        fixed += stored.bucket * parameters
     each = activation_bytes(config, half=half)
     if config.backbone.activation_checkpointing:
         kept = OmegaConf.merge(config, {"backbone": {"activation_checkpointing": False}})
         each += LARGEST_LAYER * activation_bytes(cast(DictConfig, kept), half=half) // len(layers(network))
-    return Memory(parameters, fixed, each, drawing, 12 * parameters + average)
+    return Memory(parameters, fixed, each, drawing, stored.checkpoint * parameters + average)

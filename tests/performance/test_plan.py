@@ -93,6 +93,13 @@ def test_checkpointing_keeps_less_and_computes_one_layer_again():
     assert kept < plain.each and economical.each == kept + LARGEST_LAYER * plain.each // 3  # three layers
 
 
+def test_weights_in_bf16_take_less():
+    small = config("quickstart_32_pretrain", *SMALL, "~algorithms.ema", "optimizer=adamw", "optimizer.lr=1e-3")
+    compact = config("quickstart_32_pretrain", *SMALL, "~algorithms.ema", "model.weight_dtype=bf16")
+    plain, half = (memory_of(c, devices=2, half=True) for c in (small, compact))
+    assert plain.fixed == (16 + 2 + 4) * plain.parameters and half.fixed == (12 + 2) * plain.parameters
+
+
 def test_shards_divide_the_state_and_gather_two_layers():
     small = config("quickstart_32_pretrain", *SMALL, "parallelism=fsdp", "~algorithms.ema")
     network = build_model(small).network
