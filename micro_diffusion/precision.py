@@ -1,4 +1,4 @@
-"""In which precision a network computes; its weights stay in fp32."""
+"""In which precision a network computes, whatever its weights are stored in."""
 
 from __future__ import annotations
 

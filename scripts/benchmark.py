@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--backbone", default="nano", help="an option of configs/backbone")
     top.add_argument("--resolution", type=int, default=256, help="pixels")
     top.add_argument("--mask-ratio", type=float, default=0.0, help="share of hidden patches in training")
-    top.add_argument("--dtype", choices=DTYPES, default="bf16", help="of matrix products; weights stay fp32")
+    top.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="bf16",
+        help="of matrix products; weights are stored as model.weight_dtype says",
+    )
     top.add_argument("--batch-size", type=int, default=8)
     top.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     top.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

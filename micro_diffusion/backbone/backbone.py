@@ -64,9 +64,9 @@ class Backbone(Protocol):
 class PreparesText(Protocol):
     """A backbone that does its work on captions and noise levels once for many calls."""
 
-    def prepare(self, text: TextCondition, *, levels: Tensor, null_rows: int = 0) -> Any:
+    def prepare(self, text: TextCondition, *, levels: Tensor | None = None, null_rows: int = 0) -> Any:
         """`null_rows` null captions and then those of `text`, in a form that this backbone takes in place of text.
 
-        levels: (S,) the noise levels that it will be called with; with none of them it takes any.
+        levels: (S,) all noise levels that it will be called with, or None when they are not known.
         """
         ...

@@ -240,7 +240,7 @@ class SparseDiT(nn.Module):
             self.blocks.keys_values(tokens, null_tokens),
             mask,
             pooled,
-            None if levels is None or not len(levels) else self._modulations(levels, pooled),
+            None if levels is None else self._modulations(levels, pooled),
         )
 
     def _modulations(self, levels: Tensor, pooled: Tensor) -> Modulations:
@@ -283,8 +283,8 @@ class SparseDiT(nn.Module):
                 f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
             )
         caption = text if isinstance(text, EncodedCaption) else self.encode_caption(text)
-        c = self._conditioning(level, caption.pooled)
         known = None if caption.modulations is None else caption.modulations.at(level)
+        c = self._conditioning(level, caption.pooled) if known is None else caption.pooled  # which then nothing reads
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
 
         tokens = self.mixer_in(tokens)

@@ -23,7 +23,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return activated_product(_swish_gate, self.w3.weight.mT, self.w1(x), self.w2(x))
+        return activated_product(_swish_gate, self.w3.weight, self.w1(x), self.w2(x))
 
 
 def _swish_gate(x: Tensor, y: Tensor) -> Tensor:

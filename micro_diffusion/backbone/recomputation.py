@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -26,13 +27,14 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def activated_product(activation: Callable[..., Tensor], weight: Tensor, *inputs: Tensor) -> Tensor:
-    """activation(*inputs) @ weight, of which inputs and weight are kept: (..., T, H), (..., H, D) -> (..., T, D).
+    """The product of activation(*inputs), (..., H), with a weight, of which inputs and weight are kept -> (..., D).
 
     activation: maps each element by itself; draws nothing.
+    weight: (D, H) as of nn.Linear, or one for each expert, (E, H, D), with inputs (E, N, H).
     """
     if _plainly():
-        return activation(*inputs) @ weight
-    weight = weight.to(torch.promote_types(inputs[0].dtype, inputs[-1].dtype))  # as autocast does
+        return _product(activation(*inputs), weight)
+    weight = weight.to(inputs[0].dtype)  # as autocast does
     made: Tensor = _ActivatedProduct.apply(activation, weight, *inputs)  # pyright: ignore[reportAssignmentType]
     return made
 
@@ -40,13 +42,21 @@ def activated_product(activation: Callable[..., Tensor], weight: Tensor, *inputs
 def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """norm(x)·(1 + scale) + shift (adaptive layer norm; Peebles & Xie 2023, arXiv 2212.09748).
 
-    x (B, T, D), shift and scale (B, 1, D) -> (B, T, D), computed in x's dtype and rounded to that of shift: products
-    made that, so the next ones take it. Only what enters is kept.
+    x (B, T, D), shift and scale (B, 1, D) -> (B, T, D), computed in the wider dtype of x and the norm's weight, and
+    rounded to that of shift: products made that, so the next ones take it. Only what enters is kept.
+
+    norm: has a weight, and no bias.
     """
     if _plainly():
-        return (norm(x) * (1 + scale) + shift).to(shift.dtype)
+        wide = x.to(torch.promote_types(x.dtype, norm.weight.dtype))
+        normed = functional.layer_norm(wide, wide.shape[-1:], norm.weight, eps=norm.eps)
+        return (normed * (1 + scale) + shift).to(shift.dtype)
     made: Tensor = _ModulatedNorm.apply(norm.eps, x, norm.weight, shift, scale)  # pyright: ignore[reportAssignmentType]
     return made
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.linear(x, weight) if weight.ndim == 2 else torch.bmm(x, weight)
 
 
 def _plainly() -> bool:
@@ -78,7 +88,8 @@ class _ModulatedNorm(torch.autograd.Function):
     def forward(ctx: Any, eps: float, x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Keeps x, weight and scale, and mean and inverse deviation of x."""
         ctx.eps = eps
-        normed, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], weight, None, eps)
+        wide = x.to(torch.promote_types(x.dtype, weight.dtype))
+        normed, mean, inverse = torch.native_layer_norm(wide, wide.shape[-1:], weight, None, eps)
         ctx.save_for_backward(x, weight, scale, mean, inverse)
         return normed.mul_(1 + scale).add_(shift).to(shift.dtype)
 
@@ -87,27 +98,27 @@ class _ModulatedNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight, shift and scale."""
         x, weight, scale, mean, inverse = ctx.saved_tensors
-        shape = x.shape[-1:]
-        gradient = gradient.to(x.dtype)
-        normed = torch.native_layer_norm(x, shape, weight, None, ctx.eps)[0]
+        shape, wide = x.shape[-1:], x.to(torch.promote_types(x.dtype, weight.dtype))
+        gradient = gradient.to(wide.dtype)
+        normed = torch.native_layer_norm(wide, shape, weight, None, ctx.eps)[0]
         grad_shift, grad_scale = (y.sum(dim=1, keepdim=True).to(scale.dtype) for y in (gradient, normed.mul_(gradient)))
         grad_normed = gradient * (1 + scale)
         mask = [True, True, False]
         grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(  # pyright: ignore[reportCallIssue]
-            grad_normed, x, shape, mean, inverse, weight, None, mask
+            grad_normed, wide, shape, mean, inverse, weight, None, mask
         )
-        return None, grad_x, grad_weight, grad_shift, grad_scale
+        return None, grad_x.to(x.dtype), grad_weight, grad_shift, grad_scale
 
 
 class _ActivatedProduct(torch.autograd.Function):
-    """activation(*inputs) @ weight."""
+    """_product(activation(*inputs), weight)."""
 
     @staticmethod
     def forward(ctx: Any, activation: Callable[..., Tensor], weight: Tensor, *inputs: Tensor) -> Tensor:
         """Keeps weight and inputs."""
         ctx.activation = activation
         ctx.save_for_backward(weight, *inputs)
-        return activation(*inputs) @ weight
+        return _product(activation(*inputs), weight)
 
     @staticmethod
     @once_differentiable
@@ -115,8 +126,13 @@ class _ActivatedProduct(torch.autograd.Function):
         """Gradients of weight and inputs."""
         weight, *kept = ctx.saved_tensors
         activated, inputs = again(ctx.activation, kept)
-        gradients = torch.autograd.grad(activated, inputs, gradient @ weight.mT)
-        return None, activated.detach().mT @ gradient, *gradients
+        if weight.ndim == 2:
+            grad_weight = gradient.flatten(0, -2).mT @ activated.detach().flatten(0, -2)
+            gradients = torch.autograd.grad(activated, inputs, gradient @ weight)
+        else:
+            grad_weight = torch.bmm(activated.detach().mT, gradient)
+            gradients = torch.autograd.grad(activated, inputs, torch.bmm(gradient, weight.mT))
+        return None, grad_weight, *gradients
 
 
 @torch.enable_grad()

@@ -17,6 +17,7 @@ from micro_diffusion.backbone.backbone import Backbone, Prediction
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.sampler import known_levels
 
 
 class Unprepared(nn.Module):
@@ -73,6 +74,6 @@ class Drawing:
         objective = self.objective
         with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
             span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}
-            sigmas = self.sampler.noise_levels(**span)
+            sigmas = known_levels(self.sampler, **span)
             denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=sigmas)
             return self.sampler(denoiser, self.noise, **span, generators=None)

@@ -24,7 +24,7 @@ class TrainingStep:
         config: a training configuration.
         batch_size: B.
         device: where the model is.
-        precision: of the network's matrix products; weights stay in fp32.
+        precision: of the network's matrix products.
         compile: whether to compile the network, as one graph.
     """
 

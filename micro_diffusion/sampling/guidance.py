@@ -22,10 +22,10 @@ def null_text(text: TextCondition) -> TextCondition:
     return text._replace(tokens=torch.zeros_like(text.tokens))
 
 
-def prepared(backbone: Backbone, text: TextCondition, levels: Tensor, null_rows: int = 0) -> TextCondition:
+def prepared(backbone: Backbone, text: TextCondition, levels: Tensor | None, null_rows: int = 0) -> TextCondition:
     """`null_rows` null captions and then those of `text`, with the work on them done where the backbone can do that.
 
-    levels: noise levels (S,) for which work may be done as well.
+    levels: noise levels (S,) for which work may be done as well, when they are known.
     null_rows: 0, or as many as `text` has rows.
     """
     if isinstance(backbone, PreparesText):
@@ -64,7 +64,7 @@ def guided_denoiser(
     low, high = interval
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
-    levels = objective.level(torch.tensor(sigmas, device=text.tokens.device))
+    levels = objective.level(torch.tensor(sigmas, device=text.tokens.device)) if sigmas else None
     inside = _guided(objective, backbone, text, scale, levels)
     if scale == 1 or interval == EVERY_LEVEL:
         return inside
@@ -82,7 +82,9 @@ def guided_denoiser(
     return denoise
 
 
-def _guided(objective: Objective, backbone: Backbone, text: TextCondition, scale: float, levels: Tensor) -> Denoiser:
+def _guided(
+    objective: Objective, backbone: Backbone, text: TextCondition, scale: float, levels: Tensor | None
+) -> Denoiser:
     """Guided at every noise level."""
     if scale in (0, 1):
         return objective.denoiser(backbone, prepared(backbone, text if scale else null_text(text), levels))

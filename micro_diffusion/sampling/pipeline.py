@@ -20,7 +20,7 @@ from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
-from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.sampling.sampler import Sampler, known_levels
 from micro_diffusion.text.encoder import TextEncoder
 
 
@@ -169,7 +169,7 @@ class Pipeline:
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
         span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
-        sigmas = sampler.noise_levels(**span)
+        sigmas = known_levels(sampler, **span)
         denoiser = guided_denoiser(
             self.objective, self.backbone, text, guidance_scale, interval=guidance_interval, sigmas=sigmas
         )

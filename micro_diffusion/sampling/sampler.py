@@ -20,10 +20,6 @@ class Sampler(Protocol):
 
     steps: int
 
-    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """Every sigma at which it asks the denoiser, so that work on them can be done beforehand."""
-        ...
-
     def __call__(
         self,
         denoiser: Denoiser,
@@ -38,6 +34,20 @@ class Sampler(Protocol):
         generators: one for each sample, for samplers that add noise on the way; None where none is added.
         """
         ...
+
+
+@runtime_checkable
+class KnowsNoiseLevels(Protocol):
+    """A sampler that knows beforehand at which noise levels it will ask the denoiser."""
+
+    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """Every such sigma, so that work on them can be done at once."""
+        ...
+
+
+def known_levels(sampler: Sampler, **span: float) -> list[float]:
+    """The noise levels of a sampler, where it knows them; none otherwise. span: sigma_min and sigma_max."""
+    return sampler.noise_levels(**span) if isinstance(sampler, KnowsNoiseLevels) else []
 
 
 def fresh_noise(like: Tensor, generators: list[torch.Generator] | None) -> Tensor:

@@ -51,7 +51,11 @@ class CompactAdamW(Optimizer):
                 }
                 for group in groups
             ],
-            {"betas": tuple(betas), "eps": eps},
+            {
+                "betas": tuple(betas),
+                "eps": eps,
+                "fused": True,
+            },  # which has `load_state_dict` bring the steps to the parameters' device
         )
 
     @torch.no_grad()

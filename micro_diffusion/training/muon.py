@@ -73,7 +73,13 @@ class Muon(Optimizer):
                 }
                 for group in groups
             ],
-            {"momentum": momentum, "steps": steps, "betas": tuple(betas), "eps": eps},
+            {
+                "momentum": momentum,
+                "steps": steps,
+                "betas": tuple(betas),
+                "eps": eps,
+                "fused": True,  # which has `load_state_dict` bring the steps to the parameters' device
+            },
         )
 
     @torch.no_grad()

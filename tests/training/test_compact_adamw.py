@@ -75,6 +75,27 @@ def test_its_state_returns_bit_for_bit():
     assert all(torch.equal(value, restored.state[again][key]) for key, value in optimizer.state[weight].items())
 
 
+@pytest.mark.parametrize("name", ["compact", "muon"])
+def test_what_is_loaded_comes_to_the_device_of_the_parameters(name):
+    """As after a restart on a GPU, for which "meta" stands in, from a checkpoint that was read on the CPU."""
+
+    def optimizer(device):
+        dtype = torch.bfloat16 if name == "compact" else torch.float32
+        weight, rest = (nn.Parameter(torch.zeros(4, 4, dtype=dtype, device=device)) for _ in range(2))
+        if name == "compact":
+            return adamw(group(weight, rest), **SETTINGS)
+        others = [{**group(rest)[0], "matrices": False}]
+        return Muon([*group(weight), *others], matrix_lr_scale=1.0, momentum=0.9, steps=3, **SETTINGS)
+
+    saved, loading = optimizer("cpu"), optimizer("meta")
+    for parameter in (p for g in saved.param_groups for p in g["params"]):
+        parameter.grad = torch.ones_like(parameter)
+    saved.step()
+    loading.load_state_dict(saved.state_dict())
+    values = [value for state in loading.state.values() for value in state.values()]
+    assert values and {value.device.type for value in values} == {"meta"}
+
+
 def test_bytes_of_a_number():
     (weight, optimizer), _ = optimizers(32, 32)
     take_steps(1, (weight, optimizer))
