@@ -23,7 +23,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return activated_product(_swish_gate, self.w3.weight, self.w1(x), self.w2(x))
+        return activated_product(_swish_gate, self.w3.weight, self.w1(x), self.w2(x), tokens=x)
 
 
 def _swish_gate(x: Tensor, y: Tensor) -> Tensor:
@@ -61,10 +61,10 @@ class ExpertChoice(nn.Module):
         sample_start = torch.arange(batch, device=x.device)[:, None, None] * tokens
         rows = (chosen + sample_start).transpose(0, 1).reshape(-1)  # expert by expert
         taken = x.reshape(-1, dim).index_select(0, rows).unflatten(0, (self.experts, -1))
-        made = activated_product(functional.gelu, self.w2, torch.bmm(taken, self.w1))
+        made = activated_product(functional.gelu, self.w2, torch.bmm(taken, self.w1), tokens=x)
 
         def gathered(made: Tensor, score: Tensor) -> Tensor:
             weighted = made * score.transpose(0, 1).reshape(self.experts, -1, 1).to(made.dtype)
             return made.new_zeros(batch * tokens, dim).index_add(0, rows, weighted.flatten(0, 1))
 
-        return recomputed(gathered, made, score).unflatten(0, (batch, tokens))
+        return recomputed(gathered, made, score, tokens=x).unflatten(0, (batch, tokens))

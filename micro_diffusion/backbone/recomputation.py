@@ -1,7 +1,7 @@
 """Cheap results that a training step computes again in its backward pass, rather than keep them until then.
 
-Elementwise steps are a few percent of a transformer's time and half of what it keeps. Where no gradient is wanted, and
-under the compiler, which makes such choices itself, the steps are done plainly.
+Elementwise steps are a few percent of a large transformer's time, and half of what it keeps. Where no gradient is
+wanted, where a picture's tokens are few, and under the compiler, which makes such choices itself, they are done plainly.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+KEPT_BELOW = 2**15
+"""Numbers in the tokens of one picture below which results are kept: a small network waits for calls, not for bytes."""
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor, tokens: Tensor) -> Tensor:
     """function(*inputs), of which only the inputs are kept.
 
     function: draws nothing, and depends on no other tensor that wants a gradient.
+    tokens: (B, T, D) what the layer was given, by which it is large or small.
     """
-    if _plainly():
+    if _plainly(tokens):
         return function(*inputs)
     made: Tensor = _Recomputed.apply(function, *inputs)  # pyright: ignore[reportAssignmentType]
     return made
 
 
-def activated_product(activation: Callable[..., Tensor], weight: Tensor, *inputs: Tensor) -> Tensor:
+def activated_product(activation: Callable[..., Tensor], weight: Tensor, *inputs: Tensor, tokens: Tensor) -> Tensor:
     """The product of activation(*inputs), (..., H), with a weight, of which inputs and weight are kept -> (..., D).
 
     activation: maps each element by itself; draws nothing.
     weight: (D, H) as of nn.Linear, or one for each expert, (E, H, D), with inputs (E, N, H).
+    tokens: (B, T, D) what the layer was given, by which it is large or small.
     """
-    if _plainly():
+    if _plainly(tokens):
         return _product(activation(*inputs), weight)
     weight = weight.to(inputs[0].dtype)  # as autocast does
     made: Tensor = _ActivatedProduct.apply(activation, weight, *inputs)  # pyright: ignore[reportAssignmentType]
@@ -47,7 +52,7 @@ def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) 
 
     norm: has a weight, and no bias.
     """
-    if _plainly():
+    if _plainly(x):
         wide = x.to(torch.promote_types(x.dtype, norm.weight.dtype))
         normed = functional.layer_norm(wide, wide.shape[-1:], norm.weight, eps=norm.eps)
         return (normed * (1 + scale) + shift).to(shift.dtype)
@@ -59,8 +64,8 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(x, weight) if weight.ndim == 2 else torch.bmm(x, weight)
 
 
-def _plainly() -> bool:
-    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+def _plainly(tokens: Tensor) -> bool:
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[1:].numel() < KEPT_BELOW
 
 
 class _Recomputed(torch.autograd.Function):

@@ -6,8 +6,15 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from micro_diffusion.backbone import recomputation
 from micro_diffusion.backbone.recomputation import activated_product, modulated_norm, recomputed
 from micro_diffusion.performance.counting import count_saved_bytes
+
+
+@pytest.fixture(autouse=True, params=[0, 2**30], ids=["large", "small"])
+def kept_below(request, monkeypatch) -> int:
+    monkeypatch.setattr(recomputation, "KEPT_BELOW", request.param)
+    return request.param
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -27,21 +34,21 @@ def equal(made: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor]
 
 def test_any_function():
     x, y = random(3, 4), random(3, 4)
-    equal(recomputed(lambda x, y: x.sin() * y, x, y), x.sin() * y, [x, y])
+    equal(recomputed(lambda x, y: x.sin() * y, x, y, tokens=x), x.sin() * y, [x, y])
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (2, 6, 5)], ids=["one matrix", "experts"])
 def test_activated_product(shape):
     weight, x = random(*shape), random(2, 4, 6)
     expected = functional.gelu(x) @ (weight.mT if weight.ndim == 2 else weight)
-    equal(activated_product(functional.gelu, weight, x), expected, [weight, x])
+    equal(activated_product(functional.gelu, weight, x, tokens=x), expected, [weight, x])
     with torch.no_grad():
-        torch.testing.assert_close(activated_product(functional.gelu, weight, x), expected)
+        torch.testing.assert_close(activated_product(functional.gelu, weight, x, tokens=x), expected)
 
 
 def test_one_gradient_of_a_matrix_for_all_samples():
     weight, x = random(5, 6), random(7, 4, 6)
-    made = activated_product(functional.gelu, weight, x)
+    made = activated_product(functional.gelu, weight, x, tokens=x)
     with FlopCounterMode(display=False) as counter:
         made.sum().backward()
     operations = counter.get_flop_counts()["Global"]
@@ -77,6 +84,7 @@ def test_the_norm_of_bf16_is_computed_in_fp32():
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("kept_below", [0], indirect=True)
 def test_only_what_enters_is_kept():
     norm, x = nn.LayerNorm(64, bias=False), torch.randn(2, 8, 64, requires_grad=True)
     shift, scale = torch.randn(2, 2, 1, 64)
@@ -84,4 +92,7 @@ def test_only_what_enters_is_kept():
     statistics = 2 * 2 * 8 * 4
     assert kept == x.nbytes + shift.nbytes + scale.nbytes + statistics  # shift and scale share their memory
     weight, y = torch.randn(32, 64, requires_grad=True), torch.randn(2, 8, 64, requires_grad=True)
-    assert count_saved_bytes(lambda: activated_product(functional.gelu, weight, y), norm) == weight.nbytes + y.nbytes
+    assert (
+        count_saved_bytes(lambda: activated_product(functional.gelu, weight, y, tokens=y), norm)
+        == weight.nbytes + y.nbytes
+    )
