@@ -1,7 +1,7 @@
 """Cheap results that a training step computes again in its backward pass, rather than keep them until then.
 
 Elementwise steps are a few percent of a large transformer's time, and half of what it keeps. Where no gradient is
-wanted, where a picture's tokens are few, and under the compiler, which makes such choices itself, they are done plainly.
+wanted, where a picture's tokens are few, and under the compiler, which chooses by itself, they are done plainly.
 """
 
 from __future__ import annotations
