@@ -24,7 +24,7 @@ from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
 from micro_diffusion.training.ema import find_average
-from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run
+from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, unless_resumed
 from micro_diffusion.training.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
 from micro_diffusion.training.resumption import NextEpochAfterLoad
@@ -52,6 +52,7 @@ def train(config: DictConfig) -> None:
         return
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
+    config = unless_resumed(config)
     model = build_model(config)
     trainer = build_trainer(config, model)
     _check_not_past_end(trainer, run)

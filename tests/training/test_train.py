@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,6 +182,31 @@ def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
     result = load_file(workplace / "runs" / "loaded" / "model.safetensors")
     assert [key for key in raw if not torch.equal(raw[key], result[key])] == []
     assert sorted(losses(workplace / "runs" / "loaded")) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("key", ["init_from", "trainer.load_path"])
+@pytest.mark.usefixtures("handlers")
+def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
+    reference, workplace, caplog, monkeypatch, key
+):
+    monkeypatch.syspath_prepend(workplace)
+    start, run = workplace / "runs" / f"start_{key}", workplace / "runs" / f"orphan_{key}"
+    shutil.copytree(reference, start, symlinks=True)
+    first = start if key == "init_from" else start / "checkpoints" / "latest-rank0.pt"
+    command = [f"exp_name={run.name}", f"{key}={first}", "trainer.max_duration=4ba"]
+    with pytest.raises(SystemExit):
+        train_here(workplace, *command, "+callbacks.kill={_target_: killer.KillAt, step: 2, name: SIGTERM}")
+    shutil.rmtree(start)
+    checkpoint = (run / "checkpoints" / "latest-rank0.pt").resolve()
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-100])
+    with pytest.raises(OSError, match=str(start)):
+        train_here(workplace, *command)
+    checkpoint.write_bytes(content)
+    with caplog.at_level("INFO"):
+        train_here(workplace, *command)
+    assert "resumes at step 3" in caplog.text and sorted(losses(run)) == [0, 1, 2, 3]
+    assert OmegaConf.select(OmegaConf.load(run / "config.yaml"), key) == str(first)
 
 
 def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
