@@ -15,6 +15,8 @@ Config = dict[str, Any]
 Rule = Callable[[Config], Iterator[str]]
 
 TIMES = ("max_duration", "eval_interval", "save_interval")
+REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
+"""What Composer's own saver takes, which writes into remote folders only."""
 
 
 def check_coherence(config: DictConfig) -> None:
@@ -114,6 +116,15 @@ def _checkpoints(config: Config) -> Iterator[str]:
         )
 
 
+def _saving(config: Config) -> Iterator[str]:
+    folder = config["trainer"].get("save_folder")
+    if folder is not None and "://" in folder:
+        return
+    for key in REMOTE_ONLY:
+        if key in config["trainer"]:
+            yield f"trainer.{key} has no effect on checkpoints in a local folder; leave it out"
+
+
 def _evaluation(config: Config) -> Iterator[str]:
     if config["eval_loader"] is None and config["trainer"].get("eval_subset_num_batches") is not None:
         yield "trainer.eval_subset_num_batches has no effect without eval_loader; leave it out"
@@ -154,6 +165,7 @@ RULES: tuple[Rule, ...] = (
     _initial_weights,
     _loading,
     _checkpoints,
+    _saving,
     _evaluation,
     _precision,
     _weights,

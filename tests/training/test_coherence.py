@@ -12,6 +12,14 @@ from micro_diffusion.training.schema import validate
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LOAD = "trainer.load_path=trained_models/mine/checkpoints/latest-rank0.pt"
 
+SAVING = [
+    "save_weights_only=true",
+    "save_filename=a.pt",
+    "save_latest_filename=b.pt",
+    "save_ignore_keys=[rng]",
+    "save_overwrite=true",
+]
+
 
 def check(*overrides: str) -> None:
     register_resolvers()
@@ -34,6 +42,7 @@ def check(*overrides: str) -> None:
         (["trainer.load_path=s3://bucket/a.pt"], "is not below trained_models, the folder of your own runs"),
         (["trainer.load_path=trained_models/../other/a.pt"], "is not below trained_models"),
         (["trainer.save_folder=elsewhere"], "resuming would run the code in its checkpoints"),
+        *((["+trainer." + key], f"trainer.{key.partition('=')[0]} has no effect on checkpoints") for key in SAVING),
         (["exp_name=../out"], "exp_name is '../out'; set it to the name of a folder"),
         (["exp_name=''"], "exp_name is ''; set it to the name of a folder"),
         (["trainer.max_duration=ten"], "trainer.max_duration is 'ten'; set it to a time such as 1000ba"),
@@ -65,6 +74,7 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
         ["trainer.load_path=other.pt", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere", "trainer.autoresume=false"],
+        ["trainer.save_folder=s3://bucket/mine", "trust_checkpoint=true", *(f"+trainer.{key}" for key in SAVING)],
         ["init_from=trained_models/first", "init_weights=raw"],
         ["eval_loader=null"],
         ["model.caption_drop=0.0", "prompts.guidance_scale=1"],
