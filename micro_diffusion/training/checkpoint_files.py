@@ -70,7 +70,9 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     paths = sorted(steps, key=steps.__getitem__)
     while paths and not is_whole(paths[-1]):
         damaged = paths.pop()
-        aside = damaged.rename(damaged.with_name(damaged.name + ".damaged"))
+        aside = damaged.with_name(damaged.name + ".damaged")
+        remove(aside)  # of an earlier time, since a folder does not replace another
+        damaged.rename(aside)
         log.warning("the checkpoint %s is damaged and passed over; it is now called %s", damaged, aside.name)
     return paths
 

@@ -90,6 +90,14 @@ def test_a_damaged_folder_is_passed_over(checkpoints, damage, name):
     assert names(checkpoints) == ["ep0-ba4", "ep0-ba6.damaged", LATEST]
 
 
+def test_a_folder_that_is_damaged_a_second_time_replaces_the_first(checkpoints):
+    shutil.copytree(checkpoints / "ep0-ba6", checkpoints / "ep0-ba6.damaged")
+    (checkpoints / "ep0-ba6" / "__1_0.distcp").unlink()
+    assert [path.name for path in whole_checkpoints(checkpoints)] == ["ep0-ba4"]
+    assert names(checkpoints) == ["ep0-ba4", "ep0-ba6.damaged", LATEST]
+    assert names(checkpoints / "ep0-ba6.damaged") == [".metadata", "__0_0.distcp"]
+
+
 def test_a_description_that_cannot_be_read_condemns_nothing(checkpoints, monkeypatch):
     def unreadable(reader):
         raise OSError(errno.EIO, "Input/output error")
