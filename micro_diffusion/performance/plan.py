@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from micro_diffusion.performance.disk import DataSize
@@ -35,6 +36,7 @@ from micro_diffusion.performance.memory import Memory, memory_of
 from micro_diffusion.performance.timing import Clock, measure, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
 from micro_diffusion.precision import Precision, computes_in_bf16
+from micro_diffusion.training.errors import sentence
 from micro_diffusion.training.resolvers import register_resolvers
 
 USABLE = 0.9
@@ -113,13 +115,17 @@ def stage_configs(folder: Path, stages: Sequence[str], overrides: Sequence[str])
 
     Raises:
         FileNotFoundError: when the folder lacks one of them.
+        ValueError: for an override that cannot be read, or of a key that there is not.
     """
     for stage in stages:
         if not (folder / f"{stage}.yaml").is_file():
             raise FileNotFoundError(f"there is no {folder / stage}.yaml; give --configs the folder of the stages")
     register_resolvers()
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        return {stage: compose(stage, overrides=list(overrides)) for stage in stages}
+    try:
+        with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+            return {stage: compose(stage, overrides=list(overrides)) for stage in stages}
+    except HydraException as error:
+        raise ValueError(sentence(error)) from error
 
 
 def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float) -> StagePlan:

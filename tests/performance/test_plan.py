@@ -200,6 +200,16 @@ def test_the_command_prints_a_table(capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [("seed=[1", "the override 'seed=[1' cannot be read"), ("nokey.x=3", "nothing takes the key nokey")],
+)
+def test_an_override_that_is_no_good_is_one_sentence(capsys, override, problem):
+    assert cli.main(["plan", "quickstart_32_pretrain", "--configs", str(CONFIGS), "--set", override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"micro-diffusion: error: {problem}") and len(error.splitlines()) == 1
+
+
 def test_the_report_adds_up():
     plan = plan_stage("s", config("quickstart_32_pretrain", *SMALL), MACHINES["4090"], mfu=1e-4)
     printed = report([plan, plan], devices=8, price=3.0, data=DataSize(1000, 1e6, "so")).splitlines()
