@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -115,6 +116,14 @@ def test_options_reach_the_drawing():
         pictures.add(pixels(f"{index}.png"))
     assert len(pictures) == len(options)
     assert Image.open("5.png").size == (16, 32)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same():
+    for name, options in {"plain": [], "compiled": ["--compile"]}.items():
+        assert run("generate", "first", "a red circle", "--precision", "fp32", "--out", f"{name}.png", *options) == 0
+    plain, compiled = (np.asarray(Image.open(f"{name}.png"), dtype=int) for name in ("plain", "compiled"))
+    assert abs(plain - compiled).max() <= 1
 
 
 def test_positions_that_were_never_learned_are_mentioned(capsys: pytest.CaptureFixture[str]):

@@ -44,6 +44,7 @@ def drawing_options() -> argparse.ArgumentParser:
     drawing.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
     drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
+    drawing.add_argument("--compile", action="store_true", help="compile the network first; pays for many pictures")
     drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
     drawing.add_argument("--configs", type=Path, default=Path("configs"), help="where --sampler is (default: configs)")
     return drawing
@@ -55,6 +56,8 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
     run = load_run(find_run(options.run), weights=options.weights, device=device(options.device))
     if sampler is not None:
         run = replace(run, sampler=sampler)
+    if options.compile:
+        run.backbone.compile(fullgraph=True)
     pipeline = Pipeline(
         text_encoder=run.text_encoder,
         autoencoder=run.autoencoder,
