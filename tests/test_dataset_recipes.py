@@ -151,6 +151,13 @@ def test_options_and_launcher_reach_precompute(tmp_path, monkeypatch):
     assert calls[-1][:4] == ["composer", "-n", "8", str(ROOT / "scripts" / "precompute.py")]
 
 
+def test_options_of_sources_preparation_and_engine_reach_convert(tmp_path):
+    options = ["source.captions=5", "preparation.split=train", "engine=processes", "+engine.count=2"]
+    made(tmp_path, "textcaps", "small", options[0])
+    _, calls = run(tmp_path, "textcaps", "here", "small", "seed=1", *options)
+    assert calls[-2][-4:] == options and calls[-1][-1] == "seed=1"
+
+
 @pytest.mark.parametrize("fails", ["hf", "python"])
 def test_a_recipe_stops_where_something_fails(tmp_path, fails):
     done, calls = run(tmp_path, "journeydb", "here", "small", fails=fails)

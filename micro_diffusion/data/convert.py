@@ -13,7 +13,7 @@ from tqdm import tqdm
 from micro_diffusion.data.engine import Engine, Processes
 from micro_diffusion.data.output_folder import REJECTS, OutputFolder
 from micro_diffusion.data.parts import writing
-from micro_diffusion.data.preparation import COLUMNS, Preparation
+from micro_diffusion.data.preparation import COLUMNS, REPLACED, Preparation
 from micro_diffusion.data.sources.source import Rejected, Source
 from micro_diffusion.data.storage import Storage
 
@@ -77,7 +77,8 @@ def convert(
         folder.finish(samples=samples, rejected=dict(rejected))
     log.info("%s holds %d pictures", out, samples)
     for reason, count in rejected.most_common():
-        log.warning("left out %d: %s (listed in %s/%s)", count, reason, out, REJECTS)
+        done = "replaced" if reason.endswith(REPLACED) else "left out"
+        log.warning("%s %d: %s (listed in %s/%s)", done, count, reason.removesuffix(REPLACED), out, REJECTS)
 
 
 class Task(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def check_weights(parts: Sequence[Part]) -> None:
     """Raise ValueError when there are no parts, two have one folder, or only some have a proportion."""
     if not parts:
         raise ValueError("there are no data; set path to a folder of latents, or choose a mixture")
-    folders = [part.folder.absolute() for part in parts]
+    folders = [os.path.abspath(part.folder) for part in parts]
     if len(set(folders)) < len(folders):
         twice = next(folder for folder in folders if folders.count(folder) > 1)
         raise ValueError(f"{twice} is in the mixture twice; name it once, with repeat for more of it")

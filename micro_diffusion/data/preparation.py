@@ -24,6 +24,9 @@ COLUMNS = {
 }
 """Columns of MDS images; further_captions is a list of texts, width and height are the picture's, in pixels."""
 
+REPLACED = ", replaced by another one of the picture"
+"""Ends the reason of a rejected caption whose picture stays."""
+
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 
 Split = Literal["all", "train", "eval"]
@@ -93,7 +96,7 @@ class Preparation:
             return
         for number, flaw in enumerate(flaws, 1):
             if flaw:
-                yield Rejected(f"{item.key}#{number}", f"{flaw}, replaced by another one of the picture")
+                yield Rejected(f"{item.key}#{number}", flaw + REPLACED)
         caption, *further = [usable[0] if flaw else text for text, flaw in zip(texts, flaws, strict=True)]
         captions = {"caption": caption, "further_captions": further}
         yield {"image": encoded, **captions, "key": item.key, "width": width, "height": height}

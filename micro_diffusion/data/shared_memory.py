@@ -117,7 +117,7 @@ def _names(segment: Path, data: Path) -> bool:
     except OSError:  # it went away, or is not ours to read
         return False
     folders = content[4:].split(b"\0")[:-1]
-    return os.fsencode(data.absolute()) in folders
+    return os.fsencode(os.path.abspath(data)) in folders
 
 
 def _mapped_segments() -> set[str]:

@@ -5,14 +5,18 @@
 set -euo pipefail
 
 if [[ $# -lt 1 || ! ${2:-all} =~ ^(all|small)$ ]]; then
-    echo "usage: bash $0 FOLDER [all|small] [OPTION OF scripts/precompute.py ...]; small is about 1 %" >&2
+    echo "usage: bash $0 FOLDER [all|small] [OPTION ...]; small is about 1 %" >&2
     exit 2
 fi
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 folder=$(realpath -m "$1")
 raw=$folder/raw
 size=${2:-all}
-encoding=("${@:3}")
+encoding=() # options of scripts/precompute.py
+converting=() # options of scripts/convert.py
+for option in "${@:3}"; do
+    if [[ $option =~ ^[+~]*(source\.|preparation\.|engine) ]]; then converting+=("$option"); else encoding+=("$option"); fi
+done
 read -ra launcher <<< "${LAUNCHER:-python}" # of scripts/precompute.py, such as "composer -n 8"
 mkdir -p "$raw"
 
@@ -31,6 +35,6 @@ fetch() {
 # prepare SOURCE [OPTION OF scripts/convert.py ...]: raw/ to images/ to latents/
 prepare() {
     python "$repository/scripts/convert.py" source="$1" "out=$folder/images" \
-        preparation.minimum_side=256 preparation.shorter_side=512 "${@:2}"
+        preparation.minimum_side=256 preparation.shorter_side=512 "${@:2}" "${converting[@]}"
     "${launcher[@]}" "$repository/scripts/precompute.py" "images=$folder/images" "out=$folder/latents" "${encoding[@]}"
 }

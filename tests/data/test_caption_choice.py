@@ -192,7 +192,7 @@ def test_the_record_and_the_description_say_how_many_there_are(latents):
     assert (found["caption_tokens"]["mean"], found["caption_2_tokens"]["mean"]) == (2, 4)
 
 
-def test_a_caption_that_is_missing_is_replaced_and_counted(tmp_path):
+def test_a_caption_that_is_missing_is_replaced_and_counted(tmp_path, caplog):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.png")
     (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": [null, "long"]}')
@@ -200,6 +200,7 @@ def test_a_caption_that_is_missing_is_replaced_and_counted(tmp_path):
     convert(source=source, out=tmp_path / "images", preparation=Preparation(), engine=Processes(count=1))
     (row,) = (LocalDataset(str(tmp_path / "images"))[i] for i in range(1))
     assert (row["caption"], row["further_captions"]) == ("long", ["long"])
+    assert "replaced 1: empty caption (listed in" in caplog.text and "left out" not in caplog.text
     assert '"empty caption, replaced by another one of the picture": 1' in (
         tmp_path / "images" / "metadata.json"
     ).read_text(encoding="utf-8")

@@ -71,10 +71,11 @@ def test_weights_that_mean_nothing_are_refused(folders):
         Part(path="a", proportion=1, repeat=1)
     with pytest.raises(ValueError, match="the repeat of a is 0; set it to a number above 0"):
         Part(path="a", repeat=0)
-    with pytest.raises(ValueError, match="is in the mixture twice"):
-        build_loader(
-            mixture={name: Part(path=str(folders[0])) for name in "ab"}, resolution=8, batch_size=8, shuffle=False
-        )
+    small = folders[0]
+    for again in (small, small.parent / "large" / ".." / small.name):
+        parts = {"a": Part(path=str(small)), "b": Part(path=str(again))}
+        with pytest.raises(ValueError, match=f"{small} is in the mixture twice"):
+            build_loader(mixture=parts, resolution=8, batch_size=8, shuffle=False)
     with pytest.raises(ValueError, match="both a mixture and elsewhere are set"):
         build_loader(
             path="elsewhere", mixture={"a": Part(path=str(folders[0]))}, resolution=8, batch_size=8, shuffle=False

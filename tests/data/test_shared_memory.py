@@ -49,6 +49,12 @@ def test_abandoned_segments_of_the_folder_go(family, tmp_path, monkeypatch):
     assert all(path.exists() for path in other)
 
 
+def test_a_path_that_leads_up_and_down_is_the_same_folder(family, tmp_path):
+    paths = family(999994, tmp_path / "mine")
+    (tmp_path / "other").mkdir()
+    assert remove_stale_segments(tmp_path / "other" / ".." / "mine") == sorted(path.name for path in paths)
+
+
 def test_segments_in_use_stay(family, tmp_path):
     paths = family(999992, tmp_path)
     with paths[1].open("r+b") as file, mmap.mmap(file.fileno(), 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from abc import ABC, abstractmethod
@@ -87,8 +88,12 @@ def read_file(root: Path, name: str) -> bytes | str:
         return "path leads out of the folder"
     try:
         return (root / name).read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):  # the last for a NUL in the name
         return "no such picture"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "no such picture"
+        raise
 
 
 def read_json(path: Path, *, layout: str) -> Any:

@@ -25,4 +25,6 @@ def read_cells(image: Any, captions: Sequence[Any], key: str, *, root: Path, cou
         content = read_file(root, path) if isinstance(path, str) else "no such picture"
     if isinstance(content, str):
         return Rejected(key, content)
+    if not isinstance(content, bytes | bytearray):
+        return Rejected(key, "no picture in the cell")
     return captioned(bytes(content), key, *map(texts_of, captions), count=count)

@@ -35,7 +35,8 @@ def test_paths_stay_in_the_folder(tmp_path):
     inside.parent.mkdir(parents=True)
     inside.write_bytes(picture(0))
     outside.write_bytes(picture(1))
-    paths = ["pictures/in.jpg", str(inside), "../out.jpg", str(outside), "pictures/gone.jpg", "pictures", ""]
+    absent = ["pictures/gone.jpg", "pictures", "", "long" * 100 + ".jpg", "long/" * 1000, "pictures/in.jpg\0"]
+    paths = ["pictures/in.jpg", str(inside), "../out.jpg", str(outside), *absent]
     columns = {"image": paths, "caption": ["text"] * len(paths), "name": [f"n{i}" for i in range(len(paths))]}
     write_parquet(tmp_path / "data" / "list.parquet", columns)
     items = read(Parquet(path=str(tmp_path / "data"), key="name"))
@@ -43,8 +44,14 @@ def test_paths_stay_in_the_folder(tmp_path):
     assert items[2:] == [
         Rejected("n2", "path leads out of the folder"),
         Rejected("n3", "path leads out of the folder"),
-        *(Rejected(f"n{i}", "no such picture") for i in (4, 5, 6)),
+        *(Rejected(f"n{i}", "no such picture") for i in range(4, 4 + len(absent))),
     ]
+
+
+@pytest.mark.parametrize("cells", [[1, 2], [0.5, 1e300], [True, False], [[1, 2], [3]]])
+def test_cells_without_a_picture_are_rejected(tmp_path, cells):
+    write_parquet(tmp_path / "x.parquet", {"image": cells, "caption": ["a", "b"]})
+    assert read(Parquet(path=str(tmp_path))) == [Rejected(f"x/{i}", "no picture in the cell") for i in range(2)]
 
 
 def test_lists_of_captions(tmp_path):
