@@ -132,8 +132,11 @@ class SparseDiT(nn.Module):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
-        if min(depth, mixer_depth) < 0:
-            raise ValueError(f"the backbone has depth={depth} and mixer_depth={mixer_depth}; set neither below 0")
+        positive = {"patch_size": patch_size, "dim": dim, "mixer_dim": mixer_dim, "depth": depth}
+        positive["multiple_of"] = multiple_of
+        for name, number in {**positive, "mixer_depth": mixer_depth, "experts": experts}.items():
+            if number < (least := int(name in positive)):
+                raise ValueError(f"backbone.{name} is {number}; set it to at least {least}")
         if mixer_convolution and not mixer_depth:
             raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
         if experts and experts_every > max(mixer_depth, depth - 1):
@@ -195,13 +198,13 @@ class SparseDiT(nn.Module):
     def resize(self, input_size: int | Sequence[int], position_scale: float) -> None:
         """Build the positions for latents of `input_size` cells (a side, or height and width); no weight changes.
 
-        Raises ValueError when the size is no multiple of the patch, or the scale not positive.
+        Raises ValueError when the size is no multiple of the patch, or the scale not positive and finite.
         """
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         patch = self.patch_size
-        if height % patch or width % patch:
+        if min(height, width) < 1 or height % patch or width % patch:
             raise ValueError(f"input_size {height}×{width} is no multiple of patch_size={patch}; choose multiples")
-        if position_scale <= 0:
+        if not 0 < position_scale < math.inf:
             raise ValueError(f"position_scale is {position_scale}; set it above 0, as 1 at 256 px and 2 at 512 px")
         self.input_size, self.grid = (height, width), (height // patch, width // patch)
         self.position_scale = position_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -14,12 +15,14 @@ class Prompts:
         seed: fixes the noise, so that pictures of several moments of a training can be compared.
 
     Raises:
-        ValueError: when there are no captions.
+        ValueError: when there are no captions, or the guidance is not finite.
     """
 
     def __init__(self, *, captions: Sequence[str], guidance_scale: float = 5.0, seed: int = 0) -> None:
         if not captions or isinstance(captions, str):
             raise ValueError(f"prompts.captions is {captions!r}; set it to a list of at least one caption")
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"prompts.guidance_scale is {guidance_scale}; set it to a finite number, such as 5")
         self.captions = list(captions)
         self.guidance_scale = guidance_scale
         self.seed = seed

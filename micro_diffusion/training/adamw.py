@@ -9,6 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.training.compact_adamw import CompactAdamW
+from micro_diffusion.training.hyperparameters import check_hyperparameters
 
 
 def adamw(
@@ -22,7 +23,11 @@ def adamw(
         betas: decay of the first and second moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled, times lr; only where the group decays.
+
+    Raises:
+        ValueError: for settings out of their bounds, see `check_hyperparameters`.
     """
+    check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
     if any(parameter.dtype == torch.bfloat16 for group in groups for parameter in group["parameters"]):
         return CompactAdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     return AdamW(

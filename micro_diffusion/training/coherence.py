@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,32 @@ from micro_diffusion.precision import computes_in_bf16
 Config = dict[str, Any]
 Rule = Callable[[Config], Iterator[str]]
 
-TIMES = ("max_duration", "eval_interval", "save_interval")
 REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
 """What Composer's own saver takes, which writes into remote folders only."""
+
+TIMES = {
+    "trainer.max_duration": 1,
+    "trainer.eval_interval": 1,
+    "trainer.save_interval": 1,
+    "callbacks.*.interval": 1,
+    "algorithms.*.start": 0,
+    "schedule.t_warmup": 0,
+}
+"""Composer times and the smallest values of them, of which 1 stands for anything above 0."""
+
+MINIMA = {
+    "resolution": 1,
+    "*_loader.batch_size": 1,
+    "optimizer.lr": 0,
+    "schedule.alpha_f": 0,
+    "callbacks.*.window_size": 1,
+    "callbacks.*.batch_log_interval": 1,
+    "trainer.device_train_microbatch_size": 1,
+    "trainer.dist_timeout": 1,
+}
+"""Numbers that Composer or a loader takes whatever they are, and the smallest that mean something."""
+
+SEEDS = 2**32
 
 
 def check_coherence(config: DictConfig) -> None:
@@ -38,15 +63,14 @@ def _names(config: Config) -> Iterator[str]:
 
 
 def _numbers(config: Config) -> Iterator[str]:
-    if config["resolution"] < 1:
-        yield f"resolution is {config['resolution']}; set it to a positive number of pixels"
-    for loader in ("train_loader", "eval_loader"):
-        size = (config[loader] or {}).get("batch_size", 1)
-        if size < 1:
-            yield f"{loader}.batch_size is {size}; set it to at least 1"
-    rate = config["optimizer"].get("lr", 0)
-    if rate < 0:
-        yield f"optimizer.lr is {rate}; set it to 0 or more"
+    for key, value, minimum in _matching(config, MINIMA):
+        if isinstance(value, int | float) and not minimum <= value < math.inf:
+            yield f"{key} is {value}; set it to a finite number of at least {minimum}"
+
+
+def _seed(config: Config) -> Iterator[str]:
+    if not 0 <= config["seed"] < SEEDS:
+        yield f"seed is {config['seed']}; set it to a whole number from 0 to {SEEDS - 1}"
 
 
 def _microbatch(config: Config) -> Iterator[str]:
@@ -64,14 +88,14 @@ def _kept(config: Config) -> Iterator[str]:
 
 
 def _times(config: Config) -> Iterator[str]:
-    for key in TIMES:
-        value = config["trainer"].get(key, 1)
+    for key, value, minimum in _matching(config, TIMES):
         try:
-            valid = Time.from_input(value, "ep").value > 0
+            time = Time.from_input(value, "ep").value
+            valid = value != "" and (time > 0 or time == minimum)  # Composer takes no text for 0
         except (ValueError, TypeError):
             valid = False
         if not valid:
-            yield f"trainer.{key} is {value!r}; set it to a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"
+            yield f"{key} is {value!r}; set it to a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"
 
 
 def _initial_weights(config: Config) -> Iterator[str]:
@@ -159,6 +183,7 @@ def _guidance(config: Config) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     _names,
     _numbers,
+    _seed,
     _microbatch,
     _kept,
     _times,
@@ -171,6 +196,22 @@ RULES: tuple[Rule, ...] = (
     _weights,
     _guidance,
 )
+
+
+def _matching(config: Config, bounds: Mapping[str, int]) -> Iterator[tuple[str, Any, int]]:
+    """Dotted key, value and bound of every setting that a pattern of `bounds` names, but for null."""
+    for key, value in _settings(config):
+        for pattern, bound in bounds.items():
+            if value is not None and fnmatch(key, pattern):
+                yield key, value, bound
+
+
+def _settings(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _run_folder(config: Config) -> Path:

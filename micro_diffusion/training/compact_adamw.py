@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.training.hyperparameters import check_hyperparameters
 
 NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """That are fp32 for a moment: on a CPU as many as its caches hold."""
@@ -30,6 +31,9 @@ class CompactAdamW(Optimizer):
         betas: decay of the first and second moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled, times lr; only where the group decays.
+
+    Raises:
+        ValueError: for settings out of their bounds, see `check_hyperparameters`.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class CompactAdamW(Optimizer):
         eps: float,
         weight_decay: float,
     ) -> None:
+        check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(
             [
                 {

@@ -65,7 +65,8 @@ def sentence(error: BaseException) -> str:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         cause, node = error.__cause__, _NODE.search(str(error))
-        if isinstance(cause, (*EXPECTED, ImportError)) or node is None:  # a library that is not installed
+        speaks = isinstance(cause, (*EXPECTED, ImportError)) and not isinstance(cause, ArithmeticError)
+        if speaks or node is None:  # an ImportError names a library that is not installed
             return _sentence(cause)
         return f"{node['key']} cannot be built ({type(cause).__name__}: {_one_line(str(cause))}); correct its settings"
     if (fault := machine_fault(error)) is not None:

@@ -33,6 +33,9 @@ class ImageLogger(Callback):
         folder: for the grids.
         batch_size: pictures drawn at once.
         encoder_device: where text encoder and autoencoder work; between drawings they wait on the CPU.
+
+    Raises:
+        ValueError: for a resolution or a batch size below 1.
     """
 
     def __init__(
@@ -46,6 +49,9 @@ class ImageLogger(Callback):
         batch_size: int,
         encoder_device: str,
     ) -> None:
+        for name, value in (("resolution", resolution), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"callbacks.image_logger.{name} is {value}; set it to at least 1")
         self.pipeline = pipeline
         self.prompts = prompts
         self.resolution = resolution

@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw as adamw_update
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.precision import computes_in_bf16
+from micro_diffusion.training.hyperparameters import check_hyperparameters
 from micro_diffusion.training.sharding import sharded, whole
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -34,14 +35,14 @@ class Muon(Optimizer):
         lr: base learning rate of AdamW's parameters, times the group's lr_scale.
         matrix_lr_scale: Muon's learning rate over lr; a step has about the spectral norm
             lr·matrix_lr_scale·lr_scale·sqrt(max(1, out/in)).
-        momentum: of Muon, Nesterov's.
-        steps: Newton–Schulz iterations.
+        momentum: of Muon, Nesterov's, in [0, 1).
+        steps: Newton–Schulz iterations, at least 1.
         betas: of AdamW.
         eps: of AdamW.
         weight_decay: decoupled, times the group's learning rate; only where the group decays.
 
     Raises:
-        ValueError: when no group holds matrices, or weights are not fp32.
+        ValueError: when no group holds matrices, weights are not fp32, or a setting is out of its bounds.
     """
 
     def __init__(
@@ -56,6 +57,11 @@ class Muon(Optimizer):
         eps: float,
         weight_decay: float,
     ) -> None:
+        check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"optimizer.momentum is {momentum}; set it to at least 0 and below 1")
+        if steps < 1:
+            raise ValueError(f"optimizer.steps is {steps}; set it to at least 1 Newton–Schulz iteration")
         if not any(group["matrices"] for group in groups):
             raise ValueError(
                 "this model has no hidden matrices, so Muon would leave all of it to AdamW; set optimizer=adamw"

@@ -13,12 +13,17 @@ def by_device(gpu: Any, cpu: Any) -> Any:
     return gpu if torch.cuda.is_available() else cpu
 
 
-def divide(a: int, b: int) -> int:
+def divide(a: Any, b: Any) -> int:
     """a / b, which must be whole.
 
     Raises:
-        ValueError: when it is not; names the nearest numbers that are divisible.
+        ValueError: when it is not, naming the nearest numbers that are divisible; and for anything but whole numbers,
+            and a b below 1.
     """
+    if type(a) is not int or type(b) is not int:
+        raise ValueError(f"{a!r} cannot be divided by {b!r}; set both to whole numbers")
+    if b < 1:
+        raise ValueError(f"{a} cannot be divided by {b}; divide by 1 or more")
     if a % b:
         raise ValueError(f"{a} is not divisible by {b}; use {a - a % b} or {a - a % b + b}")
     return a // b

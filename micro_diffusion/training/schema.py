@@ -13,6 +13,7 @@ from pkgutil import resolve_name
 from typing import Any, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from micro_diffusion.checkpoint import Weights
 from micro_diffusion.training.leaf_types import argument_annotations, expected, fits, is_node
@@ -86,12 +87,17 @@ def validate(config: DictConfig, root: Mapping[str, Any] = ROOT) -> None:
         ValueError: that lists, in one sentence, the keys that nothing consumes, the arguments that are missing, the
             values of a wrong type, those that are still `???`, and those that are secrets.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        content = {} if missing else OmegaConf.to_container(config, resolve=True)
+    except InterpolationResolutionError as error:
+        if problems := list(_top_problems(config, root)):  # of which the error may follow
+            raise ValueError("; ".join(problems)) from error
+        raise
     if missing:
         raise ValueError(
             f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no value; set {missing[0]}=VALUE"
         )
-    content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     refuse_secrets(content)
     problems = [unknown_key(str(key), root) for key in content if key not in root]
@@ -136,6 +142,13 @@ def argument_types(target: str) -> dict[str, Any]:
     """The keyword arguments of a `_target_` and their types; none where it takes any."""
     types = argument_annotations(resolve_name(target))
     return {name: types.get(name, Any) for name in accepted(target) or ()}
+
+
+def _top_problems(config: DictConfig, root: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about the values at the top that stand there themselves."""
+    for key, hint in root.items():
+        if key in config and not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_config(config[key]):
+            yield from _value_problems(config[key], hint, key)
 
 
 def _problems(value: Any, path: str) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """The sparse diffusion transformer: sizes, masking, captions, positions, optimizer groups."""
 
+import math
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -156,7 +158,7 @@ def test_rectangular_grids(convolution):
 
 
 def test_the_mixers_convolution_sees_neighbours_on_the_grid():
-    network = small(mixer_convolution=True, mixer_depth=1, depth=0, experts=0, qkv_ratio=(1, 1), mlp_ratio=(1, 1))
+    network = small(mixer_convolution=True, mixer_depth=1, depth=1, experts=0, qkv_ratio=(1, 1), mlp_ratio=(1, 1))
     for name, parameter in network.named_parameters():
         if "attention.out" in name:
             parameter.zero_()
@@ -210,6 +212,15 @@ def test_sparse_blocks_are_every_second_and_never_the_last():
         ({"head_dim": -8}, "head_dim=-8 is no width of an attention head"),
         ({"qkv_ratio": (1.0, 1.0, 1.0, 1.0)}, "qkv_ratio has 4 values for 3 blocks"),
         ({"expert_capacity": 5.0}, "expert_capacity is 5.0"),
+        ({"input_size": 0}, "0×0 is no multiple of patch_size=2"),
+        ({"depth": 0}, "backbone.depth is 0; set it to at least 1"),
+        ({"mixer_depth": -1}, "backbone.mixer_depth is -1; set it to at least 0"),
+        ({"multiple_of": 0}, "backbone.multiple_of is 0"),
+        ({"experts": -1}, "backbone.experts is -1"),
+        ({"patch_size": 0}, "backbone.patch_size is 0"),
+        ({"dim": 0}, "backbone.dim is 0"),
+        ({"mixer_dim": -8}, "backbone.mixer_dim is -8"),
+        ({"position_scale": math.inf}, "position_scale is inf; set it above 0"),
     ],
 )
 def test_impossible_networks_are_refused(changes, message):

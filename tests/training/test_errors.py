@@ -64,6 +64,28 @@ def test_a_number_that_does_not_divide_is_one_sentence():
     assert sentence(caught.value) == "33 is not divisible by 4; use 32 or 36 (wanted by a)"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("${divide:abc,4}", "'abc' cannot be divided by 4; set both to whole numbers (wanted by a)"),
+        ("${divide:32,0}", "32 cannot be divided by 0; divide by 1 or more (wanted by a)"),
+    ],
+)
+def test_what_cannot_be_divided_is_one_sentence(value, expected):
+    register_resolvers()
+    config = OmegaConf.create({"a": value})
+    with pytest.raises(Exception, match="divided") as caught:
+        _ = config.a
+    assert sentence(caught.value) == expected
+
+
+@pytest.mark.parametrize("cause", [ZeroDivisionError("division by zero"), TypeError("bad operand")])
+def test_a_bare_error_of_a_constructor_names_its_node(cause):
+    error = InstantiationException("Error in call to target\nfull_key: model.backbone")
+    error.__cause__ = cause
+    assert sentence(error) == f"model.backbone cannot be built ({type(cause).__name__}: {cause}); correct its settings"
+
+
 def test_out_of_memory_says_what_to_set():
     assert "set trainer.device_train_microbatch_size" in sentence(torch.OutOfMemoryError("CUDA out of memory"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,3 +106,23 @@ def test_a_machine_says_where_encoders_work(machine, device):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("256_pretrain", overrides=[f"machine={machine}"])
     assert config.callbacks.image_logger.encoder_device == device
+
+
+@pytest.mark.parametrize("scale", [math.inf, math.nan])
+def test_a_guidance_that_is_not_finite_is_refused(scale):
+    with pytest.raises(ValueError, match=f"prompts.guidance_scale is {scale}; set it to a finite number"):
+        Prompts(captions=["a"], guidance_scale=scale)
+
+
+@pytest.mark.parametrize("name", ["resolution", "batch_size"])
+def test_a_picture_without_size_or_number_is_refused(name, tmp_path):
+    settings = {"resolution": 16, "batch_size": 1, name: 0}
+    with pytest.raises(ValueError, match=f"callbacks.image_logger.{name} is 0; set it to at least 1"):
+        ImageLogger(
+            pipeline=partial(Pipeline),
+            prompts=Prompts(captions=["a"]),
+            interval="1ba",
+            folder=str(tmp_path),
+            encoder_device="cpu",
+            **settings,
+        )
