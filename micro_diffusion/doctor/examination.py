@@ -21,6 +21,7 @@ from micro_diffusion.doctor.machine import (
     check_python,
     check_shared_memory,
 )
+from micro_diffusion.doctor.run import check_first_weights, check_run_folder, run_folder
 from micro_diffusion.doctor.stage import build_on_meta, summary
 from micro_diffusion.doctor.step import check_step
 from micro_diffusion.performance.plan import stage_configs
@@ -49,6 +50,7 @@ def examine(
     yield find("python", check_python)
     yield find("libraries", check_libraries)
     seen: set[tuple[str, str]] = set()
+    made: set[Path] = set()
     for stage in stages or all_stages(configs):
         for finding in examine_stage(
             partial(stage_configs, configs, [stage], overrides),
@@ -57,6 +59,7 @@ def examine(
             deep=deep,
             download=download,
             data_later=data_later,
+            made=made,
         ):
             said = (finding.subject.removeprefix(f"{stage} "), finding.text)
             if said not in seen or said[0] == "configuration":  # what several stages share is said once
@@ -72,27 +75,34 @@ def examine_stage(
     deep: bool,
     download: bool,
     data_later: bool,
+    made: set[Path],
 ) -> Iterator[Finding]:
-    """The findings of one stage; those after a configuration that cannot be built would say nothing new."""
-    made: dict[str, Any] = {}
+    """The findings of one stage; those after a configuration that cannot be built would say nothing new.
+
+    made: the folders of the runs before this one, to which its own is added.
+    """
+    built: dict[str, Any] = {}
 
     def configuration() -> str:
         config = composed()[stage]
-        made["model"] = build_on_meta(config)
+        built["model"] = build_on_meta(config)
         content: Any = OmegaConf.to_container(config, resolve=True)
-        made["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}
-        made["config"] = config
-        return summary(made["model"])
+        built["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}
+        built["config"] = config
+        return summary(built["model"])
 
     yield find(f"{stage} configuration", configuration)
-    if "config" not in made:
+    if "config" not in built:
         return
-    config: DictConfig = made["config"]
+    config: DictConfig = built["config"]
     content: Any = OmegaConf.to_container(config, resolve=True)
-    folders: dict[str, list[Path]] = made["folders"]
+    folders: dict[str, list[Path]] = built["folders"]
+    yield find(f"{stage} run folder", partial(check_run_folder, content, made), needed=needed)
+    yield find(f"{stage} first weights", partial(check_first_weights, content, made), needed=needed)
+    made.add(run_folder(content).resolve())
     device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
     yield device
-    parameters = parameter_count(made["model"].network)
+    parameters = parameter_count(built["model"].network)
     yield find(f"{stage} disk", partial(check_disk, content, parameters), needed=needed)
     yield find(f"{stage} shared memory", partial(check_shared_memory, content, folders["train_loader"]), needed=needed)
     here = []

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.checkpoint import write_config
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.precompute import precompute
@@ -19,6 +22,7 @@ from micro_diffusion.doctor import machine
 from micro_diffusion.doctor.examination import all_stages, examine
 from micro_diffusion.doctor.finding import Doubt, Finding, find, line
 from micro_diffusion.text.tiny import TinyTextEncoder
+from micro_diffusion.training.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STAGE = "quickstart_32_pretrain"
@@ -58,8 +62,9 @@ def findings(latents: Path, *more: str, **options: bool) -> dict[str, Finding]:
 def test_all_is_well(latents: Path):
     found = findings(latents, deep=True)
     assert {finding.state for finding in found.values()} == {"good"}, found
-    subjects = ["python", "libraries", "configuration", "device", "disk", "shared memory", "autoencoder"]
-    assert list(found) == [*subjects, "text_encoder", "train_loader", "eval_loader", "encoders", "step"]
+    subjects = ["python", "libraries", "configuration", "run folder", "first weights", "device", "disk"]
+    subjects += ["shared memory", "autoencoder", "text_encoder", "train_loader", "eval_loader", "encoders", "step"]
+    assert list(found) == subjects
     assert "12 samples" in found["train_loader"].text and "all hashes right" in found["train_loader"].text
     assert found["step"].text.startswith("loss ") and "on 2 samples" in found["step"].text
     assert not (latents.parent / "runs").exists()  # it looks, and changes nothing
@@ -78,6 +83,7 @@ def test_all_is_well(latents: Path):
         ("autoencoder.path=nowhere", "autoencoder", "there is no config.json in nowhere"),
         ("text_encoder=open_clip", "text_encoder", "neither a folder nor in the cache of the Hugging Face hub"),
         ("machine=gpu", "device", "torch finds no GPU; set machine=cpu"),
+        ("init_from=nowhere", "first weights", "there is no run folder nowhere"),
         ("output_dir=/proc/nowhere", "disk", "/proc cannot be written"),
     ],
 )
@@ -105,6 +111,48 @@ def test_machines_and_parallelism_are_examined_without_their_devices(latents: Pa
     assert found["step"].state == ("warning" if is_gpu else "good")
     wrong = findings(latents, "parallelism=fsdp", "parallelism.fsdp.replicas=3")["configuration"]
     assert "parallelism.fsdp.replicas is 3, but 1 ranks do not divide by that" in wrong.text
+
+
+def test_a_first_checkpoint_that_is_not_there_is_red(latents: Path):
+    path = latents.parent / "runs/earlier/checkpoints/latest-rank0.pt"
+    found = findings(latents, f"trainer.load_path={path}")["first weights"]
+    assert found.state == "bad" and f"there is no checkpoint {path}; set trainer.load_path" in found.text
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert findings(latents, f"trainer.load_path={path}")["first weights"].state == "good"
+
+
+def test_first_weights_that_an_earlier_stage_makes_are_no_error(latents: Path):
+    first, second = STAGE, "quickstart_32_finetune"
+    changes = overrides(latents, f"init_from={latents.parent}/runs/{first}")
+    for stages, state in (([first, second], "good"), ([second], "bad"), ([second, first], "bad")):
+        found = {finding.subject: finding.state for finding in examine(CONFIGS, stages, changes)}
+        assert found[f"{second} first weights"] == state, stages
+
+
+def begin(stage: str, folder: Path, changes: list[str]) -> None:
+    """The run folder as an interrupted training leaves it."""
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        write_config(folder, OmegaConf.to_container(compose(stage, overrides=changes), resolve=True))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "latest-rank0.pt").touch()
+
+
+def test_the_folder_of_another_run_is_red(latents: Path):
+    begin(STAGE, latents.parent / "runs" / STAGE, overrides(latents))
+    assert "holds this run, which goes on" in findings(latents)["run folder"].text
+    found = findings(latents, "optimizer.lr=1")["run folder"]
+    assert found.state == "bad" and "run of another configuration, which differs in optimizer.lr=1" in found.text
+
+
+def test_an_interrupted_row_of_stages_goes_on(latents: Path):
+    second = "quickstart_32_finetune"
+    runs = latents.parent / "runs"
+    begin(second, runs / second, overrides(latents, f"init_from={runs / STAGE}"))
+    for stages, state in (([STAGE, second], "good"), ([second], "bad")):
+        found = {finding.subject: finding.state for finding in examine(CONFIGS, stages, overrides(latents))}
+        assert found[f"{second} run folder"] == state
 
 
 def mixture(*folders: Path) -> list[str]:
@@ -227,7 +275,7 @@ def test_the_command_prints_a_line_each_and_fails_on_red(latents: Path, capsys: 
     options = ["doctor", "--configs", str(CONFIGS), STAGE]
     assert cli.main([*options, *overrides(latents)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12 and all(text.startswith("good ") for text in lines)
+    assert len(lines) == 14 and all(text.startswith("good ") for text in lines)
     assert cli.main([*options, *overrides(latents, "sampler.steps=0", "~algorithms.ema")]) == 2
     output = capsys.readouterr()
     assert output.out.splitlines()[-1].split(maxsplit=3) == [

@@ -1,0 +1,46 @@
+"""What a run starts from, and the folder that it goes into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from micro_diffusion.checkpoint import CONFIG_FILE, choose_weights, read_config
+from micro_diffusion.training.run_folder import RunFolder
+
+
+def run_folder(config: dict[str, Any]) -> Path:
+    """The folder of a configuration's run."""
+    return Path(config["output_dir"]) / config["exp_name"]
+
+
+def check_run_folder(config: dict[str, Any], made: set[Path]) -> str:
+    """The run's folder is new, or that of the same configuration, started perhaps from a run `made` before it."""
+    path = run_folder(config)
+    first = read_config(path).get("init_from") if (path / CONFIG_FILE).is_file() else None
+    if config["init_from"] is None and first is not None and Path(first).resolve() in made:
+        config = {**config, "init_from": first}  # stages in a row need not say from which one they start
+    run = RunFolder(path, config)
+    run.check()
+    if run.is_complete:
+        return f"{path} is complete already"
+    return f"{path} holds this run, which goes on" if (path / CONFIG_FILE).is_file() else f"{path} is new"
+
+
+def check_first_weights(config: dict[str, Any], made: set[Path]) -> str:
+    """The weights to start from are there, or one of the runs that are `made` before this one leaves them."""
+    first, checkpoint = config["init_from"], config["trainer"].get("load_path")
+    source = first or checkpoint
+    if source is None:
+        return "random"
+    if RunFolder(run_folder(config), config).is_complete:
+        return "not needed, since the run is complete"
+    if "://" in source:
+        return f"of {source}, which was not asked for"
+    if not made.isdisjoint([Path(source).resolve(), *Path(source).resolve().parents]):
+        return f"of {source}, which an earlier stage makes"
+    if first is not None:
+        return f"{choose_weights(first, config['init_weights'])} weights of {first}"
+    if not Path(source).exists():
+        raise FileNotFoundError(f"there is no checkpoint {source}; set trainer.load_path to one, or to null")
+    return f"of {source}"
