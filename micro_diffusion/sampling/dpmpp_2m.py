@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import check_steps, karras
+from micro_diffusion.sampling.noise_levels import KarrasLevels
 
 
-class DPMpp2MSampler:
+class DPMpp2MSampler(KarrasLevels):
     """Deterministic and second order with one network call a step: it also uses the call of the step before.
 
     Args:
@@ -21,12 +21,7 @@ class DPMpp2MSampler:
     """
 
     def __init__(self, *, steps: int = 15, rho: float = 7.0) -> None:
-        check_steps(steps, rho)
-        self.steps, self.rho = steps, rho
-
-    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """The levels of `karras` above zero."""
-        return karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+        super().__init__(steps=steps, rho=rho)
 
     def __call__(
         self,

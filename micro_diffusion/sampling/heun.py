@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import check_steps, karras
+from micro_diffusion.sampling.noise_levels import KarrasLevels
 from micro_diffusion.sampling.sampler import fresh_noise
 
 
-class HeunSampler:
+class HeunSampler(KarrasLevels):
     """Second order; two network calls a step, one in the last. Runs in float64 between network calls.
 
     Args:
@@ -38,7 +38,7 @@ class HeunSampler:
         churn_sigma_max: float = math.inf,
         churn_noise: float = 1.0,
     ) -> None:
-        check_steps(steps, rho)
+        super().__init__(steps=steps, rho=rho)
         if churn < 0 or churn_sigma_min > churn_sigma_max or churn_noise < 0:
             raise ValueError(
                 f"the sampler has {churn=}, {churn_noise=} and churn between {churn_sigma_min} and {churn_sigma_max}; "
@@ -49,13 +49,12 @@ class HeunSampler:
                 "churn_sigma_min, churn_sigma_max and churn_noise of the sampler have no effect while churn is 0; set "
                 "churn above 0, or leave them out"
             )
-        self.steps, self.rho = steps, rho
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_sigma_min, self.churn_sigma_max = churn_sigma_min, churn_sigma_max
 
     def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
         """The levels of `karras` above zero, and those that churn raises."""
-        levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+        levels = super().noise_levels(sigma_min=sigma_min, sigma_max=sigma_max)
         return [*levels, *(raised for sigma in levels if (raised := self._raised(sigma)) != sigma)]
 
     def _raised(self, sigma: float) -> float:
@@ -74,7 +73,7 @@ class HeunSampler:
         generators: list[torch.Generator] | None = None,
     ) -> Tensor:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; generators one a sample, needed when churn > 0."""
-        levels = karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()
+        levels = [*super().noise_levels(sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
         x = noise.double() * levels[0]
         for sigma, lower in itertools.pairwise(levels):
             if (higher := self._raised(sigma)) != sigma:

@@ -19,6 +19,26 @@ def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) 
     return torch.cat([levels, levels.new_zeros(1)])
 
 
+class KarrasLevels:
+    """What samplers have in common that walk down the levels of `karras`.
+
+    Args:
+        steps: noise levels above zero.
+        rho: bends the levels, see `karras`.
+
+    Raises:
+        ValueError: for fewer than one step, or a rho that bends nothing.
+    """
+
+    def __init__(self, *, steps: int, rho: float) -> None:
+        check_steps(steps, rho)
+        self.steps, self.rho = steps, rho
+
+    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """The levels above zero, from the highest down."""
+        return karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+
+
 def check_steps(steps: int, rho: float) -> None:
     """Raise ValueError for fewer than one step or a rho that bends nothing."""
     if steps < 1:
