@@ -9,7 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.training.compact_adamw import CompactAdamW
-from micro_diffusion.training.hyperparameters import check_hyperparameters
+from micro_diffusion.training.hyperparameters import check_hyperparameters, optimizer_groups
 
 
 def adamw(
@@ -27,19 +27,11 @@ def adamw(
     Raises:
         ValueError: for settings out of their bounds, see `check_hyperparameters`.
     """
-    check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
     if any(parameter.dtype == torch.bfloat16 for group in groups for parameter in group["parameters"]):
         return CompactAdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
     return AdamW(
-        [
-            {
-                "params": group["parameters"],
-                "name": group["name"],
-                "lr": lr * group["lr_scale"],
-                "weight_decay": weight_decay if group["decay"] else 0.0,
-            }
-            for group in groups
-        ],
+        optimizer_groups(groups, lr=lr, weight_decay=weight_decay),
         betas=(betas[0], betas[1]),
         eps=eps,
         fused=True,

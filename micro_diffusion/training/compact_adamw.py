@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from micro_diffusion.backbone.backbone import ParameterGroup
-from micro_diffusion.training.hyperparameters import check_hyperparameters
+from micro_diffusion.training.hyperparameters import check_hyperparameters, optimizer_groups
 
 NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """That are fp32 for a moment: on a CPU as many as its caches hold."""
@@ -47,20 +47,12 @@ class CompactAdamW(Optimizer):
     ) -> None:
         check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(
-            [
-                {
-                    "params": group["parameters"],
-                    "name": group["name"],
-                    "lr": lr * group["lr_scale"],
-                    "weight_decay": weight_decay if group["decay"] else 0.0,
-                }
-                for group in groups
-            ],
+            optimizer_groups(groups, lr=lr, weight_decay=weight_decay),
             {
                 "betas": tuple(betas),
                 "eps": eps,
-                "fused": True,
-            },  # which has `load_state_dict` bring the steps to the parameters' device
+                "fused": True,  # which has `load_state_dict` bring the steps to the parameters' device
+            },
         )
 
     @torch.no_grad()

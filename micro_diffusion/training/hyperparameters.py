@@ -1,9 +1,12 @@
-"""Bounds of the numbers that all optimizers take; outside of them a training runs to its end and learns nothing."""
+"""What all optimizers take: numbers, with bounds outside of which a training learns nothing, and parameter groups."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from micro_diffusion.backbone.backbone import ParameterGroup
 
 
 def check_hyperparameters(*, betas: Sequence[float], eps: float, weight_decay: float) -> None:
@@ -22,3 +25,22 @@ def check_hyperparameters(*, betas: Sequence[float], eps: float, weight_decay: f
     for name, value in (("eps", eps), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf:
             raise ValueError(f"optimizer.{name} is {value}; set it to a finite number of at least 0")
+
+
+def optimizer_groups(groups: Sequence[ParameterGroup], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """A model's parameter groups as torch's optimizers take them.
+
+    Args:
+        groups: every trainable parameter, once.
+        lr: base learning rate, times the group's lr_scale.
+        weight_decay: only where the group decays.
+    """
+    return [
+        {
+            "params": group["parameters"],
+            "name": group["name"],
+            "lr": lr * group["lr_scale"],
+            "weight_decay": weight_decay if group["decay"] else 0.0,
+        }
+        for group in groups
+    ]

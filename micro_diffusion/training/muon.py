@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw as adamw_update
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.precision import computes_in_bf16
-from micro_diffusion.training.hyperparameters import check_hyperparameters
+from micro_diffusion.training.hyperparameters import check_hyperparameters, optimizer_groups
 from micro_diffusion.training.sharding import sharded, whole
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -70,14 +70,9 @@ class Muon(Optimizer):
             raise ValueError("Muon takes weights in fp32; set model.weight_dtype=fp32 or optimizer=adamw")
         super().__init__(
             [
-                {
-                    "params": group["parameters"],
-                    "name": group["name"],
-                    "matrices": group["matrices"],
-                    "lr": lr * group["lr_scale"] * (matrix_lr_scale if group["matrices"] else 1.0),
-                    "weight_decay": weight_decay if group["decay"] else 0.0,
-                }
-                for group in groups
+                made
+                | {"matrices": group["matrices"], "lr": made["lr"] * (matrix_lr_scale if group["matrices"] else 1.0)}
+                for made, group in zip(optimizer_groups(groups, lr=lr, weight_decay=weight_decay), groups, strict=True)
             ],
             {
                 "momentum": momentum,
