@@ -11,18 +11,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from micro_diffusion import cli
-from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.checkpoint import write_config
-from micro_diffusion.data.convert import convert
-from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.precompute import precompute
-from micro_diffusion.data.preparation import Preparation
-from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.doctor import machine
 from micro_diffusion.doctor.examination import all_stages, examine
 from micro_diffusion.doctor.finding import Doubt, Finding, find, line
-from micro_diffusion.text.tiny import TinyTextEncoder
 from micro_diffusion.training.resolvers import register_resolvers
+from tests.small_training import make_latents
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STAGE = "quickstart_32_pretrain"
@@ -32,15 +26,7 @@ SMALL = ["resolution=16", "machine=cpu", "train_loader.batch_size=4", "eval_load
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doctor")
-    shapes = Shapes(seed=0, count=12, resolution=16)
-    convert(source=shapes, out=folder / "images", preparation=Preparation(), engine=Processes(count=1))
-    precompute(
-        images=folder / "images",
-        out=folder / "latents",
-        resolutions=[16],
-        autoencoder=KLAutoencoder.load("bundled:autoencoder"),
-        text_encoder=TinyTextEncoder(dim=192, max_length=18),
-    )
+    make_latents(folder, count=12)
     return folder / "latents"
 
 
