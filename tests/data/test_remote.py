@@ -1,31 +1,19 @@
 """Training data on a real S3 server on this machine: the same batches, and an error for whatever is wrong."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from micro_diffusion.data.loader import build_loader
+from tests.data.s3_server import s3_client
 from tests.data.test_loader import COUNT, change, empty, make_latents, numbers, remove, truncate
 
 
 @pytest.fixture(scope="module")
 def client():
     """A client of a server whose bucket `data` is empty, and which the environment names."""
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S3_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "nobody")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT_URL"])
-        client.create_bucket(Bucket="data")
-        yield client
-    server.stop()
+    with s3_client("data") as made:
+        yield made
 
 
 def upload(client, folder: Path) -> str:

@@ -11,27 +11,14 @@ from micro_diffusion.data.parts import writing
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.storage import LocalStorage, RemoteStorage, is_remote
+from tests.data.s3_server import s3_client
 
 
 @pytest.fixture(scope="module")
 def bucket():
     """The name of an empty bucket, whose server the environment names."""
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "S3_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT_URL"]).create_bucket(Bucket="pictures")
+    with s3_client("pictures"):
         yield "pictures"
-    server.stop()
 
 
 def objects(bucket: str, prefix: str) -> dict[str, bytes]:
