@@ -58,7 +58,7 @@ def convert(
         "part_size": part_size,
         "size_limit": size_limit,
     }
-    with OutputFolder(out, recipe) as folder:
+    with OutputFolder(out, recipe, renew=_renewed) as folder:
         whole = folder.begin()
         if whole is None:
             return
@@ -72,6 +72,7 @@ def convert(
         samples, rejected, counted = folder.merge(len(tasks))
         _check_captions({number: key for part in counted for number, key in part.items()})
         if not samples:
+            folder.discard()  # or the same command would not look at the pictures again
             reasons = "; ".join(f"{reason}: {count}" for reason, count in rejected.items()) or "it is empty"
             raise ValueError(f"the source gives no picture that can be used ({reasons}); check its settings")
         folder.finish(samples=samples, rejected=dict(rejected))
@@ -79,6 +80,12 @@ def convert(
     for reason, count in rejected.most_common():
         done = "replaced" if reason.endswith(REPLACED) else "left out"
         log.warning("%s %d: %s (listed in %s/%s)", done, count, reason.removesuffix(REPLACED), out, REJECTS)
+
+
+def _renewed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe in today's terms; earlier versions took `captions: first` for 1."""
+    source = recipe.get("source", {})
+    return {**recipe, "source": {**source, "captions": 1}} if source.get("captions") == "first" else recipe
 
 
 class Task(NamedTuple):

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -29,6 +29,8 @@ RECORD = "metadata.json"
 
 REJECTS = "rejects.jsonl"
 RECIPE = "recipe.json"
+SHOWN = 4
+"""How many settings an error names; of another source, nearly all differ."""
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -61,13 +63,15 @@ class OutputFolder:
         out: folder to make, local or remote. A remote one has no lock; two jobs of the same recipe would write the
             same bytes there.
         recipe: everything that decides what the data will be, as it goes into the record; JSON values.
-        recent: names in the recipe that the record of a complete data set need not have; an older one lacks them.
+        renew: turns the recipe of a complete data set, which an earlier version may have recorded, into today's terms.
     """
 
-    def __init__(self, out: str | Path, recipe: Mapping[str, Any], *, recent: Collection[str] = ()) -> None:
+    def __init__(
+        self, out: str | Path, recipe: Mapping[str, Any], *, renew: Callable[[Mapping[str, Any]], Mapping] = dict
+    ) -> None:
         self.out = str(out).rstrip("/") if is_remote(out) else str(Path(out).expanduser())
         self.recipe = json.loads(json.dumps(recipe))
-        self._recent = recent
+        self._renew = renew
         self._lock: TextIO | None = None
         self.finished = RemoteStorage(self.out) if is_remote(out) else LocalStorage(Path(self.out))
         self._unfinished = self.out if is_remote(out) else self.out + ".unfinished"
@@ -137,6 +141,11 @@ class OutputFolder:
             self.storage.publish(scratch, [RECORD])
         self._rename()
 
+    def discard(self) -> None:
+        """Remove what has been made, where that is a local folder; a remote one keeps it."""
+        if isinstance(self.storage, LocalStorage):
+            shutil.rmtree(self.storage.root)
+
     def _is_complete(self) -> bool:
         """Whether the folder already holds, completely, what the recipe makes."""
         if self.finished.read(RECORD) is not None:
@@ -150,17 +159,19 @@ class OutputFolder:
         return False
 
     def _check(self, made: Mapping[str, Any], place: str) -> None:
-        """Raise FileExistsError where a recipe is not this one."""
-        different = sorted(key for key in made.keys() | self.recipe.keys() if made.get(key) != self.recipe.get(key))
+        """Raise FileExistsError where a recipe is not this one, with the values that differ."""
+        theirs, ours = _leaves(made), _leaves(self.recipe)
+        different = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
         if different:
+            shown = [f"{name} {_text(theirs.get(name))}, not {_text(ours.get(name))}" for name in different[:SHOWN]]
+            rest = [f"{len(different) - SHOWN} more differ"] if len(different) > SHOWN else []
             raise FileExistsError(
-                f"{place} was made with other settings ({', '.join(different)} differ); remove it or set another out"
+                f"{place} was made with other settings ({'; '.join([*shown, *rest])}); remove it or set another out"
             )
 
     def _recipe_of(self, storage: Storage) -> Mapping[str, Any]:
         """Of the record of a complete data set."""
-        recent = {name: self.recipe[name] for name in self._recent}
-        return recent | json.loads(storage.read(RECORD) or "{}").get("recipe", {})
+        return self._renew(json.loads(storage.read(RECORD) or "{}").get("recipe", {}))
 
     def _publish(self, files: Mapping[str, str]) -> None:
         with scratch_folder(self.storage) as scratch:
@@ -178,6 +189,23 @@ class OutputFolder:
         if self.finished.root.exists():
             self.finished.root.rmdir()  # empty, or begin would have said so
         self.storage.root.rename(self.finished.root)
+
+
+def _leaves(recipe: Any, name: str = "") -> dict[str, Any]:
+    """The values of a recipe by their dotted names, equal where they mean the same.
+
+    What is not set is as if it were not there, a list of one is its element, and a folder may end in a slash.
+    """
+    if isinstance(recipe, Mapping):
+        deeper = (_leaves(value, f"{name}.{key}" if name else key) for key, value in recipe.items())
+        return {leaf: value for leaves in deeper for leaf, value in leaves.items()}
+    if isinstance(recipe, list) and len(recipe) == 1:
+        return _leaves(recipe[0], name)
+    return {name: recipe.rstrip("/") if isinstance(recipe, str) else recipe}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _locked(folder: Path) -> TextIO:

@@ -114,7 +114,8 @@ def precompute(
         **encoder.description(),
     }
     parts = _runs(len(dataset), part_size)
-    with OutputFolder(out, recipe, recent=["images_index"]) as folder:
+    recent = {"images_index": recipe["images_index"]}  # earlier versions did not record it
+    with OutputFolder(out, recipe, renew=lambda made: {**recent, **made}) as folder:
         whole = ranks.first_decides(folder.begin)
         if whole is None:
             return

@@ -5,6 +5,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,8 +125,27 @@ def test_the_same_conversion_is_left_alone_and_another_refused(tmp_path):
     before = (tmp_path / "out" / "index.json").stat().st_mtime_ns
     run()
     assert (tmp_path / "out" / "index.json").stat().st_mtime_ns == before
-    with pytest.raises(FileExistsError, match=r"other settings \(source differ\); remove it or set another out"):
+    with pytest.raises(FileExistsError, match=r"other settings \(source\.seed 0, not 1\); remove it or set"):
         run(seed=1)
+
+
+def test_what_an_earlier_version_has_completed_is_left_alone(tmp_path):
+    """It called one caption a picture "first", and the field of a text file null."""
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4)), "png"))
+    (tmp_path / "a.txt").write_text("a square")
+    out = tmp_path / "out"
+
+    def run(minimum_side: int = 1) -> None:
+        preparation = Preparation(minimum_side=minimum_side)
+        convert(source=ImageFolder(path=str(tmp_path)), out=out, preparation=preparation, engine=Processes(count=1))
+
+    run()
+    record = json.loads((out / "metadata.json").read_text())
+    record["recipe"]["source"] |= {"captions": "first", "field": None}
+    (out / "metadata.json").write_text(json.dumps(record))
+    run()
+    with pytest.raises(FileExistsError, match=r"\(preparation\.minimum_side 1, not 2\)"):
+        run(minimum_side=2)
 
 
 def test_a_foreign_folder_is_refused_and_an_empty_one_used(tmp_path):
@@ -174,6 +194,15 @@ def test_a_source_without_a_usable_picture_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no picture that can be used \(out of order: 3\)"):
         convert(source=Failing(fails=False), out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
     assert not (tmp_path / "out").exists()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4)), "png"))
+    for text in ("", "written later"):  # the same command, when the captions are there
+        (pictures / "a.txt").write_text(text)
+        with nullcontext() if text else pytest.raises(ValueError, match=r"\(empty caption: 1\)"):
+            source = ImageFolder(path=str(pictures))
+            convert(source=source, out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
+    assert [row["caption"] for row in rows(tmp_path / "out")] == ["written later"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,24 +161,45 @@ def interrupted(out: Path, recipe: dict) -> None:
 def test_parts_of_another_recipe_are_not_mixed_in(tmp_path):
     out = tmp_path / "out"
     interrupted(out, {"seed": 0})
-    with pytest.raises(FileExistsError, match=r"out\.unfinished was made with other settings \(seed differ\)"):
+    with pytest.raises(FileExistsError, match=r"out\.unfinished was made with other settings \(seed 0, not 1\)"):
         OutputFolder(out, {"seed": 1}).begin()
     with OutputFolder(out, {"seed": 0}) as folder:
         assert folder.begin() == {0}
 
 
-def test_what_earlier_versions_did_not_record_may_be_missing_when_complete(tmp_path):
+def test_the_settings_that_differ_are_named_with_both_values(tmp_path):
+    made = {"source": {"name": "Parquet", "path": "a", "captions": 1}, "split": "train"}
+    interrupted(tmp_path / "out", made)
+    for changed, said in (
+        ({**made, "source": {**made["source"], "captions": 5}}, r"\(source\.captions 1, not 5\)"),
+        ({**made, "source": {"name": "Coco", "path": "b"}, "split": None, "new": [1, 2]}, r".*; 1 more differ\)"),
+        ({**made, "split": ["eval", "train"]}, r'\(split "train", not \["eval", "train"\]\)'),
+    ):
+        with pytest.raises(FileExistsError, match=f"made with other settings {said}; remove it or set another out"):
+            OutputFolder(tmp_path / "out", changed).begin()
+
+
+def test_settings_that_mean_the_same_are_the_same(tmp_path):
+    interrupted(tmp_path / "out", {"source": {"path": "a/", "field": None, "caption": ["text"]}, "empty": {}})
+    with OutputFolder(tmp_path / "out", {"source": {"path": "a", "caption": "text"}, "limit": None}) as folder:
+        assert folder.begin() == {0}
+
+
+def test_a_complete_data_set_of_an_earlier_version_is_understood(tmp_path):
+    def renewed(recipe):
+        return {"images_index": "a", **recipe}
+
     out = tmp_path / "out"
     interrupted(out, {"seed": 0})
-    with pytest.raises(FileExistsError, match=r"\(images_index differ\)"):  # parts of two kinds might be mixed
-        OutputFolder(out, {"seed": 0, "images_index": "a"}, recent=["images_index"]).begin()
+    with pytest.raises(FileExistsError, match=r'\(images_index null, not "a"\)'):  # parts of two kinds might be mixed
+        OutputFolder(out, {"seed": 0, "images_index": "a"}, renew=renewed).begin()
     with OutputFolder(out, {"seed": 0}) as folder:
         folder.begin()
         folder.merge(1)
         folder.finish(samples=1)
-    assert OutputFolder(out, {"seed": 0, "images_index": "a"}, recent=["images_index"]).begin() is None
-    with pytest.raises(FileExistsError, match=r"\(seed differ\)"):
-        OutputFolder(out, {"seed": 1, "images_index": "a"}, recent=["images_index"]).begin()
+    assert OutputFolder(out, {"seed": 0, "images_index": "a"}, renew=renewed).begin() is None
+    with pytest.raises(FileExistsError, match=r"\(seed 0, not 1\)"):
+        OutputFolder(out, {"seed": 1, "images_index": "a"}, renew=renewed).begin()
 
 
 def test_a_kill_before_the_last_renaming_costs_nothing(tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_the_same_latents_are_left_alone_and_others_refused(images, tmp_path):
     encoder = Counting()
     run(images, tmp_path / "out", text_encoder=encoder)
     assert encoder.encoded == []
-    with pytest.raises(FileExistsError, match=r"other settings \(latent_sizes, resolutions differ\)"):
+    with pytest.raises(FileExistsError, match=r"other settings \(resolutions \[8, 16\], not 8; latent_sizes\.16"):
         run(images, tmp_path / "out", resolutions=[8])
 
 
@@ -160,7 +160,7 @@ def test_latents_of_images_that_were_made_anew_are_refused(tmp_path):
     make("wrong")
     run(images, out)
     make("right")
-    with pytest.raises(FileExistsError, match=r"other settings \(images_index differ\); remove it or set another out"):
+    with pytest.raises(FileExistsError, match=r"other settings \(images_index \"\w+\", not \"\w+\"\); remove it"):
         run(images, out)
     make("wrong")
     assert run(images, out)[0]["caption"] == "wrong"
@@ -183,6 +183,14 @@ def test_a_picture_that_cannot_be_decoded_costs_no_other(tmp_path):
     assert [row["key"] for row in found] == [str(i) for i in range(9) if i != 5]
     listed = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in listed] == [{"key": "5", "reason": "unreadable picture"}]
+
+
+def test_changed_images_are_noticed_before_their_rows_are_understood(images, tmp_path):
+    changed = shutil.copytree(images, tmp_path / "images")
+    (shard,) = changed.glob("*.mds")
+    shard.write_bytes(shard.read_bytes().replace(b"[]", b"[,", 1))  # the list of further captions
+    with pytest.raises(ValueError, match=f"the bytes of {shard} have changed since it was written; make"):
+        run(changed, tmp_path / "out")
 
 
 @pytest.mark.parametrize("further", [("b", "c"), ()])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import time
@@ -28,12 +29,15 @@ PARTS = 7
 
 
 class Slow(KLAutoencoder):
-    """Takes its time, so that there is some to be killed in."""
+    """Takes its time, so that there is some to be killed in; after so many batches the disk is full."""
 
-    seconds = 0.0
+    seconds, room = 0.0, -1
 
     def encode(self, images, **options):
         time.sleep(self.seconds)
+        self.room -= 1
+        if self.room == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         return super().encode(images, **options)
 
 
@@ -45,10 +49,10 @@ def images(tmp_path_factory) -> Path:
     return out
 
 
-def run(images: Path, out: Path, *, seconds: float = 0.0, seed: int = 0) -> None:
+def run(images: Path, out: Path, *, seconds: float = 0.0, room: int = -1, seed: int = 0) -> None:
     torch.manual_seed(0)
     autoencoder = Slow(channels=2, downsampling=2, width=4)
-    autoencoder.seconds = seconds
+    autoencoder.seconds, autoencoder.room = seconds, room
     precompute(
         images=images,
         out=out,
@@ -102,23 +106,36 @@ def test_two_ranks_make_the_same_bytes_as_one(images, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_dead_rank_ends_the_others_and_the_job_goes_on(images, tmp_path, victim):
+@pytest.mark.parametrize(("ranks", "victim"), [(2, 0), (2, 1), (1, 0)])
+def test_a_dead_rank_ends_the_others_and_the_job_goes_on(images, tmp_path, ranks, victim):
     run(images, tmp_path / "undisturbed")
     out, said = tmp_path / "out", tmp_path / "said"
-    jobs = launch(2, partial(run, images, out, seconds=0.03), said)
+    jobs = launch(ranks, partial(run, images, out, seconds=0.03), said)
     unfinished = LocalStorage(tmp_path / "out.unfinished")
     deadline = time.monotonic() + 30
     while len(whole_parts(unfinished)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(jobs[victim].pid, signal.SIGKILL)
-    (ending,) = endings(jobs, said).values()
-    assert "ConnectionError: another rank has ended before its work was done" in ending
+    others = endings(jobs, said).values()
+    assert len(others) == ranks - 1
+    assert all("ConnectionError: another rank has ended before its work was done" in ending for ending in others)
     assert not out.exists()
     kept = {path.name: path.stat().st_mtime_ns for path in (unfinished.root / "parts").iterdir()}
     assert 2 <= len(kept) < PARTS
-    assert endings(launch(2, partial(run, images, out), said), said) == {"0": "well", "1": "well"}
+    ended = endings(launch(ranks, partial(run, images, out), said), said)
+    assert ended == {str(number): "well" for number in range(ranks)}
+    assert content(out) == content(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_is_named_and_what_is_finished_stays(images, tmp_path):
+    run(images, tmp_path / "undisturbed")
+    out, said, batches = tmp_path / "out", tmp_path / "said", 10  # four make a part
+    ended = endings(launch(1, partial(run, images, out, room=batches), said), said)
+    assert f"OSError: there is no room left for {out}.unfinished" in ended["0"]
+    assert whole_parts(LocalStorage(tmp_path / "out.unfinished")) == {0, 1}
+    assert not list((tmp_path / "out.unfinished").glob("writing-*"))
+    run(images, out)
     assert content(out) == content(tmp_path / "undisturbed")
 
 
@@ -127,7 +144,7 @@ def test_what_the_first_rank_refuses_all_refuse(images, tmp_path):
     said = tmp_path / "said"
     refused = endings(launch(2, partial(run, images, tmp_path / "out", seed=1), said), said)
     assert len(refused) == 2
-    assert all("FileExistsError" in text and "(seed differ)" in text for text in refused.values())
+    assert all("FileExistsError" in text and "(seed 0, not 1)" in text for text in refused.values())
 
 
 def test_alone_there_is_one_rank(monkeypatch):
