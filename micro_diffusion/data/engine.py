@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -92,7 +92,11 @@ class RayTasks:
     in_flight: int = 1024
 
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """The result of every task, as they get ready."""
+        """The result of every task, as they get ready. What the work raises is raised here as it was there.
+
+        Raises:
+            ChildProcessError: when the cluster gives up a task, whose process or machine was lost again and again.
+        """
         try:
             ray = import_module("ray")
         except ImportError as error:
@@ -101,13 +105,30 @@ class RayTasks:
         shared = ray.put(work)  # sent to each machine once
         call = ray.remote(num_cpus=self.cpus)(_call)
         waiting, running = iter(tasks), []
-        while True:
-            while len(running) < self.in_flight and (task := next(waiting, None)) is not None:
-                running.append(call.remote(shared, task))
-            if not running:
-                return
-            (done,), running = ray.wait(running)
-            yield ray.get(done)
+        try:
+            while True:
+                while len(running) < self.in_flight and (task := next(waiting, None)) is not None:
+                    running.append(call.remote(shared, task))
+                if not running:
+                    return
+                (done,), running = ray.wait(running)
+                yield _result(ray, done)
+        finally:
+            for left in running:
+                ray.cancel(left)
+
+
+def _result(ray: Any, done: Any) -> Any:
+    """What a task has returned, or its error without the traceback that Ray writes into its words."""
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise ChildProcessError(
+            f"the cluster lost a task ({type(error).__name__}), perhaps for lack of memory; give the same command "
+            "again, with larger engine.cpus if need be, for fewer tasks at a time"
+        ) from error
 
 
 def _call(work: Callable[[Task], Result], task: Task) -> Result:

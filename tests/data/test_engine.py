@@ -77,11 +77,19 @@ def test_no_process_outlives_a_killed_job(tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_makes_the_same_data_set_as_processes(tmp_path, monkeypatch):
+def test_ray_makes_the_same_data_set_as_processes_and_raises_the_same_errors(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    begun = tmp_path / "begun"
+    begun.mkdir()
     try:
+        with pytest.raises(OSError, match="^three is too many$") as raised:
+            list(RayTasks(in_flight=2).run(partial(fail_at_three, begun), range(100)))
+        assert type(raised.value) is OSError
+        assert len(list(begun.iterdir())) < 10
+        with pytest.raises(ChildProcessError, match=r"the cluster lost a task \(WorkerCrashedError\)"):
+            list(RayTasks().run(die, range(1)))
         for out, engine in (("ray", RayTasks()), ("processes", Processes(count=1))):
             convert(
                 source=Shapes(seed=0, count=400, resolution=16),
