@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from streaming import LocalDataset, MDSWriter
+from streaming.base.format.mds import MDSReader
 from torch import Tensor
 
 from micro_diffusion.batch import LatentBatch
-from micro_diffusion.data.column_reader import ColumnReader, Columns
+from micro_diffusion.data.column_reader import ColumnReader, shard_path
 from micro_diffusion.data.columns import Entries, text_column
 from micro_diffusion.data.integrity import check_folder
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
-from micro_diffusion.data.transforms import crop, to_rgb, to_tensor
+from micro_diffusion.data.picture import UnreadablePicture, read_picture
+from micro_diffusion.data.preparation import COLUMNS
+from micro_diffusion.data.transforms import crop, to_tensor
 
 CHUNK = 256
 SHOWN_CAPTIONS = 10
+OPTIONAL = {"further_captions"}
+"""Columns of MDS images that shards of earlier versions lack."""
+
+Rows = Mapping[str, Sequence[bytes]]
+"""The bytes of columns, an entry for each row."""
 
 
 class DataFolder:
@@ -37,19 +44,21 @@ class DataFolder:
 
     Raises:
         FileNotFoundError: when the folder is missing or incomplete.
-        ValueError: when it holds neither images nor latents.
+        ValueError: when it holds neither images nor latents, or columns are missing.
     """
 
     def __init__(self, path: str | Path, *, count: int) -> None:
         self.path = Path(path).expanduser()
         check_folder(self.path, command=PRECOMPUTE)
         self.rows = LocalDataset(str(self.path))
-        self.columns: list[str] = self.rows.shards[0].column_names  # type: ignore[attr-defined]
-        as_stored = {name: name for name in self.columns}
-        self._reader = ColumnReader(self.rows.shards[0], as_stored)  # type: ignore[arg-type]
+        self.columns = list(dict.fromkeys(name for shard in self._shards for name in shard.column_names))
         self.holds_images = "image" in self.columns
         if not self.holds_images and not any(name.startswith("latents_") for name in self.columns):
             raise ValueError(f"{self.path} holds {', '.join(self.columns)}, neither images nor latents; name another")
+        needed = COLUMNS.keys() - OPTIONAL if self.holds_images else self.columns
+        for shard in self._shards:
+            if absent := set(needed).difference(shard.column_names):
+                raise ValueError(f"{shard_path(shard)} lacks the column {min(absent)}; make the data folder again")
         self.metadata = None if self.holds_images else LatentMetadata.read(self.path)
         self.places = np.unique(np.linspace(0, len(self.rows) - 1, min(count, len(self.rows))).round().astype(int))
 
@@ -60,6 +69,11 @@ class DataFolder:
         for rows in self._chunks(self.places):
             sizes.update({name: sum(map(len, entries)) for name, entries in rows.items()})
             captions += self._captions(rows)
+        if len(numbers := {len(texts) for texts in captions}) > 1:
+            raise ValueError(
+                f"pictures of {self.path} have {' or '.join(map(str, sorted(numbers)))} captions; make the data folder "
+                "again, with as many for each"
+            )
         shown = captions[:: max(1, len(captions) // SHOWN_CAPTIONS)][:SHOWN_CAPTIONS]
         return {
             "path": str(self.path),
@@ -76,8 +90,12 @@ class DataFolder:
     def pictures(self, count: int, resolution: int) -> tuple[Tensor, list[str]]:
         """Some of the images as uint8 (N, 3, R, R), and their captions."""
         rows = self._some(count)
-        images = (to_rgb(Image.open(io.BytesIO(data))) for data in rows["image"])
-        squares = [to_tensor(crop(image, (resolution, resolution))) for image in images]
+        squares = []
+        for content, key in zip(rows["image"], text_column(rows["key"]), strict=True):
+            try:
+                squares.append(to_tensor(crop(read_picture(content).rgb, (resolution, resolution))))
+            except UnreadablePicture as error:
+                raise ValueError(f"picture {key} of {self.path}: {error}; make the data folder again") from error
         return torch.stack(squares), text_column(rows["caption"])
 
     def latents(self, count: int) -> tuple[Tensor, list[str]]:
@@ -86,15 +104,19 @@ class DataFolder:
         first, *_ = self._batches(self._some(count), self.metadata.resolutions[0])
         return first["latents"], first["caption"]
 
-    def _captions(self, rows: Columns) -> list[tuple[str, ...]]:
+    @property
+    def _shards(self) -> list[MDSReader]:
+        return self.rows.shards  # pyright: ignore[reportReturnType]
+
+    def _captions(self, rows: Rows) -> list[tuple[str, ...]]:
         """All captions of each row."""
         if self.metadata is None:
-            further = [json.loads(bytes(texts)) for texts in rows.get("further_captions", [b"[]"] * len(rows["key"]))]
+            further = [json.loads(texts or "[]") for texts in rows.get("further_captions", [b""] * len(rows["key"]))]
             return [(first, *others) for first, others in zip(text_column(rows["caption"]), further, strict=True)]
         each = [batch["caption"] for batch in self._batches(rows, self.metadata.resolutions[0])]
         return list(zip(*each, strict=True))
 
-    def _batches(self, rows: Columns, resolution: int) -> list[LatentBatch]:
+    def _batches(self, rows: Rows, resolution: int) -> list[LatentBatch]:
         """Rows of latents with their first captions, with their second ones and so on."""
         assert self.metadata is not None
         form = self.metadata.row_format
@@ -139,21 +161,26 @@ class DataFolder:
             "latents": {str(r): _statistics(torch.stack(parts).sum(dim=0)) for r, parts in moments.items()},
         }
 
-    def _some(self, count: int) -> Columns:
+    def _some(self, count: int) -> Rows:
         spaced = np.linspace(0, len(self.places) - 1, min(count, len(self.places))).round().astype(int)
         return self._read(self.places[spaced])
 
-    def _chunks(self, places: Sequence[int] | np.ndarray) -> Iterator[Columns]:
+    def _chunks(self, places: Sequence[int] | np.ndarray) -> Iterator[Rows]:
         for start in range(0, len(places), CHUNK):
             yield self._read(places[start : start + CHUNK])
 
-    def _read(self, places: Sequence[int] | np.ndarray) -> Columns:
-        """The bytes of all columns of some rows."""
-        columns = self._reader.allocate(len(places))
-        for row, place in enumerate(places):
-            number, index = self.rows.spanner[int(place)]
-            self._reader.read(self.rows.shards[number], index, row, columns)  # type: ignore[arg-type]
-        return columns
+    def _read(self, places: Sequence[int] | np.ndarray) -> Rows:
+        """All columns of some rows, empty where their shard lacks one."""
+        read: dict[str, list[bytes]] = {name: [] for name in self.columns}
+        for number, found in itertools.groupby((self.rows.spanner[int(place)] for place in places), itemgetter(0)):
+            shard, indices = self._shards[number], [index for _, index in found]
+            reader = ColumnReader(shard, {name: name for name in shard.column_names})
+            columns = reader.allocate(len(indices))
+            for row, index in enumerate(indices):
+                reader.read(shard, index, row, columns)
+            for name, entries in read.items():
+                entries += map(bytes, columns.get(name, [b""] * len(indices)))
+        return read
 
 
 def _statistics(moments: Tensor) -> dict[str, Any]:

@@ -56,15 +56,11 @@ class ImageDataset(Dataset):
     @property
     def captions_per_picture(self) -> int:
         """The same for all pictures of a folder."""
-        return len(_captions(self.rows[0]))
+        return len(_captions(self._row(0)))
 
     def __getitem__(self, index: int) -> ImageSample | Rejected | None:
         """One picture, its rejection when it cannot be decoded, or None when its shape is not wanted."""
-        shard, _ = self.rows.spanner[index]
-        if shard not in self._checked:
-            check_shard(self.rows.shards[shard])
-            self._checked.add(shard)
-        row = self.rows[index]
+        row = self._row(index)
         try:
             image = read_picture(row["image"]).rgb
         except UnreadablePicture:
@@ -76,6 +72,14 @@ class ImageDataset(Dataset):
         crops = {resolution: to_tensor(crop(image, size, place)) for resolution, size in sizes.items()}
         enlarged = tuple(r for r, (height, width) in sizes.items() if image.width < width or image.height < height)
         return ImageSample(crops, _captions(row), row["key"], enlarged)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        """A row of a shard whose bytes are those that were written."""
+        shard, _ = self.rows.spanner[index]
+        if shard not in self._checked:
+            check_shard(self.rows.shards[shard])
+            self._checked.add(shard)
+        return self.rows[index]
 
 
 def _captions(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,14 +1,18 @@
 """What is said of a data folder is what was put into it."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from streaming import MDSWriter
 
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.description import DataFolder
 from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.preparation import COLUMNS, Preparation
 from micro_diffusion.data.sources.shapes import Shapes
 from tests.data.test_loader import COUNT, make_latents
 
@@ -57,3 +61,48 @@ def test_other_folders_are_refused(tmp_path):
         writer.write({"sound": b"a"})
     with pytest.raises(ValueError, match="holds sound, neither images nor latents"):
         DataFolder(tmp_path / "other", count=1)
+
+
+def write_images(folder, rows, *, without=()):
+    """MDS images, with shards that were written one after the other by different versions."""
+    columns = {name: encoding for name, encoding in COLUMNS.items() if name not in without}
+    with MDSWriter(out=str(folder / "written"), columns=columns) as writer:
+        for row in rows:
+            writer.write({name: row[name] for name in columns})
+    index = folder / "index.json"
+    shards = json.loads(index.read_text())["shards"] if index.exists() else []
+    (shard,) = json.loads((folder / "written" / "index.json").read_text())["shards"]
+    shard["raw_data"]["basename"] = f"{len(shards)}.mds"
+    (folder / "written" / "shard.00000.mds").rename(folder / f"{len(shards)}.mds")
+    (folder / "written" / "index.json").unlink()
+    index.write_text(json.dumps({"version": 2, "shards": [*shards, shard]}))
+
+
+def picture(key, *further):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, "png")
+    texts = {"caption": f"a {key}", "further_captions": list(further), "key": key}
+    return {"image": buffer.getvalue(), **texts, "width": 20, "height": 10}
+
+
+def test_shards_of_different_versions_are_read_by_their_own_columns(tmp_path):
+    write_images(tmp_path, [picture("one"), picture("two")])
+    write_images(tmp_path, [picture("three")], without=["further_captions"])
+    folder = DataFolder(tmp_path, count=3)
+    found = folder.describe()
+    assert (found["samples"], found["captions_per_picture"]) == (3, 1)
+    assert found["captions"] == ["a one", "a two", "a three"]
+    assert found["aspect_histogram"] == {"2.0": 3}
+    assert len(folder.pictures(3, 8)[0]) == 3
+    write_images(tmp_path, [picture("four", "a fourth")])
+    with pytest.raises(ValueError, match="have 1 or 2 captions; make the data folder again, with as many for each"):
+        DataFolder(tmp_path, count=4).describe()
+    write_images(tmp_path, [picture("five")], without=["width"])
+    with pytest.raises(ValueError, match=r"3\.mds lacks the column width; make the data folder again"):
+        DataFolder(tmp_path, count=5)
+
+
+def test_a_picture_that_cannot_be_shown_is_named(tmp_path):
+    write_images(tmp_path, [picture("one"), {**picture("two"), "image": b"no picture"}])
+    with pytest.raises(ValueError, match=f"picture two of {tmp_path}: no readable picture .*; make the data folder"):
+        DataFolder(tmp_path, count=2).pictures(2, 8)
