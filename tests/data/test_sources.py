@@ -89,6 +89,18 @@ def test_bad_folders_say_what_to_do(tmp_path):
         ImageFolder(path=str(tmp_path))
 
 
+@pytest.mark.parametrize(("captions", "most"), [(None, 1), ('"a"', 1), ('["a", "b"]', 2)])
+def test_more_captions_than_any_picture_has_are_refused(tmp_path, captions, most):
+    save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("one\ntwo")
+    if captions:
+        (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "caption": {captions}}}')
+    with pytest.raises(ValueError, match=rf"captions is 3, but no picture of {tmp_path} has more than {most}; set"):
+        ImageFolder(path=str(tmp_path), captions=3)
+    (item,) = everything(ImageFolder(path=str(tmp_path), captions=most))
+    assert len(item.further_captions) == most - 1
+
+
 def test_a_missing_font_says_what_to_install():
     with pytest.raises(FileNotFoundError, match="apt install fonts-noto-color-emoji"):
         Emoji(font="/nowhere/font.ttf")

@@ -42,13 +42,15 @@ class HfDataset:
     captions: int = 1
 
     def __post_init__(self) -> None:
-        check_captions(self.captions)
         object.__setattr__(self, "caption", kinds_of(self.caption))  # hashable, for `_load`
         absent = [name for name in self._columns if name not in _load(self).column_names]
         if absent:
             raise ValueError(
                 f"{self.path} has no column {' and no '.join(absent)}; it has {', '.join(_load(self).column_names)}"
             )
+        value = optional("datasets", extra="data").Value
+        texts = [name for name in self.caption if isinstance(_load(self).features[name], value)]
+        check_captions(self.captions, single=[f"the column {name}" for name in texts])
 
     @property
     def _columns(self) -> list[str]:

@@ -72,4 +72,4 @@ def _entry(row: dict[str, Any], path: Path, number: int) -> Entry:
     if "file_name" not in row or column is None:
         raise ValueError(f"entry {number} of {path} has {', '.join(map(str, row))}; it needs file_name and caption")
     texts = row[column] if isinstance(row[column], list) else [row[column]]
-    return Entry(str(row["file_name"]), tuple(str(text or "") for text in texts))
+    return Entry(str(row["file_name"]), tuple(texts))

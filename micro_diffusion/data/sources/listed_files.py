@@ -48,6 +48,12 @@ class ListedFiles(ABC):
         check_captions(self.captions)
         if not self._entries:
             raise FileNotFoundError(f"{self.path} names no pictures; set source.path to a folder of captioned pictures")
+        most = max(1, *(len(captions or ()) for _, captions in self._entries))  # none are listed: one in a text file
+        if self.captions > most:
+            raise ValueError(
+                f"captions is {self.captions}, but no picture of {self.path} has more than {most}; set source.captions "
+                "to at most that"
+            )
 
     @cached_property
     def _entries(self) -> list[Entry]:

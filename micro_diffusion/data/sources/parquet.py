@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from micro_diffusion.data.sources.parquet_files import find_parquet, open_parquet, read_rows
+from micro_diffusion.data.sources.parquet_files import find_parquet, holds_lists, open_parquet, read_rows
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
 
@@ -49,8 +49,10 @@ class Parquet:
     captions: int = 1
 
     def __post_init__(self) -> None:
-        check_captions(self.captions)
         _ = self._groups
+        first = find_parquet(Path(self.path).expanduser(), self.files)[0]
+        single = [f"the column {name}" for name in kinds_of(self.caption) if not holds_lists(first, name)]
+        check_captions(self.captions, single=single)
 
     @property
     def _root(self) -> Path:

@@ -41,6 +41,13 @@ def open_parquet(path: Path, columns: Sequence[str] = ()) -> Any:
     return file
 
 
+def holds_lists(path: Path, column: str) -> bool:
+    """Whether the cells of a column are lists."""
+    types = optional("pyarrow", extra="data").types
+    kind = open_parquet(path, [column]).schema_arrow.field(column).type
+    return types.is_list(kind) or types.is_large_list(kind)
+
+
 def read_rows(path: Path, columns: Sequence[str], *, groups: Sequence[int] | None = None) -> Iterator[tuple[Any, ...]]:
     """Rows of a file as Python values, in order. groups: the numbers of the row groups; None for all.
 

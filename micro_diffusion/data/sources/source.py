@@ -29,24 +29,23 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def captioned(image: Image.Image | bytes, key: str, *kinds: Sequence[str], count: int = 1) -> CaptionedImage | Rejected:
-    """A picture with its captions, or its rejection when it has none.
+def captioned(image: Image.Image | bytes, key: str, *kinds: Any, count: int = 1) -> CaptionedImage | Rejected:
+    """A picture with its captions, or its rejection when it has none, or something else than texts.
 
     Args:
         image: the picture.
         key: of the picture.
-        kinds: the captions of each kind, such as those of one column.
-        count: how many of each kind are taken, in their order.
+        kinds: the captions of each kind, such as the cell of one column: a text, several in their order, or None.
+        count: how many of each kind are taken.
     """
-    if not any(kinds):
+    listed = [kind if isinstance(kind, list | tuple) else [kind] for kind in kinds]
+    texts = [[text for text in each if text is not None] for each in listed]
+    if not all(isinstance(text, str) for each in texts for text in each):
+        return Rejected(key, "caption is no text")
+    if not any(texts):
         return Rejected(key, "no caption")
-    first, *further = [text for kind in kinds for text in (*kind[:count], *[""] * (count - len(kind)))]
+    first, *further = [text for each in texts for text in (*each[:count], *[""] * (count - len(each)))]
     return CaptionedImage(image, first, key, tuple(further))
-
-
-def texts_of(value: Any) -> list[str]:
-    """The captions in a cell of a table or a field of JSON: a text, a list of texts, or None."""
-    return [str(text) for text in (value if isinstance(value, list) else [value]) if text is not None]
 
 
 def kinds_of(caption: str | Sequence[str]) -> tuple[str, ...]:
@@ -54,10 +53,20 @@ def kinds_of(caption: str | Sequence[str]) -> tuple[str, ...]:
     return (caption,) if isinstance(caption, str) else tuple(caption)
 
 
-def check_captions(captions: int) -> None:
-    """Raise ValueError when not a single caption of a picture is taken."""
+def check_captions(captions: int, *, single: Sequence[str] = ()) -> None:
+    """Raise ValueError when not a single caption of a picture is taken, or several where there is one.
+
+    Args:
+        captions: how many are taken.
+        single: names of what holds one caption of each picture.
+    """
     if captions < 1:
         raise ValueError(f"captions is {captions}; set source.captions to how many of a picture are taken, at least 1")
+    if captions > 1 and single:
+        raise ValueError(
+            f"captions is {captions}, but {' and '.join(single)} holds one of each picture; set source.captions=1, or "
+            "name what holds lists of them"
+        )
 
 
 @runtime_checkable

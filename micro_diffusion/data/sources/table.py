@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.data.sources.listed_files import read_file
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, texts_of
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned
 
 
 def read_cells(image: Any, captions: Sequence[Any], key: str, *, root: Path, count: int) -> CaptionedImage | Rejected:
@@ -27,4 +27,4 @@ def read_cells(image: Any, captions: Sequence[Any], key: str, *, root: Path, cou
         return Rejected(key, content)
     if not isinstance(content, bytes | bytearray):
         return Rejected(key, "no picture in the cell")
-    return captioned(bytes(content), key, *map(texts_of, captions), count=count)
+    return captioned(bytes(content), key, *captions, count=count)

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
+from typing import Any
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, texts_of
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class WebDataset(ArchiveSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_captions(self.captions)
+        check_captions(self.captions, single=[f".{ending}" for ending, field in self._kinds if not field])
         for ending, field in self._kinds:
             if ending.endswith("json") and not field:
                 raise ValueError(f"caption is {ending}; name the field that holds the caption, as in {ending}:caption")
@@ -74,19 +75,19 @@ class WebDataset(ArchiveSource):
             if isinstance(picture, Rejected):
                 yield picture._replace(key=name)
             else:
-                kinds = [_texts(texts[ending], field) if ending in texts else () for ending, field in self._kinds]
+                kinds = [_texts(texts[ending], field) if ending in texts else None for ending, field in self._kinds]
                 yield captioned(picture.content, name, *kinds, count=self.captions)
 
 
-def _texts(content: bytes, field: str) -> Sequence[str]:
-    """The captions in a text file, or in a field of a JSON object."""
+def _texts(content: bytes, field: str) -> Any:
+    """The caption in a text file, or what a field of a JSON object holds; None when there is no such field."""
     text = content.decode(errors="replace")
     if not field:
-        return (text,)
+        return text
     try:
-        return texts_of(json.loads(text)[field])
+        return json.loads(text)[field]
     except (ValueError, KeyError, TypeError):
-        return ()
+        return None
 
 
 def _sample(name: str) -> str:

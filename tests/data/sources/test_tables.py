@@ -62,6 +62,24 @@ def test_lists_of_captions(tmp_path):
     assert rest == [Rejected("x/1", "no caption"), Rejected("x/2", "no caption")]
 
 
+@pytest.mark.parametrize("cells", [[{"en": "a"}] * 2, [1, 2], [b"a", b"b"], [[["a"]], [["b"]]]])
+def test_captions_that_are_no_texts_are_rejected(tmp_path, cells):
+    write_parquet(tmp_path / "x.parquet", {"image": [picture(i) for i in range(2)], "caption": cells})
+    assert read(Parquet(path=str(tmp_path))) == [Rejected(f"x/{i}", "caption is no text") for i in range(2)]
+
+
+def test_several_captions_need_lists(tmp_path):
+    """Or every picture would have its only caption several times."""
+    write_parquet(tmp_path / "x.parquet", {"image": [picture(0)], "caption": ["a"], "more": [["b", "c"]]})
+    datasets.Dataset.from_parquet(str(tmp_path / "x.parquet")).save_to_disk(str(tmp_path / "saved"))
+    for source in (Parquet, HfDataset):
+        path = str(tmp_path / ("x.parquet" if source is Parquet else "saved"))
+        with pytest.raises(ValueError, match="captions is 2, but the column caption holds one of each picture; set"):
+            source(path=path, caption=["caption", "more"], captions=2)
+        (item,) = read(source(path=path, caption="more", captions=2))
+        assert (item.caption, item.further_captions) == ("b", ("c",))
+
+
 def test_columns_of_captions(tmp_path):
     """Such as the text that came with a picture and a description by a model."""
     columns = {"image": [picture(i) for i in range(3)], "alt": ["a", None, None], "llava": ["long a", "long b", None]}

@@ -51,7 +51,7 @@ def test_what_img2dataset_writes(tmp_path):
 
 
 def test_several_captions_in_json(tmp_path):
-    texts = {"a": ["one", "two"], "b": "only", "c": None, "d": [None, "last"]}
+    texts = {"a": ["one", "two"], "b": "only", "c": None, "d": [None, "last"], "f": {"en": "x"}}
     files = [
         file
         for key, text in texts.items()
@@ -59,10 +59,11 @@ def test_several_captions_in_json(tmp_path):
     ]
     write_tar(tmp_path / "x.tar", [*files, ("e.jpg", picture(2)), ("e.json", b"[broken")])
     first = read(WebDataset(path=str(tmp_path), caption="json:texts"))
-    assert [getattr(item, "caption", "-") for item in first] == ["one", "only", "-", "last", "-"]
-    assert first[2] == Rejected("x/c", "no caption") and first[4] == Rejected("x/e", "no caption")
+    assert [getattr(item, "caption", "-") for item in first] == ["one", "only", "-", "last", "-", "-"]
+    reasons = {"x/c": "no caption", "x/f": "caption is no text", "x/e": "no caption"}
+    assert {item.key: item.reason for item in first if isinstance(item, Rejected)} == reasons
     both = read(WebDataset(path=str(tmp_path), caption="json:texts", captions=2))
-    assert [getattr(item, "further_captions", ()) for item in both] == [("two",), ("",), (), ("",), ()]
+    assert [getattr(item, "further_captions", ()) for item in both] == [("two",), ("",), (), ("",), (), ()]
 
 
 def test_captions_of_several_kinds(tmp_path):
@@ -108,6 +109,12 @@ def test_samples_that_are_not_whole(tmp_path):
         ("x/masked", "the mask is no picture"),
         ("x/../../up", "out of the folder"),
     ]
+
+
+def test_a_text_file_has_one_caption(tmp_path):
+    write_tar(tmp_path / "x.tar", [("a.jpg", picture(0)), ("a.txt", b"one")])
+    with pytest.raises(ValueError, match=r"captions is 2, but \.txt holds one of each picture; set source\.captions=1"):
+        WebDataset(path=str(tmp_path), caption=["txt", "json:tags"], captions=2)
 
 
 def test_a_json_file_needs_a_field(tmp_path):
