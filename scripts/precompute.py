@@ -1,7 +1,7 @@
 """MDS images -> MDS latents and encoded captions, at all resolutions in one pass.
 
 python scripts/precompute.py images=data/mine/images out=data/mine/latents resolutions=[256,512]
-composer -n 8 scripts/precompute.py images=... out=... +autoencoder.device=cuda +text_encoder.device=cuda
+composer -n 8 scripts/precompute.py images=... out=...
 """
 
 import hydra

@@ -30,7 +30,6 @@ class PretrainedAutoencoder:
         scaling_factor: replaces the one in the weights' own config.
         shift_factor: replaces the one in the weights' own config, where 0 is meant when none is given.
         dtype: of the weights: "float32", "bfloat16" or "float16".
-        device: of the weights.
 
     Raises:
         FileNotFoundError: when the weights are neither here nor within reach.
@@ -48,10 +47,9 @@ class PretrainedAutoencoder:
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
         dtype: str = "float32",
-        device: str = "cpu",
     ) -> None:
         self.name = path if subfolder is None else f"{path}/{subfolder}"
-        self.model = _load(path, subfolder, revision, getattr(torch, dtype)).to(device)
+        self.model = _load(path, subfolder, revision, getattr(torch, dtype))
         config = self.model.config
         if dtype == "float16" and config.force_upcast:
             raise ValueError(

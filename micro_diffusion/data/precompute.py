@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import xxhash
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -45,6 +46,7 @@ def precompute(
     crop: Crop | None = None,
     latent_format: LatentFormat = EXACT_LATENTS,
     caption_format: CaptionFormat = EXACT_CAPTIONS,
+    device: str | None = None,
     batch_size: int = 64,
     sample: bool = True,
     seed: int = 0,
@@ -72,6 +74,8 @@ def precompute(
         crop: which part of each picture is encoded; None for the square in its middle.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
+        device: where both encoders work, in torch's words; None for the GPU of this rank where torch finds one, or else
+            the CPU.
         batch_size: pictures encoded at a time.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
@@ -83,8 +87,8 @@ def precompute(
         FileNotFoundError: when `images` is missing or incomplete.
         FileExistsError: when `out` holds something else, such as the latents of earlier images.
         BlockingIOError: when another job is making `out`.
-        ValueError: when `images` is a URL, a resolution is no multiple of the downsampling, or an encoder gives
-            non-finite numbers.
+        ValueError: when `images` is a URL, there is no such device, a resolution is no multiple of the downsampling, or
+            an encoder gives non-finite numbers.
     """
     if "://" in str(images):
         raise ValueError(f"images is the address {images}; copy it to a local folder first")
@@ -119,6 +123,7 @@ def precompute(
         whole = ranks.first_decides(folder.begin)
         if whole is None:
             return
+        _move_to(device, autoencoder, text_encoder)
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         total = sum(map(len, mine.values()))
@@ -134,6 +139,20 @@ def precompute(
         ranks.wait_for_all()
         if ranks.rank() == 0:
             _finish(folder, len(parts), encoder)
+
+
+def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
+    """Bring the encoders to where they work."""
+    found = torch.cuda.is_available()
+    place = torch.device(device or ("cuda" if found else "cpu"))
+    if place.type == "cuda" and not found:
+        raise ValueError(f"device is {device}, but torch finds no GPU; set it to cpu")
+    for encoder in encoders:
+        encoder.to(place)
+    name = (
+        torch.cuda.get_device_name(place) if place.type == "cuda" else f"the CPU with {torch.get_num_threads()} threads"
+    )
+    log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
 
 
 def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:

@@ -30,7 +30,6 @@ class OpenClipTextEncoder:
         dim: what the config says D is, checked.
         max_length: what the config says L is, checked.
         dtype: of the weights: "float32", "bfloat16" or "float16".
-        device: of the weights.
 
     Raises:
         FileNotFoundError: when the weights are neither here nor within reach.
@@ -45,12 +44,11 @@ class OpenClipTextEncoder:
         dim: int | None = None,
         max_length: int | None = None,
         dtype: str = "float32",
-        device: str = "cpu",
     ) -> None:
         self.name = model if weights is None else f"{model}/{weights}"
-        self.device = torch.device(device)
+        self.device = torch.device("cpu")
         self.tower, self.tokenizer = _load(model, weights)
-        self.tower.to(self.device, getattr(torch, dtype))
+        self.tower.to(getattr(torch, dtype))
         self.provenance = {
             "model": model,
             "weights": weights,

@@ -26,7 +26,6 @@ class T5TextEncoder:
         max_length: L, end-of-text included.
         dim: what the config says D is, checked.
         dtype: of the weights: "float32" or "bfloat16"; T5 overflows in float16.
-        device: of the weights.
 
     Raises:
         FileNotFoundError: when the weights are neither here nor within reach.
@@ -41,7 +40,6 @@ class T5TextEncoder:
         revision: str | None = None,
         dim: int | None = None,
         dtype: str = "float32",
-        device: str = "cpu",
     ) -> None:
         if dtype == "float16":
             raise ValueError("T5 overflows in float16; set text_encoder.dtype to float32 or bfloat16")
@@ -49,9 +47,8 @@ class T5TextEncoder:
             raise ValueError(f"text_encoder.max_length is {max_length}; set it to at least 1")
         self.name = model
         self.max_length = max_length
-        self.device = torch.device(device)
+        self.device = torch.device("cpu")
         self.tokenizer, self.encoder = _load(model, revision, getattr(torch, dtype))
-        self.encoder.to(self.device)
         self.provenance = {
             "model": model,
             "revision": revision,

@@ -43,6 +43,9 @@ class Averaging:
     def decode(self, latents):
         raise NotImplementedError
 
+    def to(self, device):
+        self.device = device
+
 
 class Counting:
     """A caption's rows are the checksums of its words; counts the captions that it encodes."""
@@ -52,6 +55,9 @@ class Counting:
     def __init__(self):
         self.provenance = {"max_length": self.max_length}
         self.encoded = []
+
+    def to(self, device):
+        self.device = device
 
     def encode(self, captions):
         self.encoded += captions
@@ -133,6 +139,17 @@ def test_draws_follow_from_the_seed(images, tmp_path):
     first, again, other = (run(images, tmp_path / str(i), sample=True, seed=s) for i, s in enumerate((0, 0, 1)))
     assert all(np.array_equal(a["latents_8"], b["latents_8"]) for a, b in zip(first, again, strict=True))
     assert all((a["latents_8"] != b["latents_8"]).any() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("device", "gpus", "chosen"), [(None, 1, "cuda"), (None, 0, "cpu"), ("cpu", 1, "cpu")])
+def test_encoders_work_on_the_gpu_where_there_is_one(images, tmp_path, monkeypatch, caplog, device, gpus, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: f"GPU of {place}")
+    encoders = {"autoencoder": Averaging(), "text_encoder": Counting()}
+    with caplog.at_level("INFO"):
+        run(images, tmp_path / "out", device=device, **encoders)
+    assert {encoder.device for encoder in encoders.values()} == {torch.device(chosen)}
+    assert f"averaging and counting encode on {'GPU of cuda' if chosen == 'cuda' else 'the CPU'}" in caplog.text
 
 
 def test_the_same_latents_are_left_alone_and_others_refused(images, tmp_path):
@@ -220,6 +237,8 @@ def test_bad_input_says_what_to_do(images, tmp_path):
         run("s3://data/images", tmp_path / "out")
     with pytest.raises(ValueError, match="resolution 15 cannot be encoded; set resolutions to multiples of 2"):
         run(images, tmp_path / "out", resolutions=[15])
+    with pytest.raises(ValueError, match="device is cuda, but torch finds no GPU; set it to cpu"):
+        run(images, tmp_path / "out", device="cuda")
     with pytest.raises(ValueError, match="resolutions is empty"):
         run(images, tmp_path / "out", resolutions=[])
     overflowing = Averaging()
