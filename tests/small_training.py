@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from hydra import compose, initialize_config_dir
 from torch import distributed
@@ -21,8 +22,11 @@ from micro_diffusion.data.sources.source import Source
 from micro_diffusion.text.tiny import TinyTextEncoder
 from micro_diffusion.training.build import train
 from micro_diffusion.training.resolvers import register_resolvers
+from tests.forked_process import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
+
+CONFIG = ["--config-path", "./configs", "--config-name", "quickstart_32_pretrain.yaml"]
 
 STEPS = 18
 
@@ -84,25 +88,25 @@ def overrides(workplace: Path) -> list[str]:
     return [f"output_dir={workplace}/runs", *data, *SMALL]
 
 
-def train_command(workplace: Path, *arguments: str, ranks: int | None = None) -> subprocess.CompletedProcess:
-    """The whole command in its own process; `composer`, which starts ranks, costs the start of a further one."""
+def train_command(workplace: Path, *arguments: str) -> CompletedProcess[str]:
+    """`python train.py` in a forked process; it finds modules in the workplace."""
+    return run_script(ROOT / "train.py", *CONFIG, *overrides(workplace), *arguments, cwd=ROOT, path=[workplace])
+
+
+def launched(workplace: Path, *arguments: str, ranks: int | None = None, seconds: float = 280) -> CompletedProcess[str]:
+    """The same in processes of their own, which cost ten seconds each; without ranks, without `composer`."""
     launcher = [sys.executable] if ranks is None else [f"{Path(sys.executable).parent}/composer", "-n", str(ranks)]
-    config = ["--config-path", "./configs", "--config-name", "quickstart_32_pretrain.yaml"]
     return subprocess.run(
-        [*launcher, "train.py", *config, *overrides(workplace), *arguments],
+        [*launcher, "train.py", *CONFIG, *overrides(workplace), *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(workplace)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=seconds,
     )
 
 
-def composer_command(workplace: Path, *arguments: str, ranks=1) -> str:
-    return succeeded(train_command(workplace, *arguments, ranks=ranks))
-
-
-def succeeded(result: subprocess.CompletedProcess) -> str:
+def succeeded(result: CompletedProcess[str]) -> str:
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
 

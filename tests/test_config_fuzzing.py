@@ -3,10 +3,7 @@
 A stage is composed and built on the meta device, within the same handler of errors as train.py's.
 """
 
-import os
 import string
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from micro_diffusion.doctor.stage import build_on_meta
 from micro_diffusion.training.errors import one_sentence_errors
 from micro_diffusion.training.resolvers import register_resolvers
 from micro_diffusion.training.schema import ROOT
+from tests.forked_process import run_script
 
 ROOT_FOLDER = Path(__file__).resolve().parents[1]
 STAGES = all_stages(ROOT_FOLDER / "configs")
@@ -226,9 +224,8 @@ def test_what_is_right_is_built(case: tuple[str, list[str]]):
 )
 def test_train_py_says_the_same(override: str, sentence: str):
     for full in ("", "1"):
-        command = [sys.executable, "train.py", "--config-name", "quickstart_32_pretrain", override]
-        environment = {**os.environ, "HYDRA_FULL_ERROR": full}
-        result = subprocess.run(command, cwd=ROOT_FOLDER, env=environment, capture_output=True, text=True)
+        arguments = ["--config-name", "quickstart_32_pretrain", override]
+        result = run_script(ROOT_FOLDER / "train.py", *arguments, cwd=ROOT_FOLDER, HYDRA_FULL_ERROR=full)
         assert result.returncode == 1
         assert ("Traceback" in result.stderr) == bool(full)
         assert full or sentence in result.stderr

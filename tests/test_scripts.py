@@ -1,7 +1,5 @@
 """From a source to batches by way of the scripts and their configurations."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import hydra
@@ -12,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.shapes import parse_caption
 from micro_diffusion.training.schema import validate_command
+from tests.forked_process import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +47,6 @@ def test_pixels_are_stored_as_they_are(tmp_path):
     assert batch["latents"].max() <= 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,8 +63,7 @@ def test_pixels_are_stored_as_they_are(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):
-    command = [sys.executable, str(ROOT / "scripts" / arguments[0]), *arguments[1:]]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run_script(ROOT / "scripts" / arguments[0], *arguments[1:], cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

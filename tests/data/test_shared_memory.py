@@ -17,7 +17,8 @@ from streaming import MDSWriter
 from micro_diffusion.data import shared_memory
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.shared_memory import SEGMENTS, _names, remove_stale_segments
-from tests.forked_training import fork
+from micro_diffusion.training.errors import one_sentence_errors
+from tests.forked_process import fork
 from tests.small_training import make_latents
 
 pytestmark = pytest.mark.skipif(not SEGMENTS.is_dir(), reason="needs Linux's /dev/shm")
@@ -85,8 +86,9 @@ def at_once(work: list[Callable[[], object]], folder: Path) -> list[str]:
 
 
 def read(folder: Path) -> None:
-    loader = build_loader(path=str(folder), resolution=16, batch_size=4, shuffle=True)
-    assert sum(len(batch["key"]) for batch in loader) == 8
+    with one_sentence_errors():
+        loader = build_loader(path=str(folder), resolution=16, batch_size=4, shuffle=True)
+        assert sum(len(batch["key"]) for batch in loader) == 8
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,8 @@ from composer.utils import dist
 from micro_diffusion.training.checkpoint_files import is_whole
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from tests.forked_training import output, run_forked
-from tests.small_training import ROOT, losses, make_latents, overrides
+from tests.small_training import CONFIG, ROOT, losses, make_latents, overrides
 
-CONFIG = ["--config-path", "./configs", "--config-name", "quickstart_32_pretrain.yaml"]
 SCHEDULE = ["trainer.max_duration=12ba", "trainer.eval_interval=12ba", "trainer.save_interval=4ba"]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from composer.core import Callback
 from safetensors.torch import load_file
 
-from tests.small_training import composer_command, make_latents, train_command, train_here
+from tests.forked_training import output, run_forked
+from tests.small_training import make_latents, train_here
 
 SETTING = [
     "train_loader.batch_size=16",
@@ -28,14 +31,14 @@ ORTHOGONALISED_IN_BF16 = 2**-6
 MESHES = {"ddp": "{None}", "fsdp": "{(2,)}", "hsdp": "{(2, 2)}"}
 """The shapes of the device meshes that weights are on: groups, and ranks within one."""
 
-WITNESS = """
-from composer import Callback
 
 class Mesh(Callback):
-    def fit_start(self, state, logger):
+    """Prints the meshes that the weights are on."""
+
+    def fit_start(self, state, logger) -> None:
         meshes = [getattr(parameter, "device_mesh", None) for parameter in state.model.parameters()]
         print("weights on", {mesh and tuple(mesh.shape) for mesh in meshes})
-"""
+
 
 AVERAGES = pytest.mark.skipif(
     TORCH < (2, 11), reason=f"torch {torch.__version__} cannot average over groups of CPUs; 2.11 can"
@@ -46,7 +49,6 @@ AVERAGES = pytest.mark.skipif(
 def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("many_devices")
     make_latents(folder, count=48)
-    (folder / "witness.py").write_text(WITNESS)
     return folder
 
 
@@ -102,9 +104,10 @@ RANKS = {"ddp": 2, "fsdp": 2, "sharded": 2, "hsdp": 4, "sharded_hsdp": 4}  # two
     ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("hsdp", marks=[pytest.mark.slow, AVERAGES])],
 )
 def test_several_ranks_learn_what_one_learns(workplace, one_rank, parallelism):
-    asked = [f"exp_name={parallelism}", *OPTIONS[parallelism], "+callbacks.mesh._target_=witness.Mesh"]
-    output = composer_command(workplace, *asked, *SETTING, ranks=RANKS[parallelism])
-    assert f"weights on {MESHES[parallelism]}" in output
+    ranks = RANKS[parallelism]
+    asked = [f"exp_name={parallelism}", *OPTIONS[parallelism], f"+callbacks.mesh._target_={__name__}.Mesh"]
+    assert run_forked(workplace, *asked, *SETTING, ranks=ranks) == [0] * ranks, output(workplace)
+    assert f"weights on {MESHES[parallelism]}" in output(workplace)
     assert_same(workplace / "runs" / parallelism, one_rank)
 
 
@@ -114,7 +117,8 @@ def test_a_checkpoint_of_several_ranks_resumes_on_one_and_two(workplace, one_ran
     """Stopped within the second epoch by killed ranks, then continued on some number of ranks."""
     name = f"exp_name=resumed_{before}_{ranks}"
     kill = ["+callbacks.kill._target_=killer.KillAt", "+callbacks.kill.step=4"]
-    assert train_command(workplace, name, *OPTIONS[before], *SETTING, *kill, ranks=RANKS[before]).returncode != 0
-    output = composer_command(workplace, name, *OPTIONS[after], *SETTING, ranks=ranks)
-    assert "resumes at step 4" in output
+    killed = run_forked(workplace, name, *OPTIONS[before], *SETTING, *kill, ranks=RANKS[before], together=True)
+    assert -signal.SIGKILL in killed
+    assert run_forked(workplace, name, *OPTIONS[after], *SETTING, ranks=ranks) == [0] * ranks, output(workplace)
+    assert "resumes at step 4" in output(workplace)
     assert_same(workplace / "runs" / name.partition("=")[2], one_rank)

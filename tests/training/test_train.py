@@ -18,7 +18,7 @@ from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import CaptionedImage
 from tests.small_training import (
     STEPS,
-    composer_command,
+    launched,
     losses,
     make_latents,
     succeeded,
@@ -37,7 +37,7 @@ def workplace(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def reference(workplace) -> Path:
     """A run from start to end."""
-    composer_command(workplace, "exp_name=reference")
+    succeeded(launched(workplace, "exp_name=reference", ranks=1))
     return workplace / "runs" / "reference"
 
 
@@ -241,7 +241,7 @@ def test_latents_of_another_encoder_are_refused(workplace):
 
 @pytest.mark.slow
 def test_two_ranks_write_one_run_folder(workplace):
-    composer_command(workplace, "exp_name=two", "trainer.max_duration=4ba", ranks=2)
+    succeeded(launched(workplace, "exp_name=two", "trainer.max_duration=4ba", ranks=2))
     run = workplace / "runs" / "two"
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert sorted(losses(run)) == [0, 1, 2, 3] and len(lines) == len(set(lines))
