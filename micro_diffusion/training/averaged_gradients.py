@@ -1,10 +1,12 @@
-"""Makes sure that the gradients of a sharded network are averages over ranks.
+"""Gradients of all ranks together, before anything looks at them.
 
-FSDP2 asks the backend for averages. In torch 2.7, gloo, which joins CPUs, silently gives sums, and clipping then sees a
-norm that is too large by the number of ranks.
+FSDP2 asks the backend for averages over ranks. In torch 2.7, gloo, which joins CPUs, silently gives sums, and clipping
+then sees a norm that is too large by the number of ranks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed
@@ -15,14 +17,25 @@ from torch.distributed.tensor import DTensor
 from micro_diffusion.training.sharding import local
 
 
-class AveragedGradients(Algorithm):
+class GradientsOfAllRanks(Algorithm):
+    """Makes the gradients of a step those of all ranks, when it is told that the batch is done."""
+
+
+def complete_gradients_first(algorithms: Sequence[Algorithm], event: Event) -> Sequence[Algorithm]:
+    """A pass of Composer's engine: what completes gradients runs before what clips them, wherever it is listed."""
+    if event != Event.AFTER_TRAIN_BATCH:
+        return algorithms
+    return sorted(algorithms, key=lambda algorithm: not isinstance(algorithm, GradientsOfAllRanks))
+
+
+class AveragedGradients(GradientsOfAllRanks):
     """Divides the gradients by what the backend's average of ones amounts to, which is asked once."""
 
     def __init__(self) -> None:
         self._average_of_ones = 0.0
 
     def match(self, event: Event, state: State) -> bool:
-        """Runs when a batch's gradients are complete; whatever looks at them has to come later."""
+        """Runs when a batch has been through the network."""
         return event == Event.AFTER_TRAIN_BATCH and state.fsdp_config is not None
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from torch.utils.data import DistributedSampler
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.metadata import LatentMetadata
-from micro_diffusion.training.averaged_gradients import AveragedGradients
+from micro_diffusion.training.averaged_gradients import AveragedGradients, complete_gradients_first
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
 from micro_diffusion.training.ema import find_average
-from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, unless_resumed
+from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, without_first_weights
 from micro_diffusion.training.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
-from micro_diffusion.training.resumption import NextEpochAfterLoad
+from micro_diffusion.training.resumption import NextEpochAfterLoad, is_local, own_checkpoints
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.schema import validate
 from micro_diffusion.training.sharding import shard_by_layer, whole_state
@@ -52,9 +52,11 @@ def train(config: DictConfig) -> None:
         return
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
-    config = unless_resumed(config)
+    checkpoints = own_checkpoints(config.trainer)
+    if checkpoints and config.trainer.autoresume:
+        config = without_first_weights(config)
     model = build_model(config)
-    trainer = build_trainer(config, model)
+    trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
     if dist.get_global_rank() == 0:
         run.begin()
@@ -79,8 +81,8 @@ def build_model(config: DictConfig) -> Any:
     return model
 
 
-def build_trainer(config: DictConfig, model: Any) -> Trainer:
-    """Composer's trainer with everything around the model."""
+def build_trainer(config: DictConfig, model: Any, checkpoints: Sequence[Path]) -> Trainer:
+    """Composer's trainer with everything around the model; `checkpoints` are the run's own so far."""
     # on a CPU, low-precision LayerNorm and the memory monitor have nothing to do, and say so
     warnings.filterwarnings("ignore", category=NoEffectWarning)
     warnings.filterwarnings("ignore", message="The memory monitor only works on CUDA")
@@ -89,16 +91,18 @@ def build_trainer(config: DictConfig, model: Any) -> Trainer:
     _check_same_encoders(train_loader, eval_loader)
     _check_encoders(_metadata(train_loader), config)
     check_first_checkpoint(model, config.trainer)
-    last = [AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
+    own = [AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
     first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
+    last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then
     return instantiate(config.trainer, _convert_="all")(
         model=model,
         optimizers=instantiate(config.optimizer, _convert_="all")(model.parameter_groups()),
         schedulers=instantiate(config.schedule),
         train_dataloader=train_loader,
         eval_dataloader=eval_loader,
-        algorithms=[*_values(config.algorithms), *last],  # of which Composer runs the last first after a batch
-        callbacks=[*first, *_values(config.callbacks), *_savers(config.trainer, interruption), interruption],
+        algorithms=[*_values(config.algorithms), *own],
+        algorithm_passes=complete_gradients_first,
+        callbacks=[*first, *_values(config.callbacks), *last],
         loggers=_values(config.loggers),
     )
 
@@ -135,13 +139,14 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
     log.info("%s is complete", run.path)
 
 
-def _savers(trainer: DictConfig, interruption: Interruption) -> list[Callback]:
+def _savers(trainer: DictConfig, checkpoints: Sequence[Path], interruption: Interruption) -> list[Callback]:
     """The saver of checkpoints into a local folder; Composer has its own for remote ones, which it copies whole."""
-    if trainer.save_folder is None or "://" in trainer.save_folder:
+    if not is_local(trainer.save_folder):
         return []
     return [
         WholeCheckpointSaver(
             folder=trainer.save_folder,
+            there=checkpoints,
             interval=trainer.save_interval,
             keep=trainer.save_num_checkpoints_to_keep,
             is_urgent=interruption.is_agreed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import re
@@ -25,6 +26,8 @@ LATEST = "latest-rank0.pt"
 _STEP = re.compile(r"ep\d+-ba(?P<step>\d+)(-rank0\.pt)?")
 _UNFINISHED = "unfinished."
 _MODEL = "state.model."
+_METADATA, _DIGEST = ".metadata", "metadata.sha256"
+"""The list of a sharded checkpoint's tensors, and its digest."""
 
 
 def write_file(state: State, path: Path) -> None:
@@ -49,6 +52,7 @@ def write_shares(state: State, path: Path) -> None:
     dist.barrier()  # before that name goes, since Composer looks on every rank whether its share is there
     if dist.get_global_rank() == 0:
         remove(path)
+        _write_digest(aside / path.name)
         sync(aside / path.name)
         (aside / path.name).replace(path)
         sync(path.parent)
@@ -59,11 +63,14 @@ def write_shares(state: State, path: Path) -> None:
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, the last of them read and found whole.
 
-    Damaged ones that are newer are renamed to `*.damaged`, and the log says so. What was not finished goes.
+    Damaged ones that are newer are renamed to `*.damaged`, and the log says so. What was not finished goes. Where there
+    is no folder, there are none.
 
     Raises:
         OSError: when one cannot be read, which may be the disk's or the network's fault; it keeps its name.
     """
+    if not folder.is_dir():
+        return []
     for unfinished in folder.glob(f"{_UNFINISHED}*"):
         remove(unfinished)
     steps = {path: int(match["step"]) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))}
@@ -140,18 +147,26 @@ def remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def _write_digest(folder: Path) -> None:
+    """Note the digest of `.metadata`, which has no checksum of its own, in the form of `sha256sum`."""
+    digest = folder / _DIGEST
+    digest.write_text(_digest_line(folder))
+    sync(digest)
+
+
+def _digest_line(folder: Path) -> str:
+    return f"{hashlib.sha256((folder / _METADATA).read_bytes()).hexdigest()}  {_METADATA}\n"
+
+
 def _check_shares(folder: Path) -> None:
     """Every tensor of a folder is an archive of its own within the file of a rank; `.metadata` says where."""
-    try:
-        entries = FileSystemReader(folder).read_metadata().storage_data.values()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{folder / '.metadata'} is missing; copy the folder again") from error
-    except Exception as error:  # whatever a damaged pickle raises
-        raise ValueError(f"{folder / '.metadata'} cannot be read ({error!r}); copy the folder again") from error
+    for name in (_METADATA, _DIGEST):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; copy the folder again")
+    if (folder / _DIGEST).read_text(errors="replace") != _digest_line(folder):
+        raise ValueError(f"{folder / _METADATA} is damaged; copy the folder again")
     of_file = defaultdict(list)
-    for entry in entries:
+    for entry in FileSystemReader(folder).read_metadata().storage_data.values():
         of_file[folder / entry.relative_path].append(entry)
     for path, parts in of_file.items():
         if not path.is_file():

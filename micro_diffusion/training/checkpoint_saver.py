@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from micro_diffusion.training.checkpoint_files import (
     LATEST,
     point_to,
     remove,
-    whole_checkpoints,
     write_file,
     write_shares,
 )
@@ -26,17 +25,19 @@ class WholeCheckpointSaver(CheckpointSaver):
 
     Composer 0.32 writes under the final name, and removes the link to the last checkpoint before it makes the new one:
     a kill leaves half a file, or a run that begins again. Here a checkpoint is written aside, synced and renamed, the
-    link is replaced in one step, and only then do older checkpoints go. Before a run resumes, the newest one is read
-    and compared with its checksums; one that is damaged is put aside in favour of the one before.
+    link is replaced in one step, and only then do older checkpoints go.
 
     Args:
         folder: for the checkpoints.
+        there: those that are in it, oldest first, the last of which is whole; it is resumed from.
         interval: between them, as a Composer time such as `1000ba`; another one is written at the end of training.
         keep: how many of the newest stay; -1 keeps all.
         is_urgent: asked after every step for a reason to write one now.
     """
 
-    def __init__(self, *, folder: str, interval: str, keep: int, is_urgent: Callable[[], bool]) -> None:
+    def __init__(
+        self, *, folder: str, there: Sequence[Path], interval: str, keep: int, is_urgent: Callable[[], bool]
+    ) -> None:
         is_due = create_interval_scheduler(interval)
 
         def is_due_or_urgent(state: State, event: Event) -> bool:
@@ -45,10 +46,10 @@ class WholeCheckpointSaver(CheckpointSaver):
         super().__init__(
             folder=folder, remote_file_name=None, save_interval=is_due_or_urgent, num_checkpoints_to_keep=keep
         )
-        self._kept: list[Path] = []
+        self._kept = list(there)
 
     def init(self, state: State, logger: Logger) -> None:
-        """Point the link from which runs resume to the newest checkpoint that is whole, on the first rank.
+        """Point the link from which Composer resumes to the newest checkpoint, on the first rank.
 
         Raises:
             ValueError: when that is a file for a run that writes shares, or the other way round.
@@ -56,7 +57,6 @@ class WholeCheckpointSaver(CheckpointSaver):
         super().init(state, logger)
         folder = Path(self.folder)
         if dist.get_global_rank() == 0:
-            self._kept = whole_checkpoints(folder)
             point_to(self._kept[-1] if self._kept else None, folder)
         dist.barrier()
         sharded = state.fsdp_config is not None and state.fsdp_config.state_dict_type == "sharded"

@@ -8,32 +8,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-from composer.utils import dist
 from omegaconf import DictConfig
 from torch import nn
 
 from micro_diffusion.checkpoint import CONFIG_FILE, check_fit, choose_weights, initialise_from, read_config
 from micro_diffusion.sampling.pipeline import Resizable
-from micro_diffusion.training.checkpoint_files import check_checkpoint, model_shapes, whole_checkpoints
+from micro_diffusion.training.checkpoint_files import check_checkpoint, model_shapes
 
 log = logging.getLogger(__name__)
 
 
-def unless_resumed(config: DictConfig) -> DictConfig:
-    """The configuration without its first weights, where the run goes on from a whole checkpoint of its own.
+def without_first_weights(config: DictConfig) -> DictConfig:
+    """The configuration of a run that goes on from a checkpoint of its own.
 
-    Such a run needs neither `init_from` nor `trainer.load_path`, which may have gone since it began.
+    It needs neither `init_from` nor `trainer.load_path`, which may have gone since it began.
     """
-    trainer = config.trainer
-    if (config.init_from is None and trainer.load_path is None) or not trainer.autoresume:
-        return config
-    if trainer.save_folder is None or "://" in trainer.save_folder:
-        return config
-    folder = Path(trainer.save_folder)
-    found = [dist.get_global_rank() == 0 and folder.is_dir() and bool(whole_checkpoints(folder))]
-    dist.broadcast_object_list(found)
-    if not found[0]:
-        return config
     changed = copy.deepcopy(config)
     changed.init_from = changed.trainer.load_path = None
     return changed

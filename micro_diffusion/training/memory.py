@@ -12,13 +12,14 @@ from composer.utils import dist
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
+from micro_diffusion.training.averaged_gradients import GradientsOfAllRanks
 from micro_diffusion.training.sharding import end_backward
 
 TRIAL = 3
 """Steps in which a microbatch shows that it fits; from the second on, the optimizer's moments are there too."""
 
 
-class SmallerMicrobatches(Algorithm):
+class SmallerMicrobatches(GradientsOfAllRanks):
     """Halves the microbatch when a rank runs out of memory in a step, and takes the step again on all of them.
 
     Composer 0.32 does so for one process. Among several, a rank that fails while DDP exchanges gradients leaves the
@@ -36,7 +37,7 @@ class SmallerMicrobatches(Algorithm):
         self._microbatch: float | None = None
 
     def match(self, event: Event, state: State) -> bool:
-        """Runs around steps; what else looks at the gradients of a step has to come later."""
+        """Runs around steps."""
         return event in (Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.AFTER_TRAIN_BATCH, Event.EVAL_END)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:

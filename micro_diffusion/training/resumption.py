@@ -1,8 +1,28 @@
-"""Makes a run that resumes at the end of an epoch go on with the next one."""
+"""From where a run goes on, and with which epoch."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from composer import Callback, Logger, State
+from composer.utils import dist
+from omegaconf import DictConfig
+
+from micro_diffusion.training.checkpoint_files import whole_checkpoints
+
+
+def is_local(folder: str | None) -> bool:
+    """Whether checkpoints go into a folder of this machine; Composer has its own saver for remote ones."""
+    return folder is not None and "://" not in folder
+
+
+def own_checkpoints(trainer: DictConfig) -> list[Path]:
+    """The checkpoints of a run in its local folder, oldest first, the last of them whole; the first rank reads them."""
+    if not is_local(trainer.save_folder):
+        return []
+    found = [whole_checkpoints(Path(trainer.save_folder)) if dist.get_global_rank() == 0 else []]
+    dist.broadcast_object_list(found)
+    return found[0]
 
 
 class NextEpochAfterLoad(Callback):

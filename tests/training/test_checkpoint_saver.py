@@ -21,7 +21,8 @@ LOGGER = SimpleNamespace(destinations=[])
 
 
 def saver(folder, *, keep=1, urgent=False):
-    return WholeCheckpointSaver(folder=str(folder), interval="2ba", keep=keep, is_urgent=lambda: urgent)
+    there = whole_checkpoints(folder)
+    return WholeCheckpointSaver(folder=str(folder), there=there, interval="2ba", keep=keep, is_urgent=lambda: urgent)
 
 
 def at(step):

@@ -53,7 +53,7 @@ def names(folder: Path) -> list[str]:
 
 def test_every_rank_writes_a_share(checkpoints):
     assert names(checkpoints) == ["ep0-ba4", "ep0-ba6", LATEST]
-    assert names(checkpoints / LATEST) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    assert names(checkpoints / LATEST) == [".metadata", "__0_0.distcp", "__1_0.distcp", "metadata.sha256"]
     assert is_whole(checkpoints / LATEST) and is_whole(checkpoints / "ep0-ba4")
 
 
@@ -77,9 +77,10 @@ DAMAGES = {
     "flipped share": (flip, "__1_0.distcp"),
     "cut share": (cut, "__0_0.distcp"),
     "missing share": (Path.unlink, "__1_0.distcp"),
+    "flipped description": (flip, ".metadata"),
     "cut description": (cut, ".metadata"),
     "missing description": (Path.unlink, ".metadata"),
-    "missing digest": (Path.unlink),
+    "missing digest": (Path.unlink, "metadata.sha256"),
 }
 
 
@@ -95,7 +96,7 @@ def test_a_folder_that_is_damaged_a_second_time_replaces_the_first(checkpoints):
     (checkpoints / "ep0-ba6" / "__1_0.distcp").unlink()
     assert [path.name for path in whole_checkpoints(checkpoints)] == ["ep0-ba4"]
     assert names(checkpoints) == ["ep0-ba4", "ep0-ba6.damaged", LATEST]
-    assert names(checkpoints / "ep0-ba6.damaged") == [".metadata", "__0_0.distcp"]
+    assert names(checkpoints / "ep0-ba6.damaged") == [".metadata", "__0_0.distcp", "metadata.sha256"]
 
 
 def test_a_description_that_cannot_be_read_condemns_nothing(checkpoints, monkeypatch):

@@ -18,6 +18,7 @@ from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.training import averaged_gradients
 from micro_diffusion.training.ema import EMA
 from micro_diffusion.training.gradient_clipping import GradientClipping
+from micro_diffusion.training.memory import SmallerMicrobatches
 from micro_diffusion.training.muon import Muon
 from micro_diffusion.training.parallelism import Sharded
 from micro_diffusion.training.sharding import (
@@ -126,6 +127,15 @@ def test_a_backend_that_sums_is_corrected(networks, monkeypatch):
     monkeypatch.undo()
     group = spread.first.weight.device_mesh.get_group(0)
     assert averaged_gradients.average_of_ones(group, torch.device("cpu")) == 1
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["listed first", "listed last"])
+def test_gradients_are_those_of_all_ranks_before_they_are_clipped(order):
+    clipping = GradientClipping(clipping_threshold=1.0)
+    algorithms = [clipping, averaged_gradients.AveragedGradients(), SmallerMicrobatches()]
+    found = averaged_gradients.complete_gradients_first(algorithms[order], Event.AFTER_TRAIN_BATCH)
+    assert sorted(map(algorithms.index, found)) == [0, 1, 2] and found[-1] is clipping
+    assert averaged_gradients.complete_gradients_first(algorithms[order], Event.BATCH_START) == algorithms[order]
 
 
 def test_gradients_below_the_threshold_are_left_alone(networks):

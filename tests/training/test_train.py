@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import CaptionedImage
+from micro_diffusion.training import checkpoint_files
 from tests.small_training import (
     STEPS,
     launched,
@@ -203,9 +204,12 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
     with pytest.raises(OSError, match=str(start)):
         train_here(workplace, *command)
     checkpoint.write_bytes(content)
+    checked = []
+    monkeypatch.setattr(checkpoint_files, "check_archive", checked.append)
     with caplog.at_level("INFO"):
         train_here(workplace, *command)
     assert "resumes at step 3" in caplog.text and sorted(losses(run)) == [0, 1, 2, 3]
+    assert checked == [checkpoint]  # once, since it may be large
     assert OmegaConf.select(OmegaConf.load(run / "config.yaml"), key) == str(first)
 
 
