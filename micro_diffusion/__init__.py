@@ -1,1 +1,7 @@
 """micro_diffusion: train text-to-image diffusion models from scratch on a small budget."""
+
+import os
+
+from micro_diffusion.tensor_memory import HUGE_PAGES
+
+os.environ.setdefault(HUGE_PAGES, "1")  # here, since torch reads it once

@@ -22,6 +22,7 @@ from micro_diffusion.performance.measurement import DTYPES, Measurement, Network
 from micro_diffusion.performance.plan import stage_configs
 from micro_diffusion.performance.precomputing import precomputing
 from micro_diffusion.performance.report import Row, table
+from micro_diffusion.tensor_memory import keep_freed_memory
 from micro_diffusion.training.errors import one_sentence_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -134,6 +135,7 @@ def network(options: argparse.Namespace, *overrides: str) -> NetworkMeasurement:
     """A measurement of the stage with the options' backbone and resolution."""
     chosen = [f"backbone={options.backbone}", f"resolution={options.resolution}", *overrides, *options.overrides]
     config = stage_configs(CONFIGS, [options.stage], chosen)[options.stage]
+    keep_freed_memory(options.device)  # as the commands that are measured do
     how = {"precision": options.dtype, "compile": options.compile, **conditions(options, options.device)}
     return NetworkMeasurement(config=config, **how)
 
@@ -142,7 +144,7 @@ def against_public(options: argparse.Namespace, measured: NetworkMeasurement) ->
     """The same work for both codes."""
     if options.reference is None:
         raise ValueError("the public code is not there; give --reference a clone of it")
-    work = {key: getattr(measured, key) for key in ("config", "batch_size", "device", "precision")}
+    work = {key: getattr(measured, key) for key in ("config", "batch_size", "device", "precision", "compile")}
     return Comparison(folder=options.reference, backbone=options.backbone, **work)
 
 

@@ -18,6 +18,7 @@ RANK = {
     "provenance": 0,
     "whole_file": 0,
     "parent_death": 0,
+    "tensor_memory": 0,
     "torch_archive": 1,
     "weight_file": 1,
     "data": 2,

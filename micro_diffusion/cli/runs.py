@@ -19,6 +19,7 @@ from micro_diffusion.cli.arguments import device, positive
 from micro_diffusion.precision import autocast
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.tensor_memory import keep_freed_memory
 
 RUNS = Path("trained_models")
 BUNDLED = Path(bundled.__file__).parent
@@ -53,7 +54,9 @@ def drawing_options() -> argparse.ArgumentParser:
 def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:
     """The run that the options name, its pipeline, and how to draw: the options, or else the run's own."""
     sampler = None if options.sampler is None else find_sampler(options.sampler, options.configs)
-    run = load_run(find_run(options.run), weights=options.weights, device=device(options.device))
+    place = device(options.device)
+    keep_freed_memory(place.type)
+    run = load_run(find_run(options.run), weights=options.weights, device=place)
     if sampler is not None:
         run = replace(run, sampler=sampler)
     if options.compile:

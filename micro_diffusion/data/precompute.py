@@ -28,6 +28,7 @@ from micro_diffusion.data.latent_statistics import LatentStatistics
 from micro_diffusion.data.output_folder import RECORD, REJECTS, OutputFolder, read_record
 from micro_diffusion.data.parts import writing
 from micro_diffusion.data.sources.source import Rejected
+from micro_diffusion.tensor_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from micro_diffusion.autoencoder.autoencoder import Autoencoder
@@ -147,6 +148,7 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     place = torch.device(device or ("cuda" if found else "cpu"))
     if place.type == "cuda" and not found:
         raise ValueError(f"device is {device}, but torch finds no GPU; set it to cpu")
+    keep_freed_memory(place.type)
     for encoder in encoders:
         encoder.to(place)
     name = (

@@ -1,6 +1,6 @@
 """Drawing latents without encoders, and what it costs.
 
-Legend: B pictures, L caption tokens, D caption width.
+Legend: B pictures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from micro_diffusion.backbone.backbone import Backbone, Prediction
 from micro_diffusion.batch import TextCondition
+from micro_diffusion.performance.training_step import random_batch
 from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.sampling.guidance import guided_denoiser
 from micro_diffusion.sampling.sampler import known_levels
@@ -64,9 +65,8 @@ class Drawing:
         self.objective, self.sampler = instantiate(config.objective), instantiate(config.sampler)
         self.guidance_scale, self.device = guidance_scale, device
         self.precision: Precision = precision
-        size = config.text_encoder.max_length, network.caption_dim
-        self.text = TextCondition(torch.randn(batch_size, *size, device=device))
-        self.noise = torch.randn(batch_size, network.in_channels, *network.input_size, device=device)
+        batch = random_batch(config, batch_size)
+        self.text, self.noise = TextCondition(batch["caption_tokens"].to(device)), batch["latents"].to(device)
 
     @torch.no_grad()
     def __call__(self) -> Tensor:

@@ -23,21 +23,25 @@ from micro_diffusion.precision import Precision, autocast
 NETWORKS = {"tiny": "MicroDiT_Tiny_2", "xl": "MicroDiT_XL_2"}
 """Names of configs/backbone and of the public code."""
 
+MODELS = Path("micro_diffusion", "models")
+
 PACKAGE = "public_microdit"
 """Under which the clone's `micro_diffusion.models` is imported, since its own name is ours."""
 
 
-def import_public_code(folder: Path) -> tuple[ModuleType, ModuleType]:
-    """The clone's modules of model and network.
+def check_public_code(folder: Path, backbone: str) -> None:
+    """Raise FileNotFoundError when the folder is no clone, ValueError for a size that the public code does not have."""
+    model = folder / MODELS / "model.py"
+    if not model.is_file():
+        raise FileNotFoundError(f"there is no {model}; give --reference a clone of the public MicroDiT")
+    if backbone not in NETWORKS:
+        raise ValueError(f"the public code has no size {backbone}; choose --backbone {' or '.join(NETWORKS)}")
 
-    Raises:
-        FileNotFoundError: when the folder is no clone.
-    """
-    models = folder / "micro_diffusion" / "models"
-    if not (models / "model.py").is_file():
-        raise FileNotFoundError(f"there is no {models / 'model.py'}; give --reference a clone of the public MicroDiT")
+
+def import_public_code(folder: Path) -> tuple[ModuleType, ModuleType]:
+    """The clone's modules of model and network."""
     package = ModuleType(PACKAGE)
-    package.__path__ = [str(models)]
+    package.__path__ = [str(folder / MODELS)]
     sys.modules[PACKAGE] = package
     model, network = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("model", "dit"))
     return model, network
@@ -53,12 +57,7 @@ def public_model(folder: Path, config: DictConfig, backbone: str) -> Any:
     """The public model of this size, in training mode, for the configuration's resolution.
 
     Weights that its initialisation leaves at zero become small random numbers, so that every part has work to do.
-
-    Raises:
-        ValueError: for a size that the public code does not have.
     """
-    if backbone not in NETWORKS:
-        raise ValueError(f"the public code has no size {backbone}; choose --backbone {' or '.join(NETWORKS)}")
     model, networks = import_public_code(folder)
     cells, scale = config.backbone.input_size, config.backbone.position_scale
     network = getattr(networks, NETWORKS[backbone])(
@@ -116,14 +115,15 @@ class ReferenceTrainingStep:
 
 
 class ReferenceDrawing:
-    """The public sampler (Heun) on given noise and captions.
+    """The public sampler (Heun) on the noise and captions of our `Drawing`.
 
     Args:
         model: of `public_model`.
-        noise: unit noise (B, C, h, w).
-        captions: features (B, L, D).
+        config: a training configuration.
+        batch_size: B.
         steps: noise levels above zero.
         guidance_scale: strength of guidance, above 1.
+        device: where the model is.
         precision: of the network's matrix products.
     """
 
@@ -131,18 +131,20 @@ class ReferenceDrawing:
         self,
         *,
         model: Any,
-        noise: Tensor,
-        captions: Tensor,
+        config: DictConfig,
+        batch_size: int,
         steps: int,
         guidance_scale: float,
+        device: torch.device,
         precision: Precision,
     ) -> None:
-        self.model = model.to(noise.device).eval()
-        self.noise, self.captions = noise, captions[:, None]
+        self.model, self.device = model.to(device).eval(), device
+        batch = random_batch(config, batch_size)
+        self.noise, self.captions = batch["latents"].to(device), batch["caption_tokens"][:, None].to(device)
         self.steps, self.guidance_scale = steps, guidance_scale
         self.precision: Precision = precision
 
     def __call__(self) -> Tensor:
         """Latents (B, C, h, w)."""
-        with autocast(self.noise.device.type, self.precision):
+        with autocast(self.device.type, self.precision):
             return self.model.edm_sampler_loop(self.noise, self.captions, self.steps, cfg=self.guidance_scale)

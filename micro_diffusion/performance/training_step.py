@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.precision import Precision, autocast
 from micro_diffusion.training.draws import Draws
+from micro_diffusion.training.gradient_clipping import clip_gradients
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.trainable import Batch
 
@@ -50,7 +51,7 @@ class TrainingStep:
         with autocast(self.device.type, self.precision):
             loss = self.model.loss(self.model(drawn), drawn)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=1.0)
+        clip_gradients(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1

@@ -19,6 +19,7 @@ from torch.utils.data import DistributedSampler
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.metadata import LatentMetadata
+from micro_diffusion.tensor_memory import keep_freed_memory
 from micro_diffusion.training.averaged_gradients import AveragedGradients, complete_gradients_first
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
@@ -50,6 +51,7 @@ def train(config: DictConfig) -> None:
     if run.is_complete:
         log.info("%s is complete already; nothing to do", run.path)
         return
+    keep_freed_memory(config.trainer.device)
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     checkpoints = own_checkpoints(config.trainer)

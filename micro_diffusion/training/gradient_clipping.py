@@ -5,8 +5,11 @@ Own code rather than Composer's algorithm: that one, in 0.32, leaves the gradien
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from composer import Algorithm, Event, Logger, State
+from torch.distributed.tensor import DTensor
 
 
 class GradientClipping(Algorithm):
@@ -33,4 +36,13 @@ class GradientClipping(Algorithm):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Clip."""
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=self.clipping_threshold)
+        clip_gradients(state.model.parameters(), self.clipping_threshold)
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], threshold: float) -> None:
+    """Scale the gradients down to this norm where theirs is larger."""
+    parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    if norm.device.type == "cpu" and not isinstance(norm, DTensor) and norm <= threshold:
+        return  # a GPU would have to be waited for; it multiplies by 1 instead
+    torch.nn.utils.clip_grads_with_norm_(parameters, threshold, norm)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from micro_diffusion.performance.comparison import alternate
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 SIZE = {"dim": 64, "depth": 3, "mixer_depth": 1, "mixer_dim": 64}
 OVERRIDES = [f"backbone.{key}={value}" for key, value in SIZE.items()]
@@ -36,6 +38,10 @@ MicroDiT_Tiny_2 = Network
 """
 MODEL = """
 import torch
+from micro_diffusion.batch import TextCondition
+from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.heun import HeunSampler
 
 class LatentDiffusion(torch.nn.Module):
     def __init__(self, dit, vae, text_encoder, tokenizer, p_mean, p_std, latent_res, train_mask_ratio):
@@ -51,9 +57,8 @@ class LatentDiffusion(torch.nn.Module):
 
     @torch.no_grad()
     def edm_sampler_loop(self, x, y, steps, cfg):
-        for _ in range(steps):
-            x = self.dit(x, torch.zeros(1), y)["sample"]
-        return x
+        denoiser = guided_denoiser(EDM(sigma_data=0.9, P_mean=0, P_std=1), self.dit.inner, TextCondition(y[:, 0]), cfg)
+        return HeunSampler(steps=steps)(denoiser, x, sigma_min=0.002, sigma_max=80, generators=None)
 """
 
 
@@ -83,9 +88,15 @@ def test_steps_are_timed_in_turn_and_memory_is_that_of_each_alone(clone, tmp_pat
     assert row["peak_memory_ratio"] == row["peak_memory_bytes"] / row["reference_peak_memory_bytes"]
 
 
-def test_both_networks_have_the_same_weights(clone):
+def test_the_ratio_is_the_median_of_pairs():
+    seconds = iter([9.0, 9.0, 1.0, 2.0, 4.0, 4.0, 2.0, 6.0])
+    assert alternate(seconds.__next__, seconds.__next__, repeats=3) == (2.0, 4.0, 2.0, 1.0, 3.0)
+
+
+@pytest.mark.slow
+def test_both_draw_the_same_from_the_same_weights_and_noise(clone):
     row = compare("compare-sample", "--resolution", 64, "--steps", 2, "--reference-steps", 2, "--reference", clone)
-    assert row["prediction_difference"] < 1e-5
+    assert row["largest_difference"] < 1e-5
     assert row["times_faster"] > 0
 
 
