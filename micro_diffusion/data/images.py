@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from streaming import LocalDataset
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from micro_diffusion.data.crops import Crop
 from micro_diffusion.data.integrity import check_folder, check_shard
+from micro_diffusion.data.parts import runs
 from micro_diffusion.data.picture import UnreadablePicture, read_picture
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.transforms import crop, to_tensor
@@ -28,6 +29,10 @@ class ImageSample(NamedTuple):
     captions: tuple[str, ...]
     key: str
     enlarged: tuple[int, ...]
+
+
+Batches = Iterator[tuple[int, list[ImageSample | Rejected | None]]]
+"""Batches of pictures, each with the number of the part that it belongs to."""
 
 
 class ImageDataset(Dataset):
@@ -80,6 +85,34 @@ class ImageDataset(Dataset):
             check_shard(self.rows.shards[shard])
             self._checked.add(shard)
         return self.rows[index]
+
+
+def decoded(dataset: ImageDataset, parts: Mapping[int, range], *, batch_size: int, workers: int) -> Batches:
+    """The pictures of some parts in order; no batch crosses two of them.
+
+    Args:
+        dataset: of the pictures.
+        parts: the places of each part's pictures, by its number.
+        batch_size: pictures of a batch, but for the last one of a part.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        ChildProcessError: when one of them is killed.
+    """
+    places = []
+    for number, run in parts.items():
+        places += [(number, run[cut.start : cut.stop]) for cut in runs(len(run), batch_size)]
+    loader = DataLoader(dataset, batch_sampler=[run for _, run in places], num_workers=workers, collate_fn=list)
+    try:
+        for (number, _), batch in zip(places, loader, strict=True):
+            yield number, batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            "a process that decodes pictures was killed, perhaps for lack of memory; give the same command again, with "
+            "fewer workers if need be"
+        ) from error
 
 
 def _captions(row: Mapping[str, Any]) -> tuple[str, ...]:

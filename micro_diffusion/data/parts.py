@@ -49,6 +49,13 @@ class PartRecord:
         return cls(**{**content, "rejected": [Rejected(*item) for item in content["rejected"]]})
 
 
+def runs(count: int, size: int) -> list[range]:
+    """0 ... count - 1 in runs of `size`."""
+    if size < 1:
+        raise ValueError(f"{size} pictures cannot be a part or a batch; set part_size and batch_size to at least 1")
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def record_name(number: int) -> str:
     """Name of a part's record."""
     return f"{PARTS}/{number:05}.json"

@@ -9,24 +9,24 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from micro_diffusion.data import ranks
 from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.crops import CentreSquare, Crop
 from micro_diffusion.data.encoding import LatentEncoder
-from micro_diffusion.data.images import ImageDataset, ImageSample
+from micro_diffusion.data.images import Batches, ImageDataset, ImageSample, decoded
 from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.latent_statistics import LatentStatistics
 from micro_diffusion.data.output_folder import RECORD, REJECTS, OutputFolder, read_record
-from micro_diffusion.data.parts import writing
+from micro_diffusion.data.parts import runs, writing
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.tensor_memory import keep_freed_memory
 
@@ -118,7 +118,7 @@ def precompute(
         **layout,
         **encoder.description(),
     }
-    parts = _runs(len(dataset), part_size)
+    parts = runs(len(dataset), part_size)
     recent = {"images_index": recipe["images_index"]}  # earlier versions did not record it
     with OutputFolder(out, recipe, renew=lambda made: {**recent, **made}) as folder:
         whole = ranks.first_decides(folder.begin)
@@ -127,16 +127,11 @@ def precompute(
         _move_to(device, autoencoder, text_encoder)
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
+        batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
         total = sum(map(len, mine.values()))
         with tqdm(desc=f"precompute {out}", total=total, unit=" pictures", mininterval=1) as progress:
-            for number, batches in groupby(_batches(dataset, mine, batch_size, workers), key=lambda item: item[0]):
-                statistics = LatentStatistics()
-                with writing(folder.storage, number, columns=encoder.columns(), size_limit=size_limit) as part:
-                    for _, batch in batches:
-                        for row in _rows(encoder, batch, statistics):
-                            part.write(row)
-                        progress.update(len(batch))
-                    part.statistics = statistics.as_json()
+            for count in _write(folder, encoder, batches, size_limit):
+                progress.update(count)
         ranks.wait_for_all()
         if ranks.rank() == 0:
             _finish(folder, len(parts), encoder)
@@ -157,10 +152,23 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
 
 
+def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:
+    """Write the parts that the batches belong to; the number of pictures of each batch as it is done."""
+    for number, of_part in groupby(batches, key=itemgetter(0)):
+        statistics = LatentStatistics()
+        with writing(folder.storage, number, columns=encoder.columns(), size_limit=size_limit) as part:
+            for _, batch in of_part:
+                for row in _rows(encoder, batch, statistics):
+                    part.write(row)
+                yield len(batch)
+            part.statistics = statistics.as_json()
+
+
 def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
     """Put the parts together and say what they hold."""
     samples, rejected, counted = folder.merge(parts)
     if not samples:
+        folder.discard()
         raise ValueError("no picture can be used; make the folder of images again, or set another crop")
     statistics = LatentStatistics.merged(counted)
     folder.finish(
@@ -182,23 +190,6 @@ def _described(crop: Crop) -> dict[str, Any]:
     """A crop and its settings, for the recipe."""
     assert is_dataclass(crop), f"{crop!r} is no dataclass"
     return {"name": type(crop).__name__, **asdict(crop)}
-
-
-def _runs(count: int, size: int) -> list[range]:
-    """0 ... count - 1 in runs of `size`."""
-    if size < 1:
-        raise ValueError(f"{size} pictures cannot be a part or a batch; set part_size and batch_size to at least 1")
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _batches(
-    dataset: ImageDataset, parts: dict[int, range], batch_size: int, workers: int
-) -> Iterator[tuple[int, list[ImageSample | Rejected | None]]]:
-    """Decoded pictures in order, each batch with the number of its part; no batch crosses two of them."""
-    places = [(number, [run[i] for i in cut]) for number, run in parts.items() for cut in _runs(len(run), batch_size)]
-    loader = DataLoader(dataset, batch_sampler=[indices for _, indices in places], num_workers=workers, collate_fn=list)
-    for (number, _), batch in zip(places, loader, strict=True):
-        yield number, batch
 
 
 def _rows(

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from streaming import LocalDataset, MDSWriter
 from micro_diffusion.autoencoder.autoencoder import unit_noise
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.data.convert import convert
-from micro_diffusion.data.crops import AspectRatioBucket, RandomSquare
+from micro_diffusion.data.crops import AspectRatioBucket, CentreSquare, RandomSquare
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.metadata import LatentMetadata
 from micro_diffusion.data.precompute import precompute
@@ -208,6 +211,19 @@ def test_changed_images_are_noticed_before_their_rows_are_understood(images, tmp
     shard.write_bytes(shard.read_bytes().replace(b"[]", b"[,", 1))  # the list of further captions
     with pytest.raises(ValueError, match=f"the bytes of {shard} have changed since it was written; make"):
         run(changed, tmp_path / "out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadly(CentreSquare):
+    """Kills the process that cuts the picture out."""
+
+    def place(self, key):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_an_error_in_words_of_this_command(images, tmp_path):
+    with pytest.raises(ChildProcessError, match="decodes pictures was killed.*same command again, with fewer"):
+        run(images, tmp_path / "out", crop=Deadly(), workers=1)
 
 
 @pytest.mark.parametrize("further", [("b", "c"), ()])
