@@ -63,6 +63,9 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, caplog):
         (folder / f"{stem}.png").write_bytes(content or encoded(Image.new("RGB", (8, 20)), "png"))
         (folder / f"{stem}.txt").write_text(" \n" if stem == "silent" else f"  a {stem}\n picture ")
     (folder / "mute.png").write_bytes(whole)
+    for stem, text in (("marked", b"\xef\xbb\xbfa marked picture"), ("latin", "caf\xe9".encode("latin-1"))):
+        (folder / f"{stem}.png").write_bytes(whole)
+        (folder / f"{stem}.txt").write_bytes(text)
     with caplog.at_level("INFO"):
         convert(
             source=ImageFolder(path=str(folder)),
@@ -70,10 +73,12 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, caplog):
             preparation=Preparation(minimum_side=16),
             engine=Processes(count=1),
         )
-    assert [(row["key"], row["caption"]) for row in rows(tmp_path / "out")] == [("good.png", "a good picture")]
+    kept = {"good.png": "a good picture", "marked.png": "a marked picture"}
+    assert {row["key"]: row["caption"] for row in rows(tmp_path / "out")} == kept
     listed = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert {item["key"]: item["reason"] for item in listed} == {
         "corrupt.png": "unreadable picture",
+        "latin.png": "caption is no valid Unicode",
         "cut.png": "unreadable picture",
         "silent.png": "empty caption",
         "tiny.png": "shorter side below 16 px",

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, text_of
 
 PART = 32
 
@@ -85,7 +85,7 @@ class ListedFiles(ABC):
 def _beside(picture: Path) -> tuple[str, ...]:
     """The caption in the text file beside a picture."""
     text = picture.with_suffix(".txt")
-    return (text.read_text(encoding="utf-8", errors="replace"),) if text.is_file() else ()
+    return (text_of(text.read_bytes()),) if text.is_file() else ()
 
 
 def read_file(root: Path, name: str) -> bytes | str:

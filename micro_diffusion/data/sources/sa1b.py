@@ -14,7 +14,7 @@ from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.parquet_files import read_columns
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def _read_captions(path: Path) -> Iterator[tuple[str, str]]:
             yield PurePosixPath(name).name, text
     elif path.is_dir():
         for file in path.rglob("*.txt"):
-            yield file.stem, file.read_text(encoding="utf-8", errors="replace")
+            yield file.stem, text_of(file.read_bytes())
     else:
         for member in read_tar(path, suffixes={".txt"}):
             if isinstance(member, File):
-                yield PurePosixPath(member.name).stem, member.content.decode(errors="replace")
+                yield PurePosixPath(member.name).stem, text_of(member.content)

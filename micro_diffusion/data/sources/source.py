@@ -48,6 +48,11 @@ def captioned(image: Image.Image | bytes, key: str, *kinds: Any, count: int = 1)
     return CaptionedImage(image, first, key, tuple(further))
 
 
+def text_of(content: bytes) -> str:
+    """What a text file says, in UTF-8; other bytes become halves of characters, for which captions are rejected."""
+    return content.decode("utf-8-sig", errors="surrogateescape")
+
+
 def kinds_of(caption: str | Sequence[str]) -> tuple[str, ...]:
     """Where the captions are: one place, or one for each kind of caption."""
     return (caption,) if isinstance(caption, str) else tuple(caption)

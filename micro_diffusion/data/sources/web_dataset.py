@@ -11,7 +11,7 @@ from typing import Any
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class WebDataset(ArchiveSource):
 
 def _texts(content: bytes, field: str) -> Any:
     """The caption in a text file, or what a field of a JSON object holds; None when there is no such field."""
-    text = content.decode(errors="replace")
+    text = text_of(content)
     if not field:
         return text
     try:
