@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
+from micro_diffusion.batch import TokenIds
 from micro_diffusion.checkpoint import load_run
 from micro_diffusion.cli.runs import find_run
 from micro_diffusion.data.description import bytes_per_row
@@ -79,7 +80,9 @@ def sizes(layers: int) -> list[Row]:
                 one = replace(form, latent_sizes={256: form.latent_sizes[256]})
                 columns = storage.columns_of(form, latents, encoder, captions)
                 batch = storage.read_back(form, columns, 256)
-                tokens = encoder.encode_ids(ids).tokens if "caption_ids" in batch else batch["caption_tokens"]
+                if "caption_ids" in batch:
+                    read = TokenIds(batch["caption_ids"], batch["caption_mask"])
+                    batch["caption_tokens"] = encoder.encode_ids(read).tokens
                 rows.append(
                     {
                         "captions": name,
@@ -88,7 +91,7 @@ def sizes(layers: int) -> list[Row]:
                         "caption_format": caption_format,
                         "bytes_256_and_512": bytes_per_row(form.columns(), columns),
                         "bytes_256": bytes_per_row(one.columns(), columns),
-                        "caption_error": storage.relative_error(tokens[ids.mask], exact[ids.mask]),
+                        "caption_error": storage.relative_error(batch["caption_tokens"][ids.mask], exact[ids.mask]),
                     }
                 )
     return rows
@@ -105,17 +108,20 @@ def losses(count: int) -> list[Row]:
         latents = torch.cat([run.autoencoder.encode(part, sample=False) for part in normalise(pictures).split(64)])
     exact = run.text_encoder.encode(captions).tokens
     rows: list[Row] = []
-    for latent, caption_format in PAIRS[:-1]:  # the demo's text encoder has no token ids
-        form = row_format(latent, caption_format, {resolution: latents}, run.text_encoder)
+    for latent, caption_format in PAIRS:
+        as_ids = caption_format == "token_ids"
+        form = row_format(latent, "float16" if as_ids else caption_format, {resolution: latents}, run.text_encoder)
         columns = storage.columns_of(form, {resolution: latents}, run.text_encoder, captions)
         batch = storage.read_back(form, columns, resolution)
+        if as_ids:  # the demo's text encoder has none; they give its features as they are, see caption_error of `sizes`
+            batch["caption_tokens"] = exact
         loss = storage.evaluation_loss(run, batch)
         first = rows[0]["loss"] if rows else loss
         rows.append(
             {
                 "latent_format": latent,
                 "caption_format": caption_format,
-                "bytes": bytes_per_row(form.columns(), columns),
+                "bytes": None if as_ids else bytes_per_row(form.columns(), columns),
                 "latent_error": storage.relative_error(batch["latents"], latents),
                 "caption_error": storage.relative_error(batch["caption_tokens"], exact),
                 "loss": loss,
