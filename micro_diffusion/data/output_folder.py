@@ -20,7 +20,14 @@ from typing import Any, TextIO
 
 from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.parts import PARTS, PartRecord, whole_parts
-from micro_diffusion.data.storage import LocalStorage, RemoteStorage, Storage, is_remote, scratch_folder
+from micro_diffusion.data.storage import (
+    LocalStorage,
+    RemoteStorage,
+    Storage,
+    full_disk_named,
+    is_remote,
+    scratch_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +108,8 @@ class OutputFolder:
         if self._is_complete():  # seen without the lock, which a data set that others own might not allow
             return None
         if isinstance(self.finished, LocalStorage):
-            self._lock = _locked(self.finished.root)
+            with full_disk_named(self.finished.root.parent):
+                self._lock = _locked(self.finished.root)
             if self._is_complete():
                 return None
         if isinstance(self.storage, LocalStorage):

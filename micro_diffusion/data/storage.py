@@ -52,16 +52,24 @@ def scratch_folder(storage: Storage) -> Iterator[Path]:
     """
     scratch = storage.scratch()
     try:
-        yield scratch
+        with full_disk_named(scratch.parent):
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_named(place: Path) -> Iterator[None]:
+    """Say in a sentence that the disk is full, if that is what goes wrong."""
+    try:
+        yield
     except OSError as error:
         if has_no_room(error):
             raise OSError(
-                f"there is no room left for {scratch.parent} ({error.strerror}); make room and give the same command "
-                "again, which keeps the parts that are finished"
+                f"there is no room left for {place} ({error.strerror}); make room and give the same command again, "
+                "which keeps the parts that are finished"
             ) from error
         raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Data sets made in parts: what a kill, a full disk or a second job leaves."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from streaming import LocalDataset
 
+from micro_diffusion.data import output_folder
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.output_folder import OutputFolder
@@ -135,6 +137,15 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
     assert not list(out.with_name("out.unfinished").glob("writing-*"))
     run(out)
     assert content(out) == content(tmp_path / "undisturbed")
+
+
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path, monkeypatch):
+    def no_room(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output_folder, "_locked", no_room)
+    with pytest.raises(OSError, match=f"there is no room left for {tmp_path} .*; make room and give the same command"):
+        run(tmp_path / "out")
 
 
 def test_a_second_job_on_the_same_folder_is_refused_and_the_first_undisturbed(tmp_path):
