@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.cli.data import contact_sheet
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.precompute import precompute
@@ -46,6 +48,11 @@ def test_numbers_and_contact_sheet(data, kind, capsys):
     assert "samples: 6" in printed and found["captions"][0] in printed
     if kind == "latents":
         assert 0.3 < found["latents"]["16"]["sigma_data"] < 3
+
+
+def test_a_long_caption_does_not_push_the_pictures_apart():
+    pictures = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
+    assert contact_sheet(pictures, ["a harbour at dusk " * 100]).height < 2 * 160
 
 
 def test_without_the_autoencoder_there_are_still_numbers(tmp_path, capsys):

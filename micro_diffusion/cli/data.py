@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.autoencoder.identity import IdentityAutoencoder
@@ -27,6 +28,9 @@ sigma_data that follows from them), and a contact sheet of its pictures."""
 
 PICTURES, PICTURE_SIDE = 64, 160
 """How many pictures a contact sheet has, and how wide they are."""
+
+SHOWN = 160
+"""Characters of a caption on the sheet; a long description would push the pictures apart."""
 
 
 def add(commands: Any) -> None:
@@ -58,7 +62,7 @@ def execute(options: argparse.Namespace) -> None:
     print("\n".join(lines(described)))
     out.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if folder.holds_images:
-        sheet = captioned_grid(*folder.pictures(PICTURES, PICTURE_SIDE))
+        sheet = contact_sheet(*folder.pictures(PICTURES, PICTURE_SIDE))
     else:
         sheet = decoded_sheet(folder, options.autoencoder)
     if sheet is None:
@@ -80,7 +84,12 @@ def decoded_sheet(folder: DataFolder, place: str) -> Image.Image | None:
     latents, captions = folder.latents(PICTURES)
     with torch.no_grad():
         pictures = torch.cat([to_uint8(autoencoder.decode(part)) for part in latents.split(8)])
-    return captioned_grid(pictures, captions)
+    return contact_sheet(pictures, captions)
+
+
+def contact_sheet(pictures: Tensor, captions: Sequence[str]) -> Image.Image:
+    """A grid of pictures, uint8 (N, 3, H, W), with the beginnings of their captions."""
+    return captioned_grid(pictures, [text if len(text) <= SHOWN else f"{text[:SHOWN]} ..." for text in captions])
 
 
 def find_autoencoder(name: str, place: str) -> Autoencoder | KLAutoencoder | None:
@@ -111,4 +120,6 @@ def lines(described: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
