@@ -132,11 +132,27 @@ class SparseDiT(nn.Module):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
-        positive = {"patch_size": patch_size, "dim": dim, "mixer_dim": mixer_dim, "depth": depth}
-        positive["multiple_of"] = multiple_of
-        for name, number in {**positive, "mixer_depth": mixer_depth, "experts": experts}.items():
-            if number < (least := int(name in positive)):
-                raise ValueError(f"backbone.{name} is {number}; set it to at least {least}")
+        _check_least(
+            1,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            caption_dim=caption_dim,
+            dim=dim,
+            depth=depth,
+            head_dim=head_dim,
+            multiple_of=multiple_of,
+            mixer_dim=mixer_dim,
+            experts_every=experts_every,
+        )
+        _check_least(0, mixer_depth=mixer_depth, experts=experts)
+        _check_above_0(
+            qkv_ratio=min(qkv_ratio, default=1),
+            mlp_ratio=min(mlp_ratio, default=1),
+            mixer_qkv_ratio=mixer_qkv_ratio,
+            mixer_mlp_ratio=mixer_mlp_ratio,
+            expert_capacity=expert_capacity,
+            norm_eps=norm_eps,
+        )
         if mixer_convolution and not mixer_depth:
             raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
         if experts and experts_every > max(mixer_depth, depth - 1):
@@ -145,8 +161,6 @@ class SparseDiT(nn.Module):
                 f"mixer_depth={mixer_depth} no block is sparse; lower experts_every, or set experts=0",
                 stacklevel=2,
             )
-        if head_dim < 1:
-            raise ValueError(f"head_dim={head_dim} is no width of an attention head; set it above 0")
         for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
             if width % head_dim:
                 raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")
@@ -370,6 +384,20 @@ class SparseDiT(nn.Module):
 def _round_up(value: float, multiple: int) -> int:
     """The smallest multiple that is no less than the whole part of value."""
     return math.ceil(int(value) / multiple) * multiple
+
+
+def _check_least(least: int, **numbers: int) -> None:
+    """Raise ValueError for the first of these settings that is below `least`."""
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"backbone.{name} is {number}; set it to at least {least}")
+
+
+def _check_above_0(**numbers: float) -> None:
+    """Raise ValueError for the first of these settings that is not a finite number above 0."""
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise ValueError(f"backbone.{name} is {number}; set it to a number above 0")
 
 
 def _over_depth(ratios: Sequence[float], depth: int, name: str) -> list[float]:

@@ -25,6 +25,7 @@ from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
 from micro_diffusion.training.coherence import check_coherence
 from micro_diffusion.training.draws import SeededDraws
 from micro_diffusion.training.ema import find_average
+from micro_diffusion.training.errors import refusals_named
 from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, without_first_weights
 from micro_diffusion.training.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
@@ -61,7 +62,7 @@ def train(config: DictConfig) -> None:
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
     if dist.get_global_rank() == 0:
-        run.begin()
+        run.begin(step=int(trainer.state.timestamp.batch))
     start = time.monotonic()
     if not _has_ended(trainer):
         trainer.fit()
@@ -92,21 +93,23 @@ def build_trainer(config: DictConfig, model: Any, checkpoints: Sequence[Path]) -
     train_loader, eval_loader = _loader(config.train_loader, model), _loader(config.eval_loader, model)
     _check_same_encoders(train_loader, eval_loader)
     _check_encoders(_metadata(train_loader), config)
-    check_first_checkpoint(model, config.trainer)
-    own = [AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
+    optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
+    algorithms = [*_values(config.algorithms), AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
+    check_first_checkpoint(model, optimizer, algorithms, config.trainer)
     first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
     last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then
-    return instantiate(config.trainer, _convert_="all")(
-        model=model,
-        optimizers=instantiate(config.optimizer, _convert_="all")(model.parameter_groups()),
-        schedulers=instantiate(config.schedule),
-        train_dataloader=train_loader,
-        eval_dataloader=eval_loader,
-        algorithms=[*_values(config.algorithms), *own],
-        algorithm_passes=complete_gradients_first,
-        callbacks=[*first, *_values(config.callbacks), *last],
-        loggers=_values(config.loggers),
-    )
+    with refusals_named("trainer"):
+        return instantiate(config.trainer, _convert_="all")(
+            model=model,
+            optimizers=optimizer,
+            schedulers=instantiate(config.schedule),
+            train_dataloader=train_loader,
+            eval_dataloader=eval_loader,
+            algorithms=algorithms,
+            algorithm_passes=complete_gradients_first,
+            callbacks=[*first, *_values(config.callbacks), *last],
+            loggers=_values(config.loggers),
+        )
 
 
 def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) -> None:

@@ -10,11 +10,9 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-import torch
 from composer import State
 from composer.utils import dist, save_checkpoint
 from torch.distributed.checkpoint import CheckpointException, FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from micro_diffusion.torch_archive import check_archive
 from micro_diffusion.whole_file import sync, whole_file
@@ -25,7 +23,6 @@ LATEST = "latest-rank0.pt"
 """The link that names the checkpoint to resume from."""
 _STEP = re.compile(r"ep\d+-ba(?P<step>\d+)(-rank0\.pt)?")
 _UNFINISHED = "unfinished."
-_MODEL = "state.model."
 _METADATA, _DIGEST = ".metadata", "metadata.sha256"
 """The list of a sharded checkpoint's tensors, and its digest."""
 
@@ -104,25 +101,6 @@ def check_checkpoint(path: Path) -> None:
         _check_shares(path)
     else:
         check_archive(path)
-
-
-def model_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the model's tensors in a checkpoint by their names, without reading the tensors.
-
-    Reading a checkpoint runs the code in it.
-
-    Raises:
-        ValueError: when it is of another program.
-    """
-    if path.is_dir():
-        entries = FileSystemReader(path).read_metadata().state_dict_metadata.items()
-        tensors = {key: tuple(entry.size) for key, entry in entries if isinstance(entry, TensorStorageMetadata)}
-        return {key.removeprefix(_MODEL): shape for key, shape in tensors.items() if key.startswith(_MODEL)}
-    content = torch.load(path, map_location="meta", mmap=True, weights_only=False)
-    try:
-        return {key: tuple(value.shape) for key, value in content["state"]["model"].items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no checkpoint of Composer; set init_from to a run folder instead") from error
 
 
 def point_to(path: Path | None, folder: Path) -> None:

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from fnmatch import fnmatch
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from composer import Time
 from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.precision import computes_in_bf16
-
-Config = dict[str, Any]
-Rule = Callable[[Config], Iterator[str]]
+from micro_diffusion.training.bounds import RULES as BOUNDS
+from micro_diffusion.training.bounds import WRITTEN_RULES, Config, Rule
+from micro_diffusion.training.changes import ACCEPTABLE
 
 REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
 """What Composer's own saver takes, which writes into remote folders only."""
 
-TIMES = {
-    "trainer.max_duration": 1,
-    "trainer.eval_interval": 1,
-    "trainer.save_interval": 1,
-    "callbacks.*.interval": 1,
-    "algorithms.*.start": 0,
-    "schedule.t_warmup": 0,
-}
-"""Composer times and the smallest values of them, of which 1 stands for anything above 0."""
+PARTS = (
+    "model",
+    "optimizer",
+    "schedule",
+    "algorithms",
+    "callbacks",
+    "loggers",
+    "train_loader",
+    "eval_loader",
+    "trainer",
+)
+"""Keys at the top without which nothing can be trained."""
 
-MINIMA = {
-    "resolution": 1,
-    "*_loader.batch_size": 1,
-    "optimizer.lr": 0,
-    "schedule.alpha_f": 0,
-    "callbacks.*.window_size": 1,
-    "callbacks.*.batch_log_interval": 1,
-    "trainer.device_train_microbatch_size": 1,
-    "trainer.dist_timeout": 1,
+REFERENCES = {
+    "trainer.seed": "seed",
+    "trainer.device": "machine.device",
+    "trainer.precision": "machine.precision",
+    "trainer.parallelism_config": "parallelism",
 }
-"""Numbers that Composer or a loader takes whatever they are, and the smallest that mean something."""
-
-SEEDS = 2**32
+"""Settings that follow from others, which more than the trainer looks at."""
 
 
 def check_coherence(config: DictConfig) -> None:
@@ -50,8 +44,12 @@ def check_coherence(config: DictConfig) -> None:
     Raises:
         ValueError: that lists, in one sentence, what has no effect and what contradicts something else.
     """
+    if missing := [key for key in PARTS if key not in config]:  # as `optimizer=null` leaves out the group
+        raise ValueError(f"the configuration has no {', '.join(missing)}; choose one of the options in configs")
     content: Config = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
-    problems = [problem for rule in RULES for problem in rule(content)]
+    written: Config = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
+    problems = [problem for rule in WRITTEN_RULES for problem in rule(written)]
+    problems += [problem for rule in RULES for problem in rule(content)]
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -62,40 +60,11 @@ def _names(config: Config) -> Iterator[str]:
         yield f"exp_name is {config['exp_name']!r}; set it to the name of a folder in output_dir"
 
 
-def _numbers(config: Config) -> Iterator[str]:
-    for key, value, minimum in _matching(config, MINIMA):
-        if isinstance(value, int | float) and not minimum <= value < math.inf:
-            yield f"{key} is {value}; set it to a finite number of at least {minimum}"
-
-
-def _seed(config: Config) -> Iterator[str]:
-    if not 0 <= config["seed"] < SEEDS:
-        yield f"seed is {config['seed']}; set it to a whole number from 0 to {SEEDS - 1}"
-
-
-def _microbatch(config: Config) -> Iterator[str]:
-    if config["trainer"].get("device_train_microbatch_size") == "auto":  # which Composer offers with FSDP1 only
-        yield (
-            "trainer.device_train_microbatch_size=auto is not supported; set it to a number, or to null for the whole "
-            "batch; it is halved where it does not fit, but for several ranks with parallelism=fsdp"
-        )
-
-
-def _kept(config: Config) -> Iterator[str]:
-    kept = config["trainer"].get("save_num_checkpoints_to_keep", 1)
-    if kept < 1 and kept != -1:
-        yield f"trainer.save_num_checkpoints_to_keep is {kept}; set it to 1 or more, or to -1 to keep all"
-
-
-def _times(config: Config) -> Iterator[str]:
-    for key, value, minimum in _matching(config, TIMES):
-        try:
-            time = Time.from_input(value, "ep").value
-            valid = value != "" and (time > 0 or time == minimum)  # Composer takes no text for 0
-        except (ValueError, TypeError):
-            valid = False
-        if not valid:
-            yield f"{key} is {value!r}; set it to a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"
+def _references(config: Config) -> Iterator[str]:
+    for key, source in REFERENCES.items():
+        value, wanted = config["trainer"].get(key.removeprefix("trainer.")), _at(config, source)
+        if value != wanted:
+            yield f"{key} is {value}, but {source} is {wanted}; set {source} alone, which {key} follows"
 
 
 def _initial_weights(config: Config) -> Iterator[str]:
@@ -115,6 +84,13 @@ def _loading(config: Config) -> Iterator[str]:
             yield f"trainer.{unused[0]} has no effect without trainer.load_path; leave it out"
         if config["trust_checkpoint"] and _saves_in_run(config):
             yield "trust_checkpoint has no effect without trainer.load_path; leave it out"
+    elif trainer.get("load_weights_only", False):
+        for key in ("load_ignore_keys", "load_exclude_algorithms"):
+            if trainer.get(key) is not None:
+                yield (
+                    f"trainer.{key} has no effect where weights alone are loaded; leave it out, or set "
+                    "trainer.load_weights_only=false"
+                )
     if trainer.get("load_strict_model_weights", True) is False:
         yield (
             "trainer.load_strict_model_weights=false would keep random weights for every name that the checkpoint "
@@ -147,6 +123,15 @@ def _saving(config: Config) -> Iterator[str]:
     for key in REMOTE_ONLY:
         if key in config["trainer"]:
             yield f"trainer.{key} has no effect on checkpoints in a local folder; leave it out"
+
+
+def _accepted(config: Config) -> Iterator[str]:
+    for key in config["accept_changes"]:
+        if not ACCEPTABLE.match(key):
+            yield (
+                f"accept_changes names {key}, which does not change within a run, since its checkpoints hold the old "
+                "value or do not fit the new one; take it out, and start another run with init_from instead"
+            )
 
 
 def _evaluation(config: Config) -> Iterator[str]:
@@ -182,15 +167,13 @@ def _guidance(config: Config) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     _names,
-    _numbers,
-    _seed,
-    _microbatch,
-    _kept,
-    _times,
+    *BOUNDS,
+    _references,
     _initial_weights,
     _loading,
     _checkpoints,
     _saving,
+    _accepted,
     _evaluation,
     _precision,
     _weights,
@@ -198,20 +181,10 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _matching(config: Config, bounds: Mapping[str, int]) -> Iterator[tuple[str, Any, int]]:
-    """Dotted key, value and bound of every setting that a pattern of `bounds` names, but for null."""
-    for key, value in _settings(config):
-        for pattern, bound in bounds.items():
-            if value is not None and fnmatch(key, pattern):
-                yield key, value, bound
-
-
-def _settings(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
+def _at(config: Config, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config
 
 
 def _run_folder(config: Config) -> Path:

@@ -30,11 +30,11 @@ class EMA(Algorithm):
         ValueError: for a smoothing outside (0, 1), or a start that training does not reach.
     """
 
-    def __init__(self, *, smoothing: float, start: str) -> None:
+    def __init__(self, *, smoothing: float, start: str | Time) -> None:
         if not 0 < smoothing < 1:
             raise ValueError(f"algorithms.ema.smoothing is {smoothing}; set it to a number between 0 and 1")
         self.smoothing = smoothing
-        self.start = Time.from_timestring(start)
+        self.start = Time.from_input(start)
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
         self._loaded = False
@@ -51,12 +51,18 @@ class EMA(Algorithm):
         network = trained_model(state.model).network
         if event == Event.FIT_START:
             self._check_start(state)
-        elif event == Event.BATCH_END and state.timestamp.get(self.start.unit) >= self.start:
+        elif event == Event.BATCH_END and self._has_started(state):
             self.update(network)
         elif event == Event.EVAL_START:
             self._swap_in(network)
         elif event == Event.EVAL_END:
             self._swap_out(network)
+
+    def _has_started(self, state: State) -> bool:
+        end = state.max_duration
+        if self.start.unit == TimeUnit.DURATION and end is not None:
+            return state.timestamp.get(end.unit).value >= self.start.value * end.value
+        return state.timestamp.get(self.start.unit) >= self.start
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -97,6 +103,8 @@ class EMA(Algorithm):
             return
         if epoch is not None and {start.unit, end.unit} == {TimeUnit.BATCH, TimeUnit.EPOCH}:
             reached = _in_batches(start, epoch) < _in_batches(end, epoch)
+        elif start.unit == TimeUnit.DURATION:
+            reached = start.value < 1
         else:
             reached = start.unit != end.unit or start < end
         if not reached:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from hydra.errors import (
@@ -16,7 +18,8 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from micro_diffusion.training.machine_faults import machine_fault
 from micro_diffusion.training.schema import ROOT, accepted, unknown_key
@@ -26,9 +29,21 @@ _FULL = "HYDRA_FULL_ERROR"
 _active: ContextVar[bool] = ContextVar("active", default=False)
 _WORKER = re.compile(r"Caught (?P<kind>\w+) in DataLoader worker process .*\n(?P=kind): (?P<message>.*)", re.DOTALL)
 _RAISED = re.compile(r"\w+ raised while resolving interpolation: (?P<message>.*)")
+_NOWHERE = re.compile(r"Interpolation key '(?P<key>[^']+)' not found")
 _NODE = re.compile(r"^full_key: (?P<key>\S+)$", re.MULTILINE)
+_SYSTEM: dict[type[OSError], str] = {
+    FileNotFoundError: "there is no {path}; correct the path, or make what it names",
+    FileExistsError: "{path} is there already; name another place, or remove it",
+    IsADirectoryError: "{path} is a folder, but a file is wanted there; name a file",
+    NotADirectoryError: "{path} leads through a file as though that were a folder; correct the path",
+    PermissionError: "{path} may not be read or written; change its permissions, or name another place",
+}
+"""What the system says about a path in a few words, as sentences."""
+_PACKAGE = "micro_diffusion."
 EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
 """Errors that bad input, a bad machine or a diverged training raise."""
+_SPEAKING = (OSError, ImportError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
+"""Errors of others that are sentences, or become such."""
 
 
 @contextmanager
@@ -64,11 +79,7 @@ def sentence(error: BaseException) -> str:
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        cause, node = error.__cause__, _NODE.search(str(error))
-        speaks = isinstance(cause, (*EXPECTED, ImportError)) and not isinstance(cause, ArithmeticError)
-        if speaks or node is None:  # an ImportError names a library that is not installed
-            return _sentence(cause)
-        return f"{node['key']} cannot be built ({type(cause).__name__}: {_one_line(str(cause))}); correct its settings"
+        return _of_node(error.__cause__, _NODE.search(str(error)))
     if (fault := machine_fault(error)) is not None:
         return fault
     if isinstance(error, torch.OutOfMemoryError):
@@ -76,8 +87,12 @@ def _sentence(error: BaseException) -> str:
             "the GPU's memory does not hold a microbatch, or what else this step needs; set "
             f"trainer.device_train_microbatch_size to a smaller number ({_one_line(str(error))})"
         )
+    if type(error) in _SYSTEM and isinstance(error, OSError) and error.filename is not None:
+        return _SYSTEM[type(error)].format(path=error.filename)
+    if isinstance(error, InterpolationKeyError) and (reason := _NOWHERE.search(str(error))):
+        return f"{error.full_key} refers to {reason['key']}, which the configuration does not have; set one of them"
     if isinstance(error, InterpolationResolutionError) and (reason := _RAISED.match(str(error))):
-        return f"{reason['message']} (wanted by {error.full_key})"
+        return f"{reason['message']} (wanted by {error.full_key}{_expression(error)})"
     if isinstance(error, OverrideParseException):
         reason = _one_line(error.message.split("See https")[0])
         return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
@@ -91,6 +106,47 @@ def _sentence(error: BaseException) -> str:
     return _one_line(str(error)) or type(error).__name__
 
 
+def _of_node(cause: BaseException, node: re.Match[str] | None) -> str:
+    """What went wrong when a node was built; an ImportError names a library that is not installed."""
+    if node is None or isinstance(cause, _SPEAKING) or (isinstance(cause, ValueError) and _is_ours(cause)):
+        text = _sentence(cause)
+        return text if node is None or f"{node['key'].split('.')[-1]}." in text else f"{text} (in {node['key']})"
+    return _refusal(node["key"], cause)
+
+
+def _refusal(node: str, error: BaseException) -> str:
+    return f"{node} cannot be built ({type(error).__name__}: {_one_line(str(error))}); correct its settings"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether code of this package has raised an error, rather than a library."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return not frames or frames[-1][0].f_globals.get("__name__", "").startswith(_PACKAGE)
+
+
+@contextmanager
+def refusals_named(node: str) -> Iterator[None]:
+    """Name the node whose settings a library refuses with an error of its own.
+
+    Raises:
+        ValueError: in place of that error.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AssertionError) as error:
+        if _is_ours(error):
+            raise
+        raise ValueError(_refusal(node, error)) from error
+
+
+def _expression(error: OmegaConfBaseException) -> str:
+    """What stands at the key of an interpolation that failed."""
+    if not isinstance(error.parent_node, DictConfig) or error.key is None:
+        return ""
+    written = error.parent_node._get_node(error.key)
+    return f", which is {written._value()}" if isinstance(written, Node) else ""
+
+
 def _unknown_override(error: OmegaConfBaseException) -> str:
     """An override of a key that the configuration does not have."""
     key, parent = str(error.full_key), error.parent_node
@@ -98,10 +154,21 @@ def _unknown_override(error: OmegaConfBaseException) -> str:
     path, _, name = key.rpartition(".")
     if not path and "_target_" not in keys:
         return unknown_key(key, ROOT)
+    if isinstance(parent, DictConfig) and not keys:  # which OmegaConf has put in the place of what is no mapping
+        return _no_mapping(key, path, name, parent._get_root())
     parameters = accepted(parent["_target_"]) if isinstance(parent, Mapping) and "_target_" in parent else {}
     if parameters is None or name in parameters:
         return f"the configuration leaves {key} at its default; add it with a plus sign: +{key}=VALUE"
     return unknown_key(key, [str(k) for k in keys if not str(k).startswith("_")], path)
+
+
+def _no_mapping(key: str, path: str, name: str, root: Any) -> str:
+    """An override below a value, or below a reference to a node that stands elsewhere."""
+    node = path.rpartition(".")[2]
+    if node != path and OmegaConf.is_dict(root.get(node)):
+        plus = "" if name in root[node] else "+"
+        return f"{path} is the node {node}, and {key} cannot be set apart from it; set {plus}{node}.{name}=VALUE"
+    return f"{path} is no mapping of its own, so {key} cannot be set; set {path}, or what it refers to"
 
 
 def _one_line(text: str) -> str:

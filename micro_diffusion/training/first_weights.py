@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from composer import Algorithm
 from omegaconf import DictConfig
 from torch import nn
+from torch.optim import Optimizer
 
 from micro_diffusion.checkpoint import CONFIG_FILE, check_fit, choose_weights, initialise_from, read_config
 from micro_diffusion.sampling.pipeline import Resizable
-from micro_diffusion.training.checkpoint_files import check_checkpoint, model_shapes
+from micro_diffusion.training.checkpoint_content import check_all_is_taken, read_content
+from micro_diffusion.training.checkpoint_files import check_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +46,23 @@ def start_from_run(network: nn.Module, config: DictConfig) -> None:
     _warn_of_other_positions(network, Path(config.init_from))
 
 
-def check_first_checkpoint(model: Any, trainer: DictConfig) -> None:
-    """Look at the checkpoint `trainer.load_path`, if there is one, before Composer loads it into the model.
+def check_first_checkpoint(
+    model: Any, optimizer: Optimizer, algorithms: Sequence[Algorithm], trainer: DictConfig
+) -> None:
+    """Look at the checkpoint `trainer.load_path`, if there is one, before Composer loads it.
 
     Raises:
         FileNotFoundError: when there is none.
-        ValueError: when it is damaged, or does not fit the model; with all differences.
+        ValueError: when it is damaged, does not fit the model, or holds more than is loaded; with all differences.
     """
     if trainer.load_path is None or "://" in trainer.load_path:
         return
     path = Path(trainer.load_path)
     check_checkpoint(path)
-    if trainer.get("load_ignore_keys") is None:
-        check_fit(model, model_shapes(path), source=str(path))
+    content = read_content(path, ignored=trainer.get("load_ignore_keys") or ())
+    check_fit(model, content.model, source=str(path))
+    if not trainer.load_weights_only:
+        check_all_is_taken(content, optimizer, algorithms, source=str(path))
     run = path.absolute().parent.parent
     if (run / CONFIG_FILE).is_file():
         _warn_of_other_positions(model.network, run)

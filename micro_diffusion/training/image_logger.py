@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from composer import Callback, Event, Logger, State
+from composer import Callback, Event, Logger, State, Time
 from composer.core import get_precision_context
 from composer.utils import create_interval_scheduler, dist
 from torch import Tensor, nn
@@ -44,10 +44,10 @@ class ImageLogger(Callback):
         pipeline: Callable[..., Pipeline],
         prompts: Prompts,
         resolution: int,
-        interval: str,
+        interval: int | str | Time,
         folder: str,
         batch_size: int,
-        encoder_device: str,
+        encoder_device: str | torch.device,
     ) -> None:
         for name, value in (("resolution", resolution), ("batch_size", batch_size)):
             if value < 1:

@@ -8,12 +8,17 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from enum import Enum
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Union
 
-OWN = "micro_diffusion."
+import torch
+
 SCALARS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 LISTS = (list, tuple, set, frozenset, Sequence, AbstractSet, typing.Iterable)
+MADE_OF_TEXT = (torch.dtype, PathLike)
+"""Types whose libraries make them of text themselves."""
 
 
 def argument_annotations(target: Callable[..., Any]) -> dict[str, Any]:
@@ -35,15 +40,15 @@ def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value (scalar, list or mapping) can stand for an argument of this type.
 
-    A mapping with a `_target_` stands for whatever it makes. What makes a library's own type of a plain value is left
-    to the library, unless the annotation also says which plain values it takes.
+    A mapping with a `_target_` stands for whatever it makes. Where a type says which texts name its values, as an
+    enumeration and Composer's time do, text has to be one of them, also where the annotation allows `str` beside it.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if is_node(value) or hint is Any or isinstance(hint, typing.TypeVar):
         return True
     if origin in (Union, types.UnionType):
-        plain = [member for member in arguments if not _is_foreign(member)]
-        return any(fits(value, member) for member in (plain if any(map(_is_plain, plain)) else arguments))
+        named = [member for member in arguments if _is_named(member)]
+        return any(fits(value, member) for member in (named if named and isinstance(value, str) else arguments))
     if origin is Literal:
         return value in arguments
     if hint is None or hint is type(None):
@@ -52,25 +57,33 @@ def fits(value: Any, hint: Any) -> bool:
         return _is_scalar(value, hint)
     if typing.is_typeddict(hint):
         members = typing.get_type_hints(hint)
-        return isinstance(value, Mapping) and all(k in members and fits(v, members[k]) for k, v in value.items())
+        is_complete = isinstance(value, Mapping) and value.keys() == members.keys()
+        return is_complete and all(fits(value[key], member) for key, member in members.items())
     if origin in LISTS or hint in LISTS:
         return isinstance(value, Sequence) and not isinstance(value, str) and _items_fit(value, origin, arguments)
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         return isinstance(value, Mapping) and (not arguments or all(fits(v, arguments[1]) for v in value.values()))
-    return _is_foreign(hint)
+    if isinstance(value, str) and inspect.isclass(hint):
+        return _names(value, hint) if _is_named(hint) else hint in MADE_OF_TEXT
+    return False
 
 
 def expected(hint: Any) -> str:
     """What to set an argument of this type to."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(expected(member) for member in arguments))
+        members = [member for member in arguments if member is not str or not any(map(_is_named, arguments))]
+        return " or ".join(dict.fromkeys(expected(member) for member in members))
     if origin is Literal:
         return " or ".join(map(str, arguments))
     if hint is None or hint is type(None):
         return "null"
     if hint in SCALARS:
         return SCALARS[hint]
+    if _is_named(hint):
+        if issubclass(hint, Enum):
+            return " or ".join(member.value for member in hint)
+        return "cpu or cuda" if hint is torch.device else "a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"
     if typing.is_typeddict(hint):
         return f"a mapping of {', '.join(typing.get_type_hints(hint))}"
     if origin in LISTS or hint in LISTS:
@@ -86,16 +99,19 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def _is_foreign(hint: Any) -> bool:
-    """Whether a type is neither one of YAML's nor one of this package."""
-    return (
-        inspect.isclass(hint) and hint is not type(None) and not _is_plain(hint) and not hint.__module__.startswith(OWN)
-    )
+def _is_named(hint: Any) -> bool:
+    """Whether a type says which texts name its values."""
+    return inspect.isclass(hint) and (issubclass(hint, (Enum, torch.device)) or hasattr(hint, "from_timestring"))
 
 
-def _is_plain(hint: Any) -> bool:
-    kinds = (*SCALARS, *LISTS, dict, Mapping, Literal)
-    return hint in kinds or typing.get_origin(hint) in kinds or typing.is_typeddict(hint)
+def _names(text: str, kind: Any) -> bool:
+    if issubclass(kind, Enum):
+        return text in [member.value for member in kind]
+    try:
+        torch.device(text) if kind is torch.device else kind.from_timestring(text)
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    return text != ""  # of which Composer makes a time of 0
 
 
 def _is_scalar(value: Any, kind: type) -> bool:

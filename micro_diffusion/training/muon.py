@@ -6,6 +6,7 @@ Legend: S matrices of one shape, m rows, n columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ class Muon(Optimizer):
     Args:
         groups: every trainable parameter, once; those with `matrices` take Muon's step, the others AdamW's.
         lr: base learning rate of AdamW's parameters, times the group's lr_scale.
-        matrix_lr_scale: Muon's learning rate over lr; a step has about the spectral norm
+        matrix_lr_scale: Muon's learning rate over lr, above 0; a step has about the spectral norm
             lr·matrix_lr_scale·lr_scale·sqrt(max(1, out/in)).
         momentum: of Muon, Nesterov's, in [0, 1).
         steps: Newton–Schulz iterations, at least 1.
@@ -60,6 +61,8 @@ class Muon(Optimizer):
         check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
         if not 0 <= momentum < 1:
             raise ValueError(f"optimizer.momentum is {momentum}; set it to at least 0 and below 1")
+        if not 0 < matrix_lr_scale < math.inf:
+            raise ValueError(f"optimizer.matrix_lr_scale is {matrix_lr_scale}; set it to a number above 0")
         if steps < 1:
             raise ValueError(f"optimizer.steps is {steps}; set it to at least 1 Newton–Schulz iteration")
         if not any(group["matrices"] for group in groups):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from composer import Callback, Event, Logger, State
+from composer import Callback, Event, Logger, State, Time
 from composer.utils import create_interval_scheduler, dist
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ class ProgressLines(Callback):
         interval: between two lines, as a Composer time such as `100ba`.
     """
 
-    def __init__(self, *, interval: str) -> None:
+    def __init__(self, *, interval: int | str | Time) -> None:
         self._is_due = create_interval_scheduler(interval, checkpoint_events=False)
         self._losses: list[float] = []
         self._mark, self._seconds, self._samples = 0.0, 0.0, 0

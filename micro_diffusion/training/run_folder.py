@@ -1,6 +1,7 @@
 """The folder of a training: which configuration it belongs to, and whether it is complete.
 
 trained_models/<exp_name>/config.yaml     written at the start, fully resolved
+                         /changes.jsonl   what has changed in it since, at which step
                          /checkpoints/    Composer's, to resume from
                          /*.safetensors   written at the end
                          /complete.json   written last
@@ -9,21 +10,17 @@ trained_models/<exp_name>/config.yaml     written at the start, fully resolved
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+import logging
 from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
+from micro_diffusion.training.changes import ACCEPTABLE, Change, changes, refused
 from micro_diffusion.whole_file import whole_file
 
-COMPLETE_FILE = "complete.json"
-FREE = re.compile(
-    r"(?!trainer\.load_)(callbacks|loggers|machine|parallelism|prompts|sampler|trainer|eval_loader|output_dir"
-    r"|trust_checkpoint|(model\.)?backbone\.activation_checkpointing|train_loader\.(workers|verify))(\.|$)"
-)
-"""Keys that may change when a run goes on: they decide how it runs and what it shows, not what is learned, as the
-checkpoint does from which it started."""
+log = logging.getLogger(__name__)
+
+CHANGES_FILE, COMPLETE_FILE = "changes.jsonl", "complete.json"
 
 
 class RunFolder:
@@ -56,25 +53,37 @@ class RunFolder:
         Raises:
             ValueError: when it differs in what is learned; says where.
         """
-        if not (self.path / CONFIG_FILE).is_file() or not self._has_results:
+        earlier = self._earlier()
+        if earlier is None or not (wrong := refused(earlier, self.config)):
             return
-        earlier = read_config(self.path)
-        keys = [key for key in differing_keys(earlier, self.config) if not FREE.match(key)]
-        if keys:
-            changes = [f"{key}={_at(self.config, key)} (was {_at(earlier, key)})" for key in keys[:5]]
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise ValueError(
-                f"{self.path} holds a run of another configuration, which differs in {', '.join(changes)}{more}; "
-                "choose another exp_name, or set these back to resume that run"
-            )
+        differences = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        keys = [change.key for change in wrong]
+        accept = f", or accept_changes=[{','.join(keys)}]" if all(map(ACCEPTABLE.match, keys)) else ""
+        raise ValueError(
+            f"{self.path} holds a run of another configuration, which differs in {differences}; "
+            f"choose another exp_name, or set these back to resume that run{accept}"
+        )
+
+    def changes(self) -> list[Change]:
+        """Where the configuration differs from that of the run that is in the folder already."""
+        earlier = self._earlier()
+        return [] if earlier is None else changes(earlier, self.config)
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """The configuration of a run that has got anywhere."""
+        return read_config(self.path) if (self.path / CONFIG_FILE).is_file() and self._has_results else None
 
     @property
     def _has_results(self) -> bool:
         """Whether there is anything to go on with or to look at; a run that fails at once leaves no such thing."""
         return any(any(self.path.glob(kind)) for kind in ("checkpoints/*", "samples/*", "*.safetensors", COMPLETE_FILE))
 
-    def begin(self) -> None:
-        """Write the configuration."""
+    def begin(self, *, step: int) -> None:
+        """Write the configuration, and note what has changed in it. step: the first one that it holds for."""
+        for change in self.changes():
+            log.info("goes on at step %d with %s", step, change)
+            with (self.path / CHANGES_FILE).open("a") as file:
+                file.write(json.dumps({"step": step, **change._asdict()}) + "\n")
         write_config(self.path, self.config)
 
     def finish(self, **result: Any) -> None:
@@ -82,21 +91,3 @@ class RunFolder:
         content = {"max_duration": str(self.config["trainer"]["max_duration"]), **result}
         with whole_file(self.path / COMPLETE_FILE) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def differing_keys(a: Any, b: Any, path: str = "") -> list[str]:
-    """Dotted keys at which two nested configurations differ, or which only one of them has."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        names = [*a, *(name for name in b if name not in a)]
-        return [
-            key
-            for name in names
-            for key in differing_keys(a.get(name), b.get(name), f"{path}.{name}" if path else str(name))
-        ]
-    return [] if a == b else [path]
-
-
-def _at(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = config.get(name) if isinstance(config, Mapping) else None
-    return config

@@ -10,8 +10,9 @@ import inspect
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pkgutil import resolve_name
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
@@ -30,9 +31,9 @@ class Machine(TypedDict):
     encoder_device: where text encoder and autoencoder work when samples are drawn, in torch's words.
     """
 
-    device: str
-    precision: str
-    encoder_device: str
+    device: Literal["gpu", "cpu"]
+    precision: Literal["fp32", "amp_fp16", "amp_bf16", "amp_fp8"]
+    encoder_device: torch.device
     microbatch: int
     activation_checkpointing: bool
 
@@ -52,6 +53,7 @@ class Root(TypedDict):
     init_from: str | None
     init_weights: Weights | None
     trust_checkpoint: bool
+    accept_changes: list[str]
     resolution: int
     machine: Machine
     parallelism: Parallelism
@@ -144,11 +146,23 @@ def argument_types(target: str) -> dict[str, Any]:
     return {name: types.get(name, Any) for name in accepted(target) or ()}
 
 
+def settings(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a nested configuration and their values, which are no mappings."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from settings(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
 def _top_problems(config: DictConfig, root: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences about the values at the top that stand there themselves."""
+    """Sentences about the values at the top that stand there themselves, and do not refer to others."""
     for key, hint in root.items():
-        if key in config and not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_config(config[key]):
-            yield from _value_problems(config[key], hint, key)
+        if key not in config or OmegaConf.is_interpolation(config, key):
+            continue
+        value = config[key]
+        plain = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+        yield from (problem for problem in _value_problems(plain, hint, key) if "${" not in problem)
 
 
 def _problems(value: Any, path: str) -> Iterator[str]:
@@ -181,8 +195,15 @@ def _node_problems(node: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _value_problems(value: Any, hint: Any, path: str) -> Iterator[str]:
+    """Sentences about a value that is no node, or a mapping of values."""
     if typing.get_origin(hint) is dict and isinstance(value, Mapping):
         for key, child in value.items():
             yield from _value_problems(child, typing.get_args(hint)[1], f"{path}.{key}")
+    elif typing.is_typeddict(hint) and isinstance(value, Mapping):
+        members = typing.get_type_hints(hint)
+        yield from (f"{path} lacks {key}; set +{path}.{key}=VALUE" for key in members if key not in value)
+        yield from (unknown_key(f"{path}.{key}", members, path) for key in value if key not in members)
+        for key in (key for key in members if key in value):
+            yield from _value_problems(value[key], members[key], f"{path}.{key}")
     elif not fits(value, hint):
         yield f"{path} is {value!r}; set it to {expected(hint)}"

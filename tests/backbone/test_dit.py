@@ -209,7 +209,7 @@ def test_sparse_blocks_are_every_second_and_never_the_last():
     [
         ({"input_size": 7}, "7×7 is no multiple of patch_size=2"),
         ({"dim": 36}, "dim=36 is no multiple of head_dim=8"),
-        ({"head_dim": -8}, "head_dim=-8 is no width of an attention head"),
+        ({"head_dim": -8}, "head_dim is -8; set it to at least 1"),
         ({"qkv_ratio": (1.0, 1.0, 1.0, 1.0)}, "qkv_ratio has 4 values for 3 blocks"),
         ({"expert_capacity": 5.0}, "expert_capacity is 5.0"),
         ({"input_size": 0}, "0×0 is no multiple of patch_size=2"),

@@ -16,6 +16,7 @@ from composer.core import Event
 from micro_diffusion.training import checkpoint_files
 from micro_diffusion.training.checkpoint_files import LATEST, is_whole, whole_checkpoints
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
+from tests.damage import WAYS, damaged
 
 LOGGER = SimpleNamespace(destinations=[])
 
@@ -83,21 +84,13 @@ def test_an_urgent_reason_writes_one_out_of_turn(tmp_path):
     assert not saver(tmp_path).save_interval(at(3), Event.BATCH_CHECKPOINT)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[: len(content) // 2],
-        lambda content: b"",
-        lambda content: content[:2500] + bytes([content[2500] ^ 1]) + content[2501:],
-    ],
-    ids=["cut", "empty", "flipped"],
-)
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog, damage):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog, way):
     first = saver(tmp_path, keep=-1)
     first.init(at(0), LOGGER)
     save(first, 2, 4, 10)
     newest = tmp_path / "ep1-ba10-rank0.pt"
-    newest.write_bytes(damage(newest.read_bytes()))
+    newest.write_bytes(damaged(newest, way))
     with caplog.at_level(logging.WARNING):
         saver(tmp_path).init(at(0), LOGGER)
     assert os.readlink(tmp_path / LATEST) == "ep1-ba4-rank0.pt"

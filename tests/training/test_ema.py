@@ -49,6 +49,12 @@ def test_follows_the_formula_from_its_start_on():
     assert torch.equal(model.network.weight.detach(), torch.full((1, 2), 4.0))
 
 
+def test_may_start_after_a_share_of_the_training():
+    ema, model = EMA(smoothing=0.9, start="0.25dur"), Model()
+    fit(ema, model, [5.0, 1.0, 2.0])  # of ten
+    torch.testing.assert_close(ema.average["weight"], torch.full((1, 2), 2.0))
+
+
 def test_evaluation_sees_the_average_and_training_gets_its_weights_back():
     ema, model = EMA(smoothing=0.5, start="0ba"), Model()
     fit(ema, model, [1.0, 3.0])
@@ -85,7 +91,7 @@ def test_the_average_of_another_network_is_refused():
         fit(ema, model, [1.0])
 
 
-@pytest.mark.parametrize(("start", "end"), [("10ba", "10ba"), ("8ba", "2ep"), ("3ep", "12ba")])
+@pytest.mark.parametrize(("start", "end"), [("10ba", "10ba"), ("1.0dur", "10ba"), ("8ba", "2ep"), ("3ep", "12ba")])
 def test_a_start_after_the_end_is_refused(start, end):
     with pytest.raises(ValueError, match=f"start is {start}, but training ends after {end}; start earlier"):
         EMA(smoothing=0.9, start=start).apply(Event.FIT_START, state_at(Model(), 0, end), None)

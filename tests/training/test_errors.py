@@ -1,7 +1,7 @@
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from torch._utils import ExceptionWrapper
 
@@ -20,7 +20,7 @@ def configs(tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("sede=1", "nothing takes the key sede; did you mean seed? allowed there: algorithms, "),
+        ("sede=1", "nothing takes the key sede; did you mean seed? allowed there: accept_changes, "),
         ("model.ration=1", "nothing takes the key model.ration; did you mean ratio? allowed in model: ratio"),
         ("sampler.step=1", "nothing takes the key sampler.step; did you mean steps? allowed in sampler: steps"),
         ("sampler.rho=3", "leaves sampler.rho at its default; add it with a plus sign: +sampler.rho=VALUE"),
@@ -37,6 +37,35 @@ def test_an_override_of_nothing_names_what_there_is(configs, override, expected,
     error, hint = capsys.readouterr().err.splitlines()
     assert error.startswith("Error: ") and expected in error
     assert "HYDRA_FULL_ERROR=1" in hint
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("drawing.sampler.steps=1", "cannot be set apart from it; set sampler.steps=VALUE"),
+        ("drawing.sampler.rho=1", "drawing.sampler is the node sampler, and drawing.sampler.rho cannot be set apart"),
+        ("model.ratio.x=1", "model.ratio is no mapping of its own, so model.ratio.x cannot be set; set model.ratio"),
+    ],
+)
+def test_an_override_behind_a_reference_names_the_node(configs, override, expected):
+    (configs / "drawing.yaml").write_text("defaults: [root, _self_]\ndrawing: {sampler: '${sampler}'}\n")
+    with initialize_config_dir(str(configs), version_base="1.3"), pytest.raises(HydraException) as caught:
+        compose("drawing", overrides=[override])
+    assert expected in sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (lambda folder: folder.read_text(), "is a folder, but a file is wanted there; name a file"),
+        (lambda folder: (folder / "none").read_text(), "none; correct the path, or make what it names"),
+        (lambda folder: folder.mkdir(), "is there already; name another place, or remove it"),
+    ],
+)
+def test_what_the_system_says_of_a_path_is_a_sentence(tmp_path, act, expected):
+    with pytest.raises(OSError, match="Errno") as caught:
+        act(tmp_path)
+    assert expected in sentence(caught.value) and str(tmp_path) in sentence(caught.value)
 
 
 def test_full_error_shows_the_traceback(monkeypatch):
@@ -61,14 +90,17 @@ def test_a_number_that_does_not_divide_is_one_sentence():
     config = OmegaConf.create({"a": "${divide:33,4}"})
     with pytest.raises(Exception, match="divisible") as caught:
         _ = config.a
-    assert sentence(caught.value) == "33 is not divisible by 4; use 32 or 36 (wanted by a)"
+    assert sentence(caught.value) == "33 is not divisible by 4; use 32 or 36 (wanted by a, which is ${divide:33,4})"
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("${divide:abc,4}", "'abc' cannot be divided by 4; set both to whole numbers (wanted by a)"),
-        ("${divide:32,0}", "32 cannot be divided by 0; divide by 1 or more (wanted by a)"),
+        (
+            "${divide:abc,4}",
+            "'abc' cannot be divided by 4; set both to whole numbers (wanted by a, which is ${divide:abc,4})",
+        ),
+        ("${divide:32,0}", "32 cannot be divided by 0; divide by 1 or more (wanted by a, which is ${divide:32,0})"),
     ],
 )
 def test_what_cannot_be_divided_is_one_sentence(value, expected):
@@ -76,7 +108,7 @@ def test_what_cannot_be_divided_is_one_sentence(value, expected):
     config = OmegaConf.create({"a": value})
     with pytest.raises(Exception, match="divided") as caught:
         _ = config.a
-    assert sentence(caught.value) == expected
+    assert sentence(caught.value) == f"{expected}{value})"
 
 
 @pytest.mark.parametrize("cause", [ZeroDivisionError("division by zero"), TypeError("bad operand")])

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pytest
 import torch
+from composer import Time
+from composer.core import Precision
+from composer.distributed import DDPSyncStrategy
+from composer.profiler import Profiler
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.data.precompute import precompute
@@ -13,6 +17,13 @@ from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.training.leaf_types import argument_annotations, expected, fits
 
 NODE = {"_target_": "a.b"}
+
+
+class Pair(TypedDict):
+    """Two values by name."""
+
+    a: int
+    b: str
 
 
 @pytest.mark.parametrize(
@@ -30,7 +41,11 @@ NODE = {"_target_": "a.b"}
         (tuple[float, float], [[0.9, 1]], [[0.9], [1, 2, 3]]),
         (dict[str, int], [{}, {"a": 1}], [{"a": "b"}, 1]),
         (str | torch.dtype, ["a"], [1, [1]]),  # the plain alternative is the one for configurations
-        (torch.dtype | None, ["float32", None], []),  # a library may make its own of text
+        (torch.dtype | None, ["float32", None], [3, []]),  # a library may make its own of text
+        (Profiler | None, [NODE, None], [3, "a", {}]),
+        (str | Precision | None, ["fp32", None], ["zzz", ""]),
+        (int | str | Time, [3, "5ba", "0.5dur"], ["zzz", "", [], None]),
+        (Pair, [{"a": 1, "b": "c"}], [{"a": 1}, {"a": 1, "b": 2}, {"a": 1, "b": "c", "d": 0}, []]),
         (Sampler, [NODE], ["heun", None, {}, {"steps": 3}]),
         (Callable[..., Sampler], [NODE], ["heun", 1]),
         (Any, [1, None, NODE], []),
@@ -48,6 +63,8 @@ def test_values_fit_their_annotation(hint, fitting, others):
         (Literal["ema", "raw"] | None, "ema or raw or null"),
         (Sequence[float], "a list (a number)"),
         (Sampler, "a node with a _target_"),
+        (str | DDPSyncStrategy | None, "single_auto_sync or multi_auto_sync or forced_sync or null"),
+        (str | Time, "a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"),
     ],
 )
 def test_what_to_set_is_said_in_words(hint, words):

@@ -3,11 +3,17 @@ import json
 import pytest
 
 from micro_diffusion.checkpoint import read_config
-from micro_diffusion.training.run_folder import RunFolder, differing_keys
+from micro_diffusion.training.run_folder import RunFolder
 
+COSINE = "composer.optim.CosineAnnealingScheduler"
 CONFIG = {
+    "exp_name": "mine",
+    "output_dir": "runs",
+    "accept_changes": [],
     "seed": 0,
     "model": {"ratio": 0.75, "bands": [1, 2]},
+    "schedule": {"_target_": "composer.optim.ConstantScheduler"},
+    "algorithms": {},
     "trainer": {"max_duration": "10ba"},
     "loggers": {},
     "train_loader": {},
@@ -18,19 +24,19 @@ def test_a_fresh_folder_is_neither_refused_nor_complete(tmp_path):
     run = RunFolder(tmp_path / "run", CONFIG)
     run.check()
     assert not run.is_complete
-    run.begin()
+    run.begin(step=0)
     assert read_config(run.path) == CONFIG and not run.is_complete
 
 
 def begin(folder, config):
     """A run that has got as far as a checkpoint."""
-    RunFolder(folder, config).begin()
+    RunFolder(folder, config).begin(step=0)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "latest-rank0.pt").touch()
 
 
 def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path):
-    RunFolder(tmp_path, CONFIG).begin()
+    RunFolder(tmp_path, CONFIG).begin(step=0)
     RunFolder(tmp_path, CONFIG | {"seed": 1}).check()
 
 
@@ -43,12 +49,32 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path):
         RunFolder(tmp_path, other).check()
 
 
-def test_what_is_shown_and_how_it_runs_may_change(tmp_path):
+def test_what_changes_is_logged_and_kept(tmp_path, caplog):
     begin(tmp_path, CONFIG)
-    moved = {"loggers": {"a": 1}, "trainer": {"max_duration": "20ba"}, "train_loader": {"workers": 3, "path": "a"}}
-    RunFolder(tmp_path, CONFIG | moved | {"train_loader": {"workers": 3}}).check()
-    with pytest.raises(ValueError, match=r"differs in train_loader\.path=a \(was None\)"):
+    moved = {"trainer": {"max_duration": "20ba"}, "train_loader": {"workers": 3}, "schedule": {"_target_": COSINE}}
+    with pytest.raises(
+        ValueError, match=r"resume that run, or accept_changes=\[schedule\._target_,trainer\.max_duration\]"
+    ):
         RunFolder(tmp_path, CONFIG | moved).check()
+    run = RunFolder(tmp_path, CONFIG | moved | {"accept_changes": ["schedule", "trainer.max_duration"]})
+    run.check()
+    with caplog.at_level("INFO"):
+        run.begin(step=4)
+    assert "goes on at step 4 with trainer.max_duration=20ba (was 10ba)" in caplog.messages
+    lines = [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()]
+    assert {"step": 4, "key": "train_loader.workers", "before": None, "after": 3} in lines
+    assert len(lines) == len(caplog.messages) == 4
+    run.check()
+    run.begin(step=8)  # the same command again
+    assert len((tmp_path / "changes.jsonl").read_text().splitlines()) == 4
+
+
+def test_what_cannot_change_within_a_run_is_not_offered(tmp_path):
+    begin(tmp_path, CONFIG)
+    with pytest.raises(
+        ValueError, match=r"seed=1 \(was 0\), train_loader\.path=a \(was None\); .*set these back to resume that run$"
+    ):
+        RunFolder(tmp_path, CONFIG | {"train_loader": {"path": "a"}, "seed": 1}).check()
 
 
 @pytest.mark.parametrize("load_path", ["other.pt", None])
@@ -60,13 +86,8 @@ def test_the_checkpoint_that_a_run_started_from_may_not_change(tmp_path, load_pa
 
 def test_complete_until_a_longer_training_is_asked_for(tmp_path):
     run = RunFolder(tmp_path, CONFIG)
-    run.begin()
+    run.begin(step=0)
     run.finish(batches=10)
     assert run.is_complete
     assert json.loads((tmp_path / "complete.json").read_text()) == {"max_duration": "10ba", "batches": 10}
     assert not RunFolder(tmp_path, CONFIG | {"trainer": {"max_duration": "20ba"}}).is_complete
-
-
-def test_differing_keys_are_dotted():
-    assert differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == ["a.c", "d", "e"]
-    assert differing_keys(CONFIG, CONFIG) == []

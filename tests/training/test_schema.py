@@ -20,6 +20,14 @@ def test_unknown_root_key_is_named_with_the_nearest():
         check({"sede": 0})
 
 
+def test_a_mapping_of_settings_has_all_of_them_and_no_others():
+    problem = (
+        r"machine lacks precision; set \+machine\.precision=VALUE; .*the key machine\.disk; .*machine\.device is 3; set"
+    )
+    with pytest.raises(ValueError, match=problem):
+        check({"machine": {"device": 3, "disk": 1, "encoder_device": "cpu", "microbatch": 1}})
+
+
 def test_unknown_argument_is_named_with_what_is_allowed():
     with pytest.raises(
         ValueError,

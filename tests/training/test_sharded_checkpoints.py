@@ -15,7 +15,8 @@ from composer.utils import dist
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
-from micro_diffusion.training.checkpoint_files import LATEST, is_whole, model_shapes, whole_checkpoints
+from micro_diffusion.training.checkpoint_content import read_content
+from micro_diffusion.training.checkpoint_files import LATEST, is_whole, whole_checkpoints
 from tests.forked_training import output, run_forked
 from tests.small_training import losses, make_latents
 
@@ -59,7 +60,7 @@ def test_every_rank_writes_a_share(checkpoints):
 
 def test_the_names_and_shapes_of_the_weights_are_known_without_reading_them(whole):
     shapes = {key: tuple(tensor.shape) for key, tensor in load_file(whole / "model.safetensors").items()}
-    found = model_shapes(whole / "checkpoints" / LATEST)
+    found = read_content(whole / "checkpoints" / LATEST).model
     assert {key.removeprefix("network."): shape for key, shape in found.items()} == shapes
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import CaptionedImage
 from micro_diffusion.training import checkpoint_files
+from tests.damage import WAYS, damaged, says_one_sentence
 from tests.small_training import (
     STEPS,
     launched,
@@ -68,7 +69,7 @@ def test_what_is_complete_is_not_trained_again(reference, workplace, caplog):
 def test_a_run_does_not_end_before_where_it_is(reference, workplace):
     before = (reference / "complete.json").read_text()
     with pytest.raises(ValueError, match=r"reference has trained 18ba already, more than trainer\.max_duration=4ba"):
-        train_here(workplace, "exp_name=reference", "trainer.max_duration=4ba")
+        train_here(workplace, "exp_name=reference", "trainer.max_duration=4ba", "accept_changes=[trainer.max_duration]")
     assert (reference / "complete.json").read_text() == before
     assert OmegaConf.load(reference / "config.yaml").trainer.max_duration == "18ba"
 
@@ -220,6 +221,31 @@ def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
     ) as error:
         train_here(workplace, "exp_name=unfit", f"trainer.load_path={checkpoint}", "backbone.mixer_depth=2")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["optimizer=adamw", "optimizer.lr=1"], r"holds the state of the optimizer Muon, of which AdamW would take n"),
+        (["optimizer.lr=0.5"], r"that would replace those .* embeddings\.lr 0\.002 \(instead of 0\.5\)"),
+        (["optimizer.betas=[0.5,0.9]"], r"\.betas \(0\.9, 0\.99\) \(instead of \(0\.5, 0\.9\)\)"),
+        (["~algorithms.ema"], r"holds the state of 1 algorithms that would be lost \(EMA\); add them to algorithms"),
+        (["+trainer.load_ignore_keys=[zzz]"], r"were ignored by load_ignore_key zzz, of .*; correct trainer\.load_ig"),
+        (["+trainer.load_ignore_keys=['state/model/*patch*']"], r"does not fit the network: \d+ missing \(network\.p"),
+    ],
+)
+def test_a_state_that_would_be_loaded_in_part_is_refused(reference, workplace, changes, problem):
+    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt", "trainer.load_weights_only=false"]
+    with pytest.raises(ValueError, match=problem):
+        train_here(workplace, "exp_name=partial", *load, *changes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_checkpoint_is_one_sentence(reference, workplace, capsys, way):
+    path = workplace / "runs" / f"damaged_{way}.pt"
+    path.write_bytes(damaged(reference / "checkpoints" / "latest-rank0.pt", way))
+    command = ["exp_name=unfit", f"trainer.load_path={path}"]
+    assert str(path) in says_one_sentence(capsys, lambda: train_here(workplace, *command))
 
 
 def test_weights_that_are_no_checkpoint_are_refused(workplace):

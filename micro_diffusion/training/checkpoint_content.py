@@ -1,0 +1,109 @@
+"""What is in a checkpoint, and whether a training takes all of it; the tensors themselves are not read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from composer import Algorithm
+from composer.utils.checkpoint import glob_filter
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.optim import Optimizer
+
+Shapes = dict[str, tuple[int, ...]]
+_MODEL, _OPTIMIZERS = "state.model.", "state.optimizers."
+_OF_SCHEDULE = ("params", "lr", "initial_lr")
+
+
+class Content(NamedTuple):
+    """model: shapes by name. optimizers: settings of each one's groups. algorithms: names of those with a state."""
+
+    model: Shapes
+    optimizers: dict[str, list[dict[str, Any]]]
+    algorithms: list[str]
+
+
+def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
+    """The content of a checkpoint; of one in shares, only the names of model and optimizers.
+
+    Reading a checkpoint runs the code in it.
+
+    Args:
+        path: a file or a folder of shares.
+        ignored: `trainer.load_ignore_keys`.
+
+    Raises:
+        ValueError: when it is of another program, or nothing in it is called as one of `ignored`.
+    """
+    if path.is_dir():
+        return _of_shares(path)
+    content = torch.load(path, map_location="meta", mmap=True, weights_only=False)
+    try:
+        state = {**content["state"]}
+        model = {key: tuple(value.shape) for key, value in state["model"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no checkpoint of Composer; set init_from to a run folder instead") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            glob_filter(list(ignored))(content)
+        except UserWarning as warning:
+            raise ValueError(f"{warning}, of {path}; correct trainer.load_ignore_keys") from warning
+    state = content.get("state", {})
+    optimizers = {name: held["param_groups"] for name, held in state.get("optimizers", {}).items()}
+    stateful = [name for name, held in state.get("algorithms", ()) if held.keys() - {"repr"}]
+    return Content({key: model[key] for key in state.get("model", {})}, optimizers, stateful)
+
+
+def check_all_is_taken(content: Content, optimizer: Optimizer, algorithms: Sequence[Algorithm], *, source: str) -> None:
+    """Compare what a checkpoint holds beside the model with what a training would restore of it.
+
+    Raises:
+        ValueError: when something is left out, or would replace a setting of the configuration.
+    """
+    ours = type(optimizer).__qualname__
+    if content.optimizers and ours not in content.optimizers:
+        held = ", ".join(content.optimizers)
+        raise ValueError(
+            f"{source} holds the state of the optimizer {held}, of which {ours} would take nothing; choose the "
+            "optimizer it was trained with, or set trainer.load_weights_only=true"
+        )
+    settings = _other_settings(content.optimizers.get(ours, []), optimizer.param_groups)
+    if settings:
+        raise ValueError(
+            f"{source} holds settings of the optimizer that would replace those of the configuration: "
+            f"{', '.join(settings)}; set these, or trainer.load_weights_only=true"
+        )
+    left = [name for name in content.algorithms if name not in {type(each).__qualname__ for each in algorithms}]
+    if left:
+        raise ValueError(
+            f"{source} holds the state of {len(left)} algorithms that would be lost ({', '.join(left)}); add them to "
+            "algorithms, or set trainer.load_weights_only=true"
+        )
+
+
+def _of_shares(path: Path) -> Content:
+    entries = FileSystemReader(path).read_metadata().state_dict_metadata
+    tensors = {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
+    model = {key.removeprefix(_MODEL): shape for key, shape in tensors.items() if key.startswith(_MODEL)}
+    optimizers = {key.removeprefix(_OPTIMIZERS).partition(".")[0] for key in entries if key.startswith(_OPTIMIZERS)}
+    return Content(model, {name: [] for name in optimizers}, [])
+
+
+def _other_settings(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings of parameter groups that differ, as `group.name: theirs (ours)`."""
+    found = []
+    for their, our in zip(theirs, ours, strict=False):
+        pairs = {name: (their[name], our[name]) for name in our if name in their and name not in _OF_SCHEDULE}
+        pairs["lr"] = their.get("initial_lr", their.get("lr")), our.get("initial_lr", our["lr"])
+        name = our.get("name", len(found))
+        found += [f"{name}.{key} {a} (instead of {b})" for key, (a, b) in pairs.items() if not _same(a, b)]
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    return list(a) == list(b) if isinstance(a, Sequence) and isinstance(b, Sequence) else a == b
