@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import xxhash
 from streaming import LocalDataset
@@ -55,20 +57,35 @@ def check_shard(shard: MDSReader) -> None:
     Raises:
         ValueError: when they differ.
     """
-    path = Path(shard.dirname) / (shard.split or "") / shard.raw_data.basename
-    for algorithm, expected in shard.raw_data.hashes.items():
-        if _file_hash(path, algorithm) != expected:
-            raise ValueError(f"the bytes of {path} have changed since it was written; make the data folder again")
+    _check_bytes(_folder(shard) / shard.raw_data.basename, shard.raw_data.hashes)
 
 
 def check_hashes(path: Path) -> None:
-    """Compare the bytes of every shard of a folder with the hashes of its index, which reads the whole folder.
+    """Compare the bytes of every shard of a folder, compressed or not, with its index, which reads the whole folder.
 
     Raises:
-        ValueError: when they differ.
+        ValueError: when they differ, or the index holds no hash of them.
     """
-    for shard in LocalDataset(str(path)).shards:
-        check_shard(shard)  # pyright: ignore[reportArgumentType]
+    for reader in LocalDataset(str(path)).shards:
+        shard = cast(MDSReader, reader)
+        forms = [form for form in (shard.raw_data, shard.zip_data) if form is not None]
+        for form in forms:
+            file = _folder(shard) / form.basename
+            if not file.is_file():  # the other form is there, or the folder would not be whole
+                continue
+            if not form.hashes:
+                raise ValueError(f"the index of {path} has no hash of {file.name}; write the data with hashes=[xxh64]")
+            _check_bytes(file, form.hashes)
+
+
+def _folder(shard: MDSReader) -> Path:
+    return Path(shard.dirname) / (shard.split or "")
+
+
+def _check_bytes(path: Path, hashes: Mapping[str, str]) -> None:
+    for algorithm, expected in hashes.items():
+        if _file_hash(path, algorithm) != expected:
+            raise ValueError(f"the bytes of {path} have changed since it was written; make the data folder again")
 
 
 def _file_hash(path: Path, algorithm: str) -> str:

@@ -30,7 +30,8 @@ def parts(content: Mapping[str, Any], loader: str) -> list[Part]:
         nodes = [{key: part[key] for key in part if key != "_target_"} for part in node["mixture"].values()]
         return [Part(**arguments) for arguments in nodes]
     paths = node.get("paths") or [node.get("path")]
-    return [Part(path=path, remote=node.get("remote")) for path in paths if path is not None]
+    shared = {key: node.get(key) for key in ("remote", "caption_probabilities")}
+    return [Part(path=path, **shared) for path in paths if path is not None]
 
 
 def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
@@ -43,6 +44,7 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
         if "backbone" in content:
             metadata = part.open()
             _check_latents(metadata, content)
+            part.caption_choice(metadata, seed=0)
             samples = metadata.samples
             deviations.append(metadata.latent_std.get(str(content["resolution"])))
         else:

@@ -12,15 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.doctor.data import LOADERS, check_data, check_encoders, parts
+from micro_diffusion.doctor.disk import Outlay, check_disk, outlay_of
 from micro_diffusion.doctor.encoders import ENCODERS, check_encoder
 from micro_diffusion.doctor.finding import Doubt, Finding, find
-from micro_diffusion.doctor.machine import (
-    check_device,
-    check_disk,
-    check_libraries,
-    check_python,
-    check_shared_memory,
-)
+from micro_diffusion.doctor.machine import check_device, check_libraries, check_python, check_shared_memory
 from micro_diffusion.doctor.run import check_first_weights, check_run_folder, run_folder
 from micro_diffusion.doctor.stage import build_on_meta, summary
 from micro_diffusion.doctor.step import check_step
@@ -51,6 +46,7 @@ def examine(
     yield find("libraries", check_libraries)
     seen: set[tuple[str, str]] = set()
     made: set[Path] = set()
+    outlays: list[Outlay] = []
     for stage in stages or all_stages(configs):
         for finding in examine_stage(
             partial(stage_configs, configs, [stage], overrides),
@@ -60,11 +56,14 @@ def examine(
             download=download,
             data_later=data_later,
             made=made,
+            outlays=outlays,
         ):
             said = (finding.subject.removeprefix(f"{stage} "), finding.text)
             if said not in seen or said[0] == "configuration":  # what several stages share is said once
                 yield finding
             seen.add(said)
+    if outlays:
+        yield find("disk", partial(check_disk, outlays), needed=bool(stages))
 
 
 def examine_stage(
@@ -76,10 +75,11 @@ def examine_stage(
     download: bool,
     data_later: bool,
     made: set[Path],
+    outlays: list[Outlay],
 ) -> Iterator[Finding]:
     """The findings of one stage; those after a configuration that cannot be built would say nothing new.
 
-    made: the folders of the runs before this one, to which its own is added.
+    made: the folders of the runs before this one, to which its own is added. outlays: likewise what they write.
     """
     built: dict[str, Any] = {}
 
@@ -102,8 +102,7 @@ def examine_stage(
     made.add(run_folder(content).resolve())
     device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
     yield device
-    parameters = parameter_count(built["model"].network)
-    yield find(f"{stage} disk", partial(check_disk, content, parameters), needed=needed)
+    outlays.append(outlay_of(config, parameter_count(built["model"].network)))
     yield find(f"{stage} shared memory", partial(check_shared_memory, content, folders["train_loader"]), needed=needed)
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():

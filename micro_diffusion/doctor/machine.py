@@ -1,8 +1,7 @@
-"""Checks of the machine: libraries, devices, disk and shared memory."""
+"""Checks of the machine: libraries, devices and shared memory."""
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -63,24 +62,6 @@ def check_device(device: str) -> str:
     return ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
 
 
-def check_disk(config: dict[str, Any], parameters: int) -> str:
-    """The run's folder can be written, and holds checkpoints and weights of so many parameters."""
-    folder = _existing_parent(Path(config["output_dir"]))
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written; set output_dir to a folder of yours")
-    kept = config["trainer"].get("save_num_checkpoints_to_keep", 1)
-    averaged = "ema" in config["algorithms"]
-    # fp32 weights, two moments and the average, in each checkpoint kept and the one being written; then the results
-    need = 4 * parameters * ((3 + averaged) * (max(kept, 1) + 1) + 1 + averaged)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB free, but checkpoints and weights need {need / 1e9:.1f} GB; set "
-            "output_dir to a larger disk, or make room"
-        )
-    return f"{free / 1e9:.1f} GB free in {folder}, {need / 1e9:.2f} GB needed"
-
-
 def check_shared_memory(config: dict[str, Any], folders: Sequence[Path]) -> str:
     """The batches that the loader's workers hold ready fit into shared memory, and no killed process has left any."""
     if not SEGMENTS.is_dir():
@@ -125,8 +106,3 @@ def _problem(requirement: Requirement) -> str | None:
     if requirement.specifier.contains(version, prereleases=True):
         return None
     return f"{requirement.name} is {version} instead of {requirement.specifier}"
-
-
-def _existing_parent(path: Path) -> Path:
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -24,7 +24,10 @@ def check_run_folder(config: dict[str, Any], made: set[Path]) -> str:
     run.check()
     if run.is_complete:
         return f"{path} is complete already"
-    return f"{path} holds this run, which goes on" if (path / CONFIG_FILE).is_file() else f"{path} is new"
+    if not (path / CONFIG_FILE).is_file():
+        return f"{path} is new"
+    changes = ", ".join(map(str, run.changes()))
+    return f"{path} holds this run, which goes on{' with ' if changes else ''}{changes}"
 
 
 def check_first_weights(config: dict[str, Any], made: set[Path]) -> str:

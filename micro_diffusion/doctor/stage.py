@@ -32,7 +32,7 @@ def build_on_meta(config: DictConfig) -> Any:
     encoders = [content[kind] for kind in ENCODERS if kind in content]
     for part in PARTS:
         if part in content:
-            instantiate(_without(content[part], encoders), _convert_="all")
+            instantiate({part: _without(content[part], encoders)}, _convert_="all")
     return model
 
 

@@ -18,19 +18,41 @@ AVERAGE, GATHERED, COPY = 4, 4, 4
 
 
 class Stored(NamedTuple):
-    """Bytes a parameter: weight, gradient and two moments; autocast's copy; DDP's bucket; weight and moments saved."""
+    """Bytes a parameter.
+
+    state: weight, gradient and two moments. autocast: its copy. bucket: of DDP. checkpoint: weight and moments, saved.
+    """
 
     state: int
     autocast: int
     bucket: int
     checkpoint: int
+    weight: int
 
 
-STORED = {"fp32": Stored(16, 2, 4, 12), "bf16": Stored(12, 0, 2, 10)}
+STORED = {"fp32": Stored(16, 2, 4, 12, 4), "bf16": Stored(12, 0, 2, 10, 2)}
 """By `model.weight_dtype`; vectors, which are fp32 in any case, are too few to count."""
 
 LARGEST_LAYER = 3
 """Activations of the largest layer over those of the mean one, at most: of a mixer, which sees hidden patches too."""
+
+
+class Saved(NamedTuple):
+    """Bytes that a run leaves on the disk: in each checkpoint, and as weights in the end."""
+
+    checkpoint: int
+    weights: int
+
+
+def saved_by(config: DictConfig, parameters: int) -> Saved:
+    """What a training of so many parameters by this configuration saves."""
+    stored, average = STORED[config.model.get("weight_dtype", "fp32")], _average(config) * parameters
+    return Saved(stored.checkpoint * parameters + average, stored.weight * parameters + average)
+
+
+def _average(config: DictConfig) -> int:
+    """Bytes a parameter."""
+    return 0 if config.algorithms.get("ema") is None else AVERAGE
 
 
 class Memory(NamedTuple):
@@ -65,20 +87,19 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
     with torch.device("meta"):
         network: nn.Module = instantiate(config.backbone, _convert_="all")
     parameters = parameter_count(network)
-    average = AVERAGE * parameters if "ema" in config.algorithms else 0
     stored, fsdp = STORED[config.model.get("weight_dtype", "fp32")], config.parallelism.fsdp
-    state = stored.state * parameters + average
+    state = (stored.state + _average(config)) * parameters
     fixed, drawing = state + stored.autocast * parameters, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]
         gathered = 2 * max(in_layers) + parameters - sum(in_layers)
         share = state // (devices // (fsdp.replicas or 1))
         fixed = share + stored.autocast * parameters + GATHERED * gathered
-        drawing = share + COPY * parameters if "image_logger" in config.callbacks else 0
+        drawing = share + COPY * parameters if config.callbacks.get("image_logger") is not None else 0
     elif devices > 1:
         fixed += stored.bucket * parameters
     each = activation_bytes(config, half=half)
     if config.backbone.activation_checkpointing:
         kept = OmegaConf.merge(config, {"backbone": {"activation_checkpointing": False}})
         each += LARGEST_LAYER * activation_bytes(cast(DictConfig, kept), half=half) // len(layers(network))
-    return Memory(parameters, fixed, each, drawing, stored.checkpoint * parameters + average)
+    return Memory(parameters, fixed, each, drawing, saved_by(config, parameters).checkpoint)

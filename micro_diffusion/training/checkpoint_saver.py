@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from composer import Event, Logger, State
+from composer import Event, Logger, State, Time, TimeUnit
 from composer.callbacks import CheckpointSaver
 from composer.utils import create_interval_scheduler, dist
 
@@ -82,6 +83,16 @@ class WholeCheckpointSaver(CheckpointSaver):
         for old in self._kept[: max(surplus, 0)]:
             remove(old)
         self._kept = self._kept[max(surplus, 0) :]
+
+
+def checkpoints_left(*, keep: int, interval: str | int, end: str | int) -> int:
+    """How many a run leaves: `keep`, or with -1 all; 1 where its length is in other units than their interval."""
+    every, whole = (Time.from_input(time, TimeUnit.EPOCH) for time in (interval, end))
+    if keep >= 0:
+        return keep
+    if every.unit == TimeUnit.DURATION:
+        return math.ceil(1 / every.value)
+    return math.ceil(whole.value / every.value) if every.unit == whole.unit else 1
 
 
 @contextmanager

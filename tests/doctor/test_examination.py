@@ -1,6 +1,7 @@
 """The doctor on a small stage with everything in order, and with each thing broken in turn."""
 
 import json
+import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -9,10 +10,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from streaming import MDSWriter
 
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import write_config
+from micro_diffusion.data.integrity import check_hashes
 from micro_diffusion.doctor import machine
+from micro_diffusion.doctor.disk import Outlay, check_disk, outlay_of
 from micro_diffusion.doctor.examination import all_stages, examine
 from micro_diffusion.doctor.finding import Doubt, Finding, find, line
 from micro_diffusion.training.resolvers import register_resolvers
@@ -48,8 +52,8 @@ def findings(latents: Path, *more: str, **options: bool) -> dict[str, Finding]:
 def test_all_is_well(latents: Path):
     found = findings(latents, deep=True)
     assert {finding.state for finding in found.values()} == {"good"}, found
-    subjects = ["python", "libraries", "configuration", "run folder", "first weights", "device", "disk"]
-    subjects += ["shared memory", "autoencoder", "text_encoder", "train_loader", "eval_loader", "encoders", "step"]
+    subjects = ["python", "libraries", "configuration", "run folder", "first weights", "device", "shared memory"]
+    subjects += ["autoencoder", "text_encoder", "train_loader", "eval_loader", "encoders", "step", "disk"]
     assert list(found) == subjects
     assert "12 samples" in found["train_loader"].text and "all hashes right" in found["train_loader"].text
     assert found["step"].text.startswith("loss ") and "on 2 samples" in found["step"].text
@@ -63,6 +67,7 @@ def test_all_is_well(latents: Path):
         ("backbone.dim=33", "configuration", "dim=33 is no multiple of head_dim"),
         ("init_weights=raw", "configuration", "init_weights=raw has no effect without init_from"),
         ("+callbacks.monitor._target_=composer.NoSuchThing", "configuration", "_target_ composer.NoSuchThing cannot"),
+        ("train_loader.caption_probabilities=[0.5,0.5]", "train_loader", "but the data hold 1 captions a picture"),
         ("resolution=32", "train_loader", "the data have latents at 16 px, not at 32"),
         ("backbone.in_channels=3", "train_loader", "set backbone.in_channels=4"),
         ("train_loader.path=nowhere", "train_loader", "there is no data folder nowhere; make it with: python scripts"),
@@ -77,7 +82,7 @@ def test_what_is_broken_is_red_and_says_what_to_do(
     latents: Path, change: str, subject: str, sentence: str, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(machine.os, "access", lambda path, mode: not str(path).startswith("/proc"))
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc"))
     found = findings(latents, change)
     assert found[subject].state == "bad"
     assert sentence in found[subject].text
@@ -179,6 +184,26 @@ def test_a_damaged_shard_is_found_when_every_byte_is_read(latents: Path):
     assert "bytes instead of" in findings(latents)["train_loader"].text
 
 
+def test_a_damaged_compressed_shard_is_found_too(tmp_path: Path):
+    with MDSWriter(out=str(tmp_path), columns={"n": "int"}, compression="zstd", hashes=["xxh64"]) as writer:
+        for number in range(20):
+            writer.write({"n": number})
+    check_hashes(tmp_path)
+    shard = next(tmp_path.glob("*.zstd"))
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=r"the bytes of .*\.zstd have changed since it was written"):
+        check_hashes(tmp_path)
+
+
+def test_shards_without_a_hash_are_not_called_right(tmp_path: Path):
+    with MDSWriter(out=str(tmp_path), columns={"n": "int"}) as writer:
+        writer.write({"n": 1})
+    with pytest.raises(ValueError, match=r"has no hash of shard\.00000\.mds; write the data with hashes"):
+        check_hashes(tmp_path)
+
+
 def test_data_of_another_encoder_are_red(latents: Path):
     record = latents / "metadata.json"
     content = json.loads(record.read_text())
@@ -203,12 +228,43 @@ def test_data_that_will_be_made_are_no_error(latents: Path):
 
 
 def test_a_full_disk_is_red(latents: Path, monkeypatch: pytest.MonkeyPatch):
-    full = machine.shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: full)
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     found = findings(latents, "train_loader.workers=2")
     assert found["disk"].state == found["shared memory"].state == "bad"
     assert "checkpoints and weights need" in found["disk"].text
     assert "docker run --shm-size" in found["shared memory"].text
+
+
+def outlay(name: str, *changes: str, parameters: int = 10**6) -> Outlay:
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return outlay_of(compose(STAGE, overrides=[f"exp_name={name}", *changes]), parameters)
+
+
+def test_what_a_run_writes_follows_from_the_plan():
+    """Per parameter: 16 bytes a checkpoint with the average and 8 of weights; 12 and 4 without it."""
+    assert outlay("a") == (Path("trained_models/a"), 24_000_000, 16_000_000)
+    assert outlay("a", "algorithms.ema=null").kept == outlay("a", "~algorithms.ema").kept == 16_000_000
+    every = ["trainer.save_num_checkpoints_to_keep=-1", "trainer.max_duration=1000ba", "trainer.save_interval=300ba"]
+    assert outlay("a", *every).kept == (4 * 16 + 8) * 10**6
+    assert outlay("a", *every[:2], "trainer.save_interval=0.1dur").kept == (10 * 16 + 8) * 10**6
+
+
+def test_the_disk_holds_all_stages_less_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=75 * 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    place = f"output_dir={tmp_path}"
+    first, second, third = (outlay(name, place) for name in "abc")
+    assert "0.06 GB needed" in check_disk([first, second])  # each 24 MB, and 16 for the checkpoint being written
+    with pytest.raises(OSError, match=r"checkpoints and weights need 0\.1 GB"):
+        check_disk([first, second, third])
+    (first.folder / "checkpoints").mkdir(parents=True)
+    (first.folder / "checkpoints" / "ep0-ba4-rank0.pt").write_bytes(bytes(16 * 10**6))
+    assert "0.07 GB needed" in check_disk([first, second, third])
+    (second.folder).mkdir()
+    (second.folder / "complete.json").touch()
+    assert "0.05 GB needed" in check_disk([first, second, third])
 
 
 def test_segments_of_a_killed_process_are_a_warning(latents: Path, monkeypatch: pytest.MonkeyPatch):
@@ -266,7 +322,7 @@ def test_the_command_prints_a_line_each_and_fails_on_red(latents: Path, capsys: 
     output = capsys.readouterr()
     assert output.out.splitlines()[-1].split(maxsplit=3) == [
         *("bad", STAGE, "configuration"),
-        "the number of sampling steps is 0; choose at least 1",
+        "the number of sampling steps is 0; choose at least 1 (in callbacks.image_logger.pipeline.sampler)",
     ]
     assert output.err.splitlines() == [
         "micro-diffusion: error: 1 bad: quickstart_32_pretrain configuration; do what is said above, then ask again"
