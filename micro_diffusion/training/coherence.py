@@ -44,7 +44,7 @@ def check_coherence(config: DictConfig) -> None:
     Raises:
         ValueError: that lists, in one sentence, what has no effect and what contradicts something else.
     """
-    if missing := [key for key in PARTS if key not in config]:  # as `optimizer=null` leaves out the group
+    if missing := [key for key in PARTS if key not in config]:  # as `~optimizer` leaves out the group
         raise ValueError(f"the configuration has no {', '.join(missing)}; choose one of the options in configs")
     content: Config = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
     written: Config = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]

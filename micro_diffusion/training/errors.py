@@ -98,12 +98,24 @@ def _sentence(error: BaseException) -> str:
         return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
     if isinstance(error, MissingConfigException):
         return _one_line(str(error).split("Config search path")[0])
+    if choice := _no_option(error):
+        return choice
     if worker := _WORKER.match(str(error)):
         return _one_line(worker["message"])
     cause = error.__cause__
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _unknown_override(cause)
     return _one_line(str(error)) or type(error).__name__
+
+
+def _no_option(error: BaseException) -> str | None:
+    """A sentence about the choice of a group that is no text; which group, Hydra's error does not say."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not str(error).startswith("Config group override must be") or not frames:
+        return None
+    override = frames[-1][0].f_locals["override"]
+    group = override.key_or_group
+    return f"the override {override.input_line!r} names no option of that group; set {group} to one of its options"
 
 
 def _of_node(cause: BaseException, node: re.Match[str] | None) -> str:

@@ -248,6 +248,16 @@ def test_a_damaged_checkpoint_is_one_sentence(reference, workplace, capsys, way)
     assert str(path) in says_one_sentence(capsys, lambda: train_here(workplace, *command))
 
 
+@pytest.mark.slow
+def test_what_a_run_learns_follows_from_its_settings_and_its_seed(workplace):
+    """Of settings that no stage has: the same numbers twice, and others with another seed."""
+    chosen = ["optimizer.momentum=0.5", "optimizer.steps=1", "algorithms.ema.start=0.5dur", "+backbone.norm_eps=1e-5"]
+    for name, seed in (("one", 5), ("same", 5), ("other", 6)):
+        train_here(workplace, f"exp_name=seed_{name}", f"seed={seed}", *chosen, "trainer.max_duration=2ba")
+    one, same, other = (losses(workplace / "runs" / f"seed_{name}") for name in ("one", "same", "other"))
+    assert one == same and sorted(one) == [0, 1] and one[1] != other[1]
+
+
 def test_weights_that_are_no_checkpoint_are_refused(workplace):
     torch.save({"weight": torch.zeros(3)}, workplace / "runs" / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt is no checkpoint of Composer; set init_from to a run folder"):
