@@ -33,6 +33,7 @@ from micro_diffusion.training.resumption import NextEpochAfterLoad, is_local, ow
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.schema import validate
 from micro_diffusion.training.sharding import shard_by_layer, whole_state
+from micro_diffusion.training.shared_pages import shared_with_workers
 from micro_diffusion.training.trainable import Trainable
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def train(config: DictConfig) -> None:
         run.begin(step=int(trainer.state.timestamp.batch))
     start = time.monotonic()
     if not _has_ended(trainer):
-        trainer.fit()
+        with shared_with_workers():
+            trainer.fit()
     elif trainer.state.evaluators:  # it was killed after its last checkpoint, perhaps in its last evaluation
         trainer.eval()
     save(trainer, model, run, seconds=time.monotonic() - start)
