@@ -1,6 +1,8 @@
 """Options of the test-suite: slow tests run on request, GPU tests where there is a GPU, none uses the network."""
 
 import os
+import signal
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -9,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; threads only slow down networks this small
 
 SLOW_SECONDS = 1800
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +26,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))
         if "gpu" in item.keywords and not has_gpu():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def little_patience() -> None:
+    """A loader that an error has left to the garbage collector is not waited for, five seconds for each worker.
+
+    The collector closes the queues first through which the loader then tells its workers to end.
+    """
+    from torch.utils.data import _utils
+
+    _utils.MP_STATUS_CHECK_INTERVAL = 0.2
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A training that an error has ended leaves its own, with which a process forked later could not be terminated."""
+    yield
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @cache

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 import torch
 from composer import Callback, Logger, State
@@ -29,6 +30,7 @@ class Interruption(Callback):
     def __init__(self) -> None:
         self._received = 0
         self._agreed = 0
+        self._before: dict[int, Any] = {}
 
     def is_agreed(self) -> bool:
         """Whether any rank has received a signal before the end of this step."""
@@ -36,8 +38,7 @@ class Interruption(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Take over from Composer's handlers, which end at once."""
-        for number in SIGNALS:
-            signal.signal(number, self._receive)
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Ask the other ranks."""
@@ -59,6 +60,11 @@ class Interruption(Callback):
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # its SIGTERM would take the place of the exit status
         sys.exit(128 + self._agreed)
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Give the signals back, unless one has ended the training."""
+        for number, handler in self._before.items() if not self._agreed else ():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = self._received or number

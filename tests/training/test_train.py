@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import signal
@@ -76,7 +77,9 @@ def test_a_run_does_not_end_before_where_it_is(reference, workplace):
 
 def test_a_last_step_may_go_beyond_a_number_of_samples(workplace):
     command = ["exp_name=samples", "trainer.max_duration=6sp"]  # of batches of 4
+    handlers, frozen = signal.getsignal(signal.SIGTERM), gc.get_freeze_count()
     train_here(workplace, *command)
+    assert (signal.getsignal(signal.SIGTERM), gc.get_freeze_count()) == (handlers, frozen)  # as before
     complete = workplace / "runs" / "samples" / "complete.json"
     complete.unlink()
     train_here(workplace, *command)
@@ -105,17 +108,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, workplace):
         assert [key for key in whole if not torch.equal(resumed[key], whole[key])] == []
 
 
-@pytest.fixture
-def handlers():
-    """Training replaces them."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.usefixtures("handlers")
 def test_a_run_that_is_told_to_end_saves_its_step_first(reference, workplace, caplog, monkeypatch, name):
     monkeypatch.syspath_prepend(workplace)
     told = ["+callbacks.kill._target_=killer.KillAt", "+callbacks.kill.step=7", f"+callbacks.kill.name={name}"]
@@ -138,7 +131,6 @@ class TwiceCaptioned(Shapes):
             yield item._replace(further_captions=(item.caption.partition(" on ")[0],))
 
 
-@pytest.mark.usefixtures("handlers")
 def test_a_resumed_run_draws_the_captions_that_the_uninterrupted_one_draws(tmp_path, monkeypatch):
     make_latents(tmp_path, 24, TwiceCaptioned(seed=0, count=24, resolution=16))
     monkeypatch.syspath_prepend(tmp_path)
@@ -187,7 +179,6 @@ def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
 
 
 @pytest.mark.parametrize("key", ["init_from", "trainer.load_path"])
-@pytest.mark.usefixtures("handlers")
 def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
     reference, workplace, caplog, monkeypatch, key
 ):
