@@ -11,13 +11,14 @@ from torch import Tensor
 
 
 class LatentStatistics:
-    """Moments of latent entries and enlarged pictures, by resolution.
+    """Moments of latent entries and enlarged pictures, by resolution, and pictures that the crop does not take.
 
     Parts are counted apart and added in order, so that the sums do not depend on who counted which.
     """
 
     def __init__(self) -> None:
         self.enlarged: Counter[str] = Counter()
+        self.other_shapes = 0
         self._moments: dict[str, np.ndarray] = {}  # count, sum, sum of squares
 
     def add(self, resolution: int, latents: Tensor, *, enlarged: int) -> None:
@@ -32,6 +33,7 @@ class LatentStatistics:
         """For `merged`."""
         return {
             "enlarged": dict(self.enlarged),
+            "other_shapes": self.other_shapes,
             "moments": {resolution: moments.tolist() for resolution, moments in self._moments.items()},
         }
 
@@ -41,6 +43,7 @@ class LatentStatistics:
         total = cls()
         for part in parts:
             total.enlarged.update(part["enlarged"])
+            total.other_shapes += part.get("other_shapes", 0)  # parts of earlier versions did not count them
             for resolution, moments in part["moments"].items():
                 total._moments[resolution] = total._moments.get(resolution, 0) + np.array(moments)
         return total

@@ -158,6 +158,7 @@ def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_
         statistics = LatentStatistics()
         with writing(folder.storage, number, columns=encoder.columns(), size_limit=size_limit) as part:
             for _, batch in of_part:
+                statistics.other_shapes += batch.count(None)
                 for row in _rows(encoder, batch, statistics):
                     part.write(row)
                 yield len(batch)
@@ -177,9 +178,12 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
         samples=samples,
         latent_std=statistics.std(),
         enlarged=dict(statistics.enlarged),
+        other_shapes=statistics.other_shapes,
         rejected=dict(rejected),
     )
     log.info("%s holds the latents of %d pictures", folder.out, samples)
+    if statistics.other_shapes:
+        log.info("%d pictures of other shapes are left to other data sets", statistics.other_shapes)
     for reason, count in rejected.most_common():
         log.warning("left out %d: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
     for resolution, count in statistics.enlarged.items():

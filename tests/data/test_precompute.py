@@ -295,6 +295,7 @@ def test_buckets_share_the_pictures_and_store_rectangles(tmp_path):
         metadata = LatentMetadata.read(tmp_path / ratio)
         assert metadata.samples == len(rows)
         assert metadata.latent_sizes["16"] == list(rows[0]["latents_16"].shape[1:])
+        assert json.loads((tmp_path / ratio / "metadata.json").read_text())["other_shapes"] == 5 - len(rows)
     assert found == {
         "1:1": (["0", "4"], (3, 8, 8)),
         "2:1": (["1", "3"], (3, 6, 12)),
