@@ -38,6 +38,16 @@ REFERENCES = {
 """Settings that follow from others, which more than the trainer looks at."""
 
 
+SUPPLIED = {
+    "trainer": (
+        *("model", "optimizers", "schedulers", "train_dataloader", "eval_dataloader"),
+        *("algorithms", "algorithm_passes", "callbacks", "loggers"),
+    ),
+    "optimizer": ("groups",),
+}
+"""Arguments that training itself gives to these nodes, whatever they say."""
+
+
 def check_coherence(config: DictConfig) -> None:
     """Check a validated configuration as a whole.
 
@@ -65,6 +75,13 @@ def _references(config: Config) -> Iterator[str]:
         value, wanted = config["trainer"].get(key.removeprefix("trainer.")), _at(config, source)
         if value != wanted:
             yield f"{key} is {value}, but {source} is {wanted}; set {source} alone, which {key} follows"
+
+
+def _supplied(config: Config) -> Iterator[str]:
+    for node, names in SUPPLIED.items():
+        for name in names:
+            if name in config[node]:
+                yield f"{node}.{name} would be replaced by what training makes of the configuration; leave it out"
 
 
 def _initial_weights(config: Config) -> Iterator[str]:
@@ -169,6 +186,7 @@ RULES: tuple[Rule, ...] = (
     _names,
     *BOUNDS,
     _references,
+    _supplied,
     _initial_weights,
     _loading,
     _checkpoints,

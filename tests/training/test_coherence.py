@@ -72,6 +72,8 @@ def check(*overrides: str) -> None:
         (["+trainer.profiler=3"], "trainer.profiler is 3; set it to a node with a _target_ or null"),
         (["trainer.device_train_microbatch_size=1.5"], "set it to a whole number, or to null for the whole batch"),
         ([LOAD, "+trainer.load_ignore_keys=[a]"], "has no effect where weights alone are loaded"),
+        (["+trainer.callbacks=[]"], "trainer.callbacks would be replaced by what training makes of the configuration"),
+        (["+optimizer.groups=[]"], "optimizer.groups would be replaced by what training makes of the configuration"),
         (["~schedule"], "the configuration has no schedule; choose one of the options in configs"),
         (["output_dir=''"], "output_dir is empty; set it to a text that is not"),
         (["trainer.max_duration=null"], "trainer.max_duration is null; set it to a value"),

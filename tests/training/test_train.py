@@ -75,6 +75,28 @@ def test_a_run_does_not_end_before_where_it_is(reference, workplace):
     assert OmegaConf.load(reference / "config.yaml").trainer.max_duration == "18ba"
 
 
+@pytest.mark.slow
+def test_a_run_that_is_lengthened_takes_the_longer_schedule_from_there_on(workplace, caplog):
+    def rates(name: str) -> dict[int, float]:
+        lines = [json.loads(line) for line in (workplace / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+        return {line["step"]: value for line in lines for key, value in line.items() if key.startswith("lr-")}
+
+    train_here(workplace, "exp_name=longer", "trainer.max_duration=3ba")
+    with pytest.raises(
+        ValueError, match=r"set these back to resume that run, or accept_changes=\[trainer\.max_duration\]"
+    ):
+        train_here(workplace, "exp_name=longer", "trainer.max_duration=6ba")
+    accepted = ["trainer.max_duration=6ba", "accept_changes=[trainer.max_duration]"]
+    with caplog.at_level("INFO"):
+        train_here(workplace, "exp_name=longer", *accepted)
+    assert "goes on at step 3 with trainer.max_duration=6ba (was 3ba)" in caplog.text
+    note = json.loads((workplace / "runs" / "longer" / "changes.jsonl").read_text().splitlines()[-1])
+    assert note == {"step": 3, "key": "trainer.max_duration", "before": "3ba", "after": "6ba"}
+    train_here(workplace, "exp_name=long", *accepted)
+    longer, long = rates("longer"), rates("long")
+    assert [longer[step] for step in (4, 5)] == [long[step] for step in (4, 5)] and longer[2] != long[2]
+
+
 def test_a_last_step_may_go_beyond_a_number_of_samples(workplace):
     command = ["exp_name=samples", "trainer.max_duration=6sp"]  # of batches of 4
     handlers, frozen = signal.getsignal(signal.SIGTERM), gc.get_freeze_count()
