@@ -139,10 +139,13 @@ def precompute(
 
 def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     """Bring the encoders to where they work."""
-    found = torch.cuda.is_available()
-    place = torch.device(device or ("cuda" if found else "cpu"))
-    if place.type == "cuda" and not found:
-        raise ValueError(f"device is {device}, but torch finds no GPU; set it to cpu")
+    gpus = torch.cuda.device_count()
+    try:
+        place = torch.device(device or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}, which torch does not know; set it to cuda, cuda:1 or cpu") from error
+    if place.type == "cuda" and (place.index or 0) >= gpus:
+        raise ValueError(f"device is {device}, but torch finds {gpus} GPUs; set it to one that is there, or to cpu")
     keep_freed_memory(place.type)
     for encoder in encoders:
         encoder.to(place)

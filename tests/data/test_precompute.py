@@ -146,7 +146,7 @@ def test_draws_follow_from_the_seed(images, tmp_path):
 
 @pytest.mark.parametrize(("device", "gpus", "chosen"), [(None, 1, "cuda"), (None, 0, "cpu"), ("cpu", 1, "cpu")])
 def test_encoders_work_on_the_gpu_where_there_is_one(images, tmp_path, monkeypatch, caplog, device, gpus, chosen):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: f"GPU of {place}")
     encoders = {"autoencoder": Averaging(), "text_encoder": Counting()}
     with caplog.at_level("INFO"):
@@ -253,8 +253,10 @@ def test_bad_input_says_what_to_do(images, tmp_path):
         run("s3://data/images", tmp_path / "out")
     with pytest.raises(ValueError, match="resolution 15 cannot be encoded; set resolutions to multiples of 2"):
         run(images, tmp_path / "out", resolutions=[15])
-    with pytest.raises(ValueError, match="device is cuda, but torch finds no GPU; set it to cpu"):
-        run(images, tmp_path / "out", device="cuda")
+    with pytest.raises(ValueError, match="device is cuda:9, but torch finds [0-9] GPUs; set it to one that"):
+        run(images, tmp_path / "out", device="cuda:9")
+    with pytest.raises(ValueError, match="device is 'gpu', which torch does not know; set it to cuda"):
+        run(images, tmp_path / "out", device="gpu")
     with pytest.raises(ValueError, match="resolutions is empty"):
         run(images, tmp_path / "out", resolutions=[])
     overflowing = Averaging()
