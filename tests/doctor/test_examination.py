@@ -71,6 +71,7 @@ def test_all_is_well(latents: Path):
         ("resolution=32", "train_loader", "the data have latents at 16 px, not at 32"),
         ("backbone.in_channels=3", "train_loader", "set backbone.in_channels=4"),
         ("train_loader.path=nowhere", "train_loader", "there is no data folder nowhere; make it with: python scripts"),
+        ("train_loader.caption_probabilities=[0.5,0.5]", "train_loader", "but the data hold 1 captions a picture; set"),
         ("autoencoder.path=nowhere", "autoencoder", "there is no config.json in nowhere"),
         ("text_encoder=open_clip", "text_encoder", "neither a folder nor in the cache of the Hugging Face hub"),
         ("machine=gpu", "device", "torch finds no GPU; set machine=cpu"),
