@@ -17,6 +17,7 @@ from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.random_latents import write_latents
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.report import Row
+from micro_diffusion.performance.timing import forget_peak_memory
 
 FORMATS = {
     "": (EXACT_LATENTS, EXACT_CAPTIONS),
@@ -31,6 +32,7 @@ def loading(measurement: Measurement, *, samples: int) -> Row:
     The keys that begin with `compact_` are of latents in 8 bits, and of captions in 8 bits up to end-of-text.
     """
     row: Row = {}
+    forget_peak_memory(measurement.device)
     with tempfile.TemporaryDirectory() as folder:
         for prefix, (latents, captions) in FORMATS.items():
             out = Path(folder) / f"{prefix}latents"
@@ -46,6 +48,8 @@ def loading(measurement: Measurement, *, samples: int) -> Row:
                 f"{prefix}samples_per_second": samples / timing.seconds,
                 f"{prefix}spread": timing.spread,
             }
+            if not prefix:
+                row |= measurement.results(timing, samples)
     return row
 
 

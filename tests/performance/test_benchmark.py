@@ -31,7 +31,7 @@ def rows(tmp_path_factory):
 
 def test_every_command_gives_its_figures(rows):
     assert rows.keys() == {"train", "sample", "loader", "precompute"}
-    for what in ("train", "sample", "precompute"):
+    for what in rows:
         assert rows[what]["images_per_second"] > 0 and rows[what]["peak_memory_bytes"] > 10_000_000
     assert rows["train"]["seconds_per_step"] * rows["train"]["images_per_second"] == pytest.approx(2)
     for what in ("sample", "precompute"):
@@ -47,6 +47,7 @@ def test_loading_is_measured_beside_bare_reading(rows):
     caption, latents = 2 * 77 * 1024, 2 * 4 * (32**2 + 64**2)
     assert 0 < row["bytes_per_sample"] - caption - latents < 1000
     assert 0 < row["compact_bytes_per_sample"] - 20 * (1024 + 4) - latents / 2 < 1000
+    assert row["images_per_second"] == row["samples_per_second"]
     for form in ("", "compact_"):
         assert 0 < row[f"{form}samples_per_second"] < row[f"{form}raw_read_samples_per_second"]
 
