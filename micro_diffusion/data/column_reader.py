@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from streaming.base.format.mds import MDSReader
+
+from micro_diffusion.data.integrity import DamagedShard, shard_path
 
 Columns = dict[str, NDArray[np.uint8] | list[bytearray]]
 _BOUNDS = struct.Struct("<II")
@@ -54,7 +55,7 @@ class ColumnReader:
 
         Raises:
             FileNotFoundError: when the shard is not there.
-            ValueError: when it ends before the row does.
+            DamagedShard: when it ends before the row does.
         """
         # a Path takes longer to make than the file to open
         file = os.open(os.path.join(shard.dirname, shard.split, shard.raw_data.basename), os.O_RDONLY)
@@ -74,16 +75,11 @@ class ColumnReader:
                 position += size if name is None else 0
             _fill(file, run, position)
         except (struct.error, EOFError) as error:
-            raise ValueError(
+            raise DamagedShard(
                 f"the shard {shard_path(shard)} ends before its row {index}; make the data folder again"
             ) from error
         finally:
             os.close(file)
-
-
-def shard_path(shard: MDSReader) -> Path:
-    """Where a shard's uncompressed form is."""
-    return Path(shard.dirname, shard.split, shard.raw_data.basename)
 
 
 def _fill(file: int, buffers: Sequence[Any], position: int) -> int:

@@ -15,6 +15,10 @@ from streaming.base.format.mds import MDSReader
 INDEX = "index.json"
 
 
+class DamagedShard(ValueError):
+    """A shard whose bytes are not those that its index tells."""
+
+
 def check_folder(path: Path, *, command: str) -> int:
     """Check that a folder of MDS shards is there and every shard has its size.
 
@@ -51,13 +55,23 @@ def check_folder(path: Path, *, command: str) -> int:
     return samples
 
 
-def check_shard(shard: MDSReader) -> None:
-    """Compare an uncompressed shard's bytes with the hashes of its index.
+def check_shard(shard: MDSReader, *, hashes: bool = True) -> None:
+    """Compare an uncompressed shard's size with its index, and its bytes with the hashes there.
 
     Raises:
-        ValueError: when they differ.
+        DamagedShard: when they differ.
     """
-    _check_bytes(_folder(shard) / shard.raw_data.basename, shard.raw_data.hashes)
+    path = shard_path(shard)
+    size = path.stat().st_size
+    if size != shard.raw_data.bytes:
+        raise DamagedShard(f"{path} has {size} bytes instead of {shard.raw_data.bytes}; make the data folder again")
+    if hashes:
+        _check_bytes(path, shard.raw_data.hashes)
+
+
+def shard_path(shard: MDSReader) -> Path:
+    """Where a shard's uncompressed form is."""
+    return Path(shard.dirname, shard.split, shard.raw_data.basename)
 
 
 def check_hashes(path: Path) -> None:
@@ -70,7 +84,7 @@ def check_hashes(path: Path) -> None:
         shard = cast(MDSReader, reader)
         forms = [form for form in (shard.raw_data, shard.zip_data) if form is not None]
         for form in forms:
-            file = _folder(shard) / form.basename
+            file = shard_path(shard).with_name(form.basename)
             if not file.is_file():  # the other form is there, or the folder would not be whole
                 continue
             if not form.hashes:
@@ -78,14 +92,10 @@ def check_hashes(path: Path) -> None:
             _check_bytes(file, form.hashes)
 
 
-def _folder(shard: MDSReader) -> Path:
-    return Path(shard.dirname) / (shard.split or "")
-
-
 def _check_bytes(path: Path, hashes: Mapping[str, str]) -> None:
     for algorithm, expected in hashes.items():
         if _file_hash(path, algorithm) != expected:
-            raise ValueError(f"the bytes of {path} have changed since it was written; make the data folder again")
+            raise DamagedShard(f"the bytes of {path} have changed since it was written; make the data folder again")
 
 
 def _file_hash(path: Path, algorithm: str) -> str:
@@ -102,3 +112,9 @@ def shard_files(folder: Path) -> list[tuple[Path, int]]:
     """The uncompressed shards of a folder, each with its number of samples."""
     shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]
     return [(folder / info["raw_data"]["basename"], info["samples"]) for info in shards]
+
+
+def shard_names(folder: Path) -> set[str]:
+    """Of all files that a folder's index lists."""
+    shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]
+    return {file["basename"] for info in shards for file in (info["raw_data"], info["zip_data"]) if file}

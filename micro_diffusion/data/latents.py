@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from time import time_ns
+from time import sleep, time_ns
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.constant import TICK
 from streaming.base.format.mds import MDSReader
 
 from micro_diffusion.batch import LatentBatch
-from micro_diffusion.data.column_reader import ColumnReader, Columns, shard_path
-from micro_diffusion.data.integrity import check_shard
+from micro_diffusion.data.column_reader import ColumnReader, Columns
+from micro_diffusion.data.copies import claim
+from micro_diffusion.data.integrity import DamagedShard, check_shard, shard_path
 from micro_diffusion.data.mixture import Part, check_weights, common_metadata
+from micro_diffusion.data.shard_stream import ShardStream
 from micro_diffusion.data.shared_memory import registration
 
-_REMOTE = 1  # streaming's number for a shard that is to be fetched
+_REMOTE, _LOCAL = 1, 3  # streaming's numbers for a shard that is to be fetched, and for one that is there
 _ATTEMPTS = 7  # at a shard that another process may remove from a full cache at any time
 
 
@@ -45,7 +48,9 @@ class LatentDataset(StreamingDataset):
 
     Raises:
         FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
-        ValueError: when one has no latents of that resolution, a shard was cut short, or the parts do not fit together.
+        OSError: when another data set keeps its copies in the same folder.
+        ValueError: when one has no latents of that resolution, a shard was cut short, the parts do not fit together, or
+            there is a cache_limit for one that is not remote.
     """
 
     def __init__(
@@ -62,17 +67,23 @@ class LatentDataset(StreamingDataset):
         keep_zip: bool = False,
     ) -> None:
         check_weights(parts)
+        if cache_limit:
+            _check_removable(parts, cache_limit)
         held = [part.open() for part in parts]
         self.metadata = common_metadata(parts, held, resolution)
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
         self._prepared: set[int] = set()
         self._verified: set[int] = set()
+        self._replaced: set[int] = set()
         self._failure: BaseException | None = None
         self._due, self._epoch = 0, 0
+        for part in parts:
+            if part.remote is not None:
+                claim(part.folder, self)
         with registration([part.folder for part in parts]):
             super().__init__(
-                streams=[part.stream(keep_zip=keep_zip) for part in parts],
+                streams=[part.stream(verify=verify, keep_zip=keep_zip) for part in parts],
                 batch_size=batch_size,
                 shuffle=shuffle,
                 shuffle_seed=seed,
@@ -101,7 +112,7 @@ class LatentDataset(StreamingDataset):
         return self.metadata.row_format.batch(columns, self.resolution)
 
     def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
-        """Read one sample, its shard verified before the first of them, and fetched again when it was evicted."""
+        """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""
         number, index = self.spanner[sample]
         shard: Any = self.shards[number]
         part = self.stream_per_shard[number]
@@ -113,42 +124,81 @@ class LatentDataset(StreamingDataset):
                     self._verified.add(number)
                 reader.read(shard, index, row, columns)
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, DamagedShard) as error:
                 if attempt == _ATTEMPTS:
                     raise
+                if isinstance(error, DamagedShard):
+                    self._discard_copy(number, error)
                 self._prepared.discard(number)
                 self.prepare_shard(number)
         if self.cache_limit:
             self._shard_access_times[number] = time_ns()
 
+    def _discard_copy(self, number: int, error: DamagedShard) -> None:
+        """Remove a damaged copy of a remote shard, unless another worker has replaced it meanwhile.
+
+        Raises:
+            DamagedShard: when it is no copy.
+            ValueError: when its replacement is damaged, too.
+        """
+        stream, shard = cast(ShardStream, self.streams[self.stream_per_shard[number]]), cast(Any, self.shards[number])
+        if stream.remote is None:
+            raise error
+        if number in self._replaced:
+            raise ValueError(
+                f"the copy {shard_path(shard)} is damaged again, after it was fetched anew; check the disk that holds "
+                f"it, or upload {stream.origin(shard)} again"
+            ) from error
+        stream.warn_of_damage(shard)
+        self._replaced.add(number)
+        if self._shard_states[number] == _LOCAL:
+            self.evict_shard(number)
+
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Fetch and decompress a shard that is not there; the library would take a file lock for every sample.
 
         Raises:
-            FileNotFoundError: naming the shard, when it has gone from a local folder.
-            ValueError: naming the shard, when it cannot be fetched or decompressed.
+            FileNotFoundError, OSError, ValueError: of `ShardStream.prepare_shard`.
         """
         if shard_id in self._prepared and not self.cache_limit:
             return
         try:
             super().prepare_shard(shard_id, blocking)
-        except Exception as error:
-            self._shard_states[shard_id] = _REMOTE  # or other workers would wait for it forever
-            path = shard_path(self.shards[shard_id])  # type: ignore[arg-type]
-            local = self.streams[self.stream_per_shard[shard_id]].remote is None
-            if local and not any(path.parent.glob(f"{path.name}*")):  # nor its compressed form
-                raise FileNotFoundError(f"the shard {path} is gone; make the data folder again") from error
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"the shard {path} cannot be had ({type(error).__name__}: {reason}); make the data folder again"
-            ) from error
+        except Exception:
+            # or other workers would wait for it forever; so they do not find it, and fail as this one does
+            self._shard_states[shard_id] = _LOCAL
+            raise
         self._prepared.add(shard_id)
+
+    def _ready_thread(self, it: Any) -> None:
+        """Let samples be given once their shards are there.
+
+        The library's own thread waits forever for a shard that a full cache loses before the thread has looked.
+        """
+        while it.ready_index < it.total and not it.should_exit() and not self._event.is_set():
+            far_ahead = it.ready_index - it.yield_index > self.predownload
+            sample = it.sample_ids[it.ready_index]
+            if not far_ahead and (sample < 0 or self._is_there(sample)):
+                it.ready_index += 1
+            else:
+                sleep(TICK)
+        it.on_exit()
+
+    def _is_there(self, sample: int) -> bool:
+        """Whether a sample's shard is there; fetches it where nobody does."""
+        shard_id, _ = self.spanner[sample]
+        state = self._shard_states[shard_id]
+        if state == _REMOTE:
+            self.prepare_shard(shard_id, blocking=False)
+            state = self._shard_states[shard_id]
+        return state == _LOCAL
 
     def on_exception(self, future: Future) -> None:
         """Keep the error of a thread for the reader, whom the library would leave without it."""
-        self._failure = self._failure or future.exception()
-        if self._failure is not None:
+        if (error := future.exception()) is not None:
+            self._failure = self._failure or error
             self._event.set()
+            self._iterator.on_exit()  # or, when both threads fail, the library would wait for their ends forever
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's sample numbers; -1 stands for none."""
@@ -172,4 +222,14 @@ class LatentDataset(StreamingDataset):
             raise ValueError(
                 f"the epoch ended after {given} of {self._due} samples; check the shards of the data, or make them "
                 "again"
+            )
+
+
+def _check_removable(parts: Sequence[Part], cache_limit: str) -> None:
+    """Raise ValueError for a part whose shards are no copies: the library would remove them all the same."""
+    for part in parts:
+        if part.remote is None:
+            raise ValueError(
+                f"cache_limit is {cache_limit}, but {part.path} has no remote from which removed shards could be "
+                "fetched again; set cache_limit to null, or set the remote"
             )

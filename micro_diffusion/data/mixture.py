@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from streaming import Stream
-
 from micro_diffusion.data.caption_choice import CaptionChoice
 from micro_diffusion.data.integrity import check_folder
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.remote import fetch_description
+from micro_diffusion.data.shard_stream import ShardStream
 
 _OF_ITS_OWN = ("samples", "resolutions", "latent_sizes", "latent_std", "captions_per_picture")
 """What the parts of a mixture need not share."""
@@ -86,9 +85,10 @@ class Part:
         except ValueError as error:
             raise ValueError(f"for {self.path}, {error}") from error
 
-    def stream(self, *, keep_zip: bool) -> Stream:
+    def stream(self, *, verify: bool, keep_zip: bool) -> ShardStream:
         """The part as the streaming library takes it."""
-        return Stream(
+        return ShardStream(
+            verify=verify,
             local=str(self.folder),
             remote=self.remote,
             proportion=self.proportion,

@@ -1,4 +1,4 @@
-"""What describes a remote data set, fetched before its shards are."""
+"""What describes a remote data set, fetched before its shards are, and what can go wrong with either."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import distributed
 
 from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.output_folder import RECORD
+from micro_diffusion.whole_file import has_no_room
 
 
 def fetch_description(remote: str, local: Path) -> None:
@@ -22,6 +23,7 @@ def fetch_description(remote: str, local: Path) -> None:
 
     Raises:
         ValueError: when `remote` is no URL, cannot be read, or is another data set than the local copies.
+        OSError: when the local folder cannot be written.
     """
     scheme, separator, _ = remote.partition("://")
     if not separator or scheme not in DOWNLOADER_MAPPINGS:
@@ -34,18 +36,46 @@ def fetch_description(remote: str, local: Path) -> None:
             distributed.barrier()
 
 
+def fetch_failure(error: Exception, url: str, local: Path) -> ValueError | OSError:
+    """What an error of fetching a file to a local folder means; each kind of store raises its own.
+
+    Args:
+        error: of the downloader, or of writing what it gave.
+        url: of the file.
+        local: the folder that keeps copies.
+    """
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if has_no_room(error):
+        return OSError(
+            f"there is no room for a copy of {url} in {local} ({reason}); make room there, or bound the copies with "
+            "cache_limit, and the same command goes on where it stopped"
+        )
+    if concerns_disk(error):
+        return OSError(f"no copy of {url} can be kept in {local} ({reason}); set path to a folder that can be written")
+    return ValueError(
+        f"{url} cannot be fetched ({reason}); check the address, the network and the credentials, and the same command "
+        "goes on where it stopped"
+    )
+
+
+def concerns_disk(error: Exception) -> bool:
+    """Whether a file of this machine is the trouble, rather than the network or what came from it."""
+    return has_no_room(error) or (isinstance(error, OSError) and error.filename is not None)
+
+
 def _fetch(remote: str, local: Path) -> None:
-    local.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=local) as scratch:
+    try:
+        local.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=local)
+    except OSError as error:
+        raise fetch_failure(error, remote, local) from error
+    with scratch_folder as scratch:
         for name in (INDEX, RECORD):
             fetched, kept = Path(scratch, name), local / name
             try:
                 CloudDownloader.direct_download(f"{remote}/{name}", str(fetched))
-            except Exception as error:  # each store's library has its own
-                raise ValueError(
-                    f"{remote}/{name} cannot be fetched ({' '.join(str(error).split())}); check the address, the "
-                    "network and the credentials"
-                ) from error
+            except Exception as error:
+                raise fetch_failure(error, f"{remote}/{name}", local) from error
             if kept.is_file() and kept.read_bytes() != fetched.read_bytes():
                 raise ValueError(f"{local} holds another data set than {remote}; set path to a folder of its own")
         for name in (INDEX, RECORD):

@@ -232,6 +232,8 @@ def test_bad_arguments_say_what_to_set(folder, monkeypatch):
         load(folder, resolution=32)
     with pytest.raises(ValueError, match=f"holds {COUNT} samples; set batch_size to at most that"):
         load(folder, batch_size=64, drop_last=True)
+    with pytest.raises(ValueError, match=f"cache_limit is 1gb, but {folder} has no remote .*; set cache_limit to null"):
+        load(folder, cache_limit="1gb")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="batch_size 8 does not divide among 3 ranks"):
         load(folder)
