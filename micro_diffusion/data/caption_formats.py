@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from micro_diffusion.data.batch_memory import CaptionMemory
 from micro_diffusion.data.columns import Entries, RawColumn, RawColumns, array_column, ndarray_encoding, restored
 from micro_diffusion.data.quantisation import check_finite, from_int8, to_int8
 from micro_diffusion.text.encoder import TokenizingEncoder
@@ -45,8 +46,8 @@ class CaptionFormat(Protocol):
         """B captions -> B entries of each column."""
         ...
 
-    def decode(self, columns: RawColumns, length: int, dim: int) -> dict[str, Tensor]:
-        """The columns' bytes of B rows -> what a batch holds of the captions."""
+    def decode(self, columns: RawColumns, length: int, dim: int, memory: CaptionMemory) -> dict[str, Tensor]:
+        """The columns' bytes of B rows -> what a batch holds of the captions, in the memory where that is faster."""
         ...
 
 
@@ -98,15 +99,14 @@ class CaptionFeatures:
         cut = {name: [row[:n].tobytes() for row, n in zip(rows, lengths, strict=True)] for name, rows in stored.items()}
         return {**cut, LENGTH: lengths}
 
-    def decode(self, columns: RawColumns, length: int, dim: int) -> dict[str, Tensor]:
+    def decode(self, columns: RawColumns, length: int, dim: int, memory: CaptionMemory) -> dict[str, Tensor]:
         """caption_tokens (B, L, D) in half precision, zero where no row was stored, and caption_mask (B, L)."""
         mask = _mask(columns[LENGTH], length)
         if self.padded and self.dtype == "float16":
             tokens = torch.from_numpy(array_column(columns[TOKENS], np.float16, (length, dim)))
             return {"caption_tokens": tokens, "caption_mask": mask}
-        # numpy leaves it to the system to fill pages with zeros, and those that are never written cost nothing
-        tokens = torch.from_numpy(np.zeros((len(mask), length, dim), np.float16))
         kept = [length] * len(mask) if self.padded else mask.sum(dim=1).tolist()
+        tokens = memory.tensor(kept, length, dim)
         cuts = [rows for n in kept for rows in (n, length - n)]
         places = tokens.view(-1, dim).split(cuts)[::2]
         stored = torch.from_numpy(array_column(columns[TOKENS], self._numbers, (dim,))).split(kept)
@@ -152,7 +152,7 @@ class CaptionIds:
             )
         return {IDS: ids.numpy().astype(np.uint16), LENGTH: _lengths(mask, text_encoder)}
 
-    def decode(self, columns: RawColumns, length: int, dim: int) -> dict[str, Tensor]:
+    def decode(self, columns: RawColumns, length: int, dim: int, memory: CaptionMemory) -> dict[str, Tensor]:
         """caption_ids (B, L) int64 and caption_mask (B, L)."""
         ids = array_column(columns[IDS], np.uint16, (length,)).astype(np.int64)
         return {"caption_ids": torch.from_numpy(ids), "caption_mask": _mask(columns[LENGTH], length)}

@@ -14,6 +14,7 @@ from streaming.base.constant import TICK
 from streaming.base.format.mds import MDSReader
 
 from micro_diffusion.batch import LatentBatch
+from micro_diffusion.data.batch_memory import CaptionMemory
 from micro_diffusion.data.column_reader import ColumnReader, Columns
 from micro_diffusion.data.copies import claim
 from micro_diffusion.data.integrity import DamagedShard, check_shard, shard_path
@@ -76,6 +77,7 @@ class LatentDataset(StreamingDataset):
         self._prepared: set[int] = set()
         self._verified: set[int] = set()
         self._replaced: set[int] = set()
+        self._memory = CaptionMemory()
         self._failure: BaseException | None = None
         self._due, self._epoch = 0, 0
         for part in parts:
@@ -109,7 +111,7 @@ class LatentDataset(StreamingDataset):
         columns = self._readers[0][0].allocate(len(samples))
         for row, (sample, epoch) in enumerate(samples):
             self._read_row(sample, epoch, row, columns)
-        return self.metadata.row_format.batch(columns, self.resolution)
+        return self.metadata.row_format.batch(columns, self.resolution, self._memory)
 
     def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
         """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""

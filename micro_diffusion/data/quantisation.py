@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -47,7 +46,8 @@ def from_int8(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Ten
 
     Computed in float32, and rounded to the type of `out`, where they are written to it.
     """
-    return torch.mul(codes, scale, out=out)
+    numbers = codes.float().mul_(scale)  # faster than a product of both types, for which torch makes further copies
+    return numbers if out is None else out.copy_(numbers)
 
 
 def to_uint8(values: Floats, *, limit: float) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from micro_diffusion.batch import LatentBatch
+from micro_diffusion.data.batch_memory import CaptionMemory
 from micro_diffusion.data.caption_formats import CaptionFormat
 from micro_diffusion.data.columns import Entries, RawColumns, text_column
 from micro_diffusion.data.latent_formats import LatentFormat
@@ -61,9 +62,16 @@ class RowFormat:
         shared = ["key", *self._latent_columns(resolution)]
         return {name: name for name in shared} | {_of_caption(caption, name): name for name in self._caption_columns()}
 
-    def batch(self, columns: RawColumns, resolution: int) -> LatentBatch:
-        """The bytes of B rows -> a batch of them at one resolution, each with the caption that was read."""
-        captions = self.captions.decode(columns, self.caption_length, self.caption_dim)
+    def batch(self, columns: RawColumns, resolution: int, memory: CaptionMemory | None = None) -> LatentBatch:
+        """The bytes of B rows -> a batch of them at one resolution, each with the caption that was read.
+
+        Args:
+            columns: that `trained_columns` names.
+            resolution: R.
+            memory: of earlier batches, to be used again; None takes new memory.
+        """
+        memory = memory or CaptionMemory()
+        captions = self.captions.decode(columns, self.caption_length, self.caption_dim, memory)
         latents = self.latents.decode(f"latents_{resolution}", columns, self._shape(resolution))
         return {
             "latents": latents,

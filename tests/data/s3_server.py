@@ -15,14 +15,19 @@ def s3_client(bucket: str) -> Iterator[Any]:
     moto = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
+        # a connection that stays open keeps a thread of the server, which would be there when the interpreter ends
+        handler = "moto.moto_server.threaded_moto_server.MotoRequestHandler.protocol_version"
+        patch.setattr(handler, "HTTP/1.0", raising=False)
+        server.start()
+        host, port = server.get_host_and_port()
         patch.setenv("S3_ENDPOINT_URL", f"http://{host}:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "nobody")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
         client.create_bucket(Bucket=bucket)
-        yield client
-    server.stop()
+        try:
+            yield client
+        finally:
+            server.stop()
