@@ -69,8 +69,8 @@ UNBOUNDED = ("sampler.churn_sigma_max",)
 ABOVE_0 = (
     *("resolution", "*.batch_size", "backbone.dim", "backbone.depth", "backbone.head_dim", "backbone.*_ratio"),
     *("backbone.expert_capacity", "backbone.multiple_of", "backbone.patch_size", "sampler.steps", "sampler.rho"),
-    *("objective.sigma_*", "optimizer.matrix_lr_scale", "optimizer.steps", "trainer.dist_timeout", "*.window_size"),
-    *("machine.microbatch", "trainer.max_duration", "trainer.*_interval", "algorithms.ema.smoothing"),
+    *("objective.sigma_*", "optimizer.*_scale", "optimizer.steps", "optimizer.eps", "trainer.dist_timeout"),
+    *("machine.microbatch", "trainer.max_duration", "trainer.*_interval", "algorithms.ema.smoothing", "*.window_size"),
 )
 OF_THE_PROGRAM = (
     *("model", "optimizers", "schedulers", "train_dataloader", "eval_dataloader", "algorithms", "callbacks", "loggers"),

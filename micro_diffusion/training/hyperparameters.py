@@ -14,7 +14,7 @@ def check_hyperparameters(*, betas: Sequence[float], eps: float, weight_decay: f
 
     Args:
         betas: decay of the first and second moments, each in [0, 1).
-        eps: 0 or more.
+        eps: above 0, or a weight without a gradient would become no number.
         weight_decay: 0 or more.
 
     Raises:
@@ -22,9 +22,10 @@ def check_hyperparameters(*, betas: Sequence[float], eps: float, weight_decay: f
     """
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"optimizer.betas is {list(betas)}; set it to two numbers that are at least 0 and below 1")
-    for name, value in (("eps", eps), ("weight_decay", weight_decay)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"optimizer.{name} is {value}; set it to a finite number of at least 0")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"optimizer.eps is {eps}; set it to a finite number above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"optimizer.weight_decay is {weight_decay}; set it to a finite number of at least 0")
 
 
 def optimizer_groups(groups: Sequence[ParameterGroup], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -17,15 +17,16 @@ def divide(a: Any, b: Any) -> int:
     """a / b, which must be whole.
 
     Raises:
-        ValueError: when it is not, naming the nearest numbers that are divisible; and for anything but whole numbers,
-            and a b below 1.
+        ValueError: when it is not, naming the nearest numbers that are divisible; and for anything but whole numbers
+            above 0.
     """
     if type(a) is not int or type(b) is not int:
         raise ValueError(f"{a!r} cannot be divided by {b!r}; set both to whole numbers")
     if b < 1:
         raise ValueError(f"{a} cannot be divided by {b}; divide by 1 or more")
-    if a % b:
-        raise ValueError(f"{a} is not divisible by {b}; use {a - a % b} or {a - a % b + b}")
+    if a % b or a < 1:
+        nearest = [str(number) for number in (a - a % b, a - a % b + b) if number > 0] or [str(b)]
+        raise ValueError(f"{a} is not divisible by {b}; use {' or '.join(nearest)}")
     return a // b
 
 

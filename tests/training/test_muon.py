@@ -36,7 +36,7 @@ def set_gradients(values, seed):
         ({"momentum": -1}, "momentum is -1; set it to at least 0 and below 1"),
         ({"momentum": 2}, "momentum is 2"),
         ({"steps": 0}, "steps is 0; set it to at least 1"),
-        ({"eps": -1}, "eps is -1; set it to a finite number of at least 0"),
+        ({"eps": 0}, "eps is 0; set it to a finite number above 0"),
         ({"weight_decay": -1}, "weight_decay is -1"),
         ({"betas": (0.9, 1)}, r"betas is \[0.9, 1\]; set it to two numbers that are at least 0 and below 1"),
         ({"betas": (-0.1, 0.9)}, "betas is"),

@@ -67,3 +67,7 @@ def test_division_must_be_whole():
     assert divide(64, 4) == 16
     with pytest.raises(ValueError, match="66 is not divisible by 4; use 64 or 68"):
         divide(66, 4)
+    with pytest.raises(ValueError, match="1 is not divisible by 8; use 8$"):
+        divide(1, 8)
+    with pytest.raises(ValueError, match="-1 is not divisible by 4; use 4$"):
+        divide(-1, 4)
