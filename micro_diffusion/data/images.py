@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from micro_diffusion.data.crops import Crop
 from micro_diffusion.data.integrity import check_folder, check_shard
+from micro_diffusion.data.killed_worker import KILLED_WORKER
 from micro_diffusion.data.parts import runs
 from micro_diffusion.data.picture import UnreadablePicture, read_picture
 from micro_diffusion.data.sources.source import Rejected
@@ -107,7 +108,7 @@ def decoded(dataset: ImageDataset, parts: Mapping[int, range], *, batch_size: in
         for (number, _), batch in zip(places, loader, strict=True):
             yield number, batch
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not KILLED_WORKER.search(str(error)):
             raise
         raise ChildProcessError(
             "a process that decodes pictures was killed, perhaps for lack of memory; give the same command again, with "

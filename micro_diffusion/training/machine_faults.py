@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from micro_diffusion.data.killed_worker import KILLED_WORKER
+
 _GOES_ON = "the same command goes on from the last checkpoint"
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*\n[\w.]+: (?P<message>[^\n]+)\s*\Z", re.DOTALL)
 _FAULTS = {
-    re.compile(r"DataLoader worker \(pid\S* (?P<pid>[\d, ]+)\) (is killed by signal: \w+|exited unexpectedly)"): (
+    KILLED_WORKER: (
         "a loader worker (process {pid}) was killed, by the system if memory was short; lower train_loader.workers, or "
         f"see to the memory; {_GOES_ON}"
     ),

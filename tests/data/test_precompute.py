@@ -221,9 +221,19 @@ class Deadly(CentreSquare):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Faulty(CentreSquare):
+    """Has a fault of its own."""
+
+    def place(self, key):
+        raise RuntimeError("the shapes do not fit")
+
+
 def test_a_killed_worker_is_an_error_in_words_of_this_command(images, tmp_path):
     with pytest.raises(ChildProcessError, match="decodes pictures was killed.*same command again, with fewer"):
         run(images, tmp_path / "out", crop=Deadly(), workers=1)
+    with pytest.raises(RuntimeError, match="RuntimeError: the shapes do not fit"):
+        run(images, tmp_path / "out", crop=Faulty(), workers=1)
 
 
 @pytest.mark.parametrize("further", [("b", "c"), ()])
