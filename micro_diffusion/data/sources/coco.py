@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles, read_json
 
@@ -36,10 +37,10 @@ class Coco(ListedFiles):
         """The pictures of the split."""
         path = root / "annotations" / f"captions_{self.split}.json"
         content = read_json(path, layout=LAYOUT)
-        captions: defaultdict[int, list[str]] = defaultdict(list)
+        captions: defaultdict[int, list[Any]] = defaultdict(list)
         try:
             for annotation in content["annotations"]:
-                captions[annotation["image_id"]].append(str(annotation["caption"]))
+                captions[annotation["image_id"]].append(annotation["caption"])
             pictures = [(picture["id"], picture["file_name"]) for picture in content["images"]]
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no captions of COCO ({error!r} in it); {LAYOUT}") from error

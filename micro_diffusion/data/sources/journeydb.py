@@ -73,6 +73,6 @@ def _read_prompts(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(read_lines(path, suffix_of_member=".jsonl"), 1):
         try:
             row = json.loads(line)
-            yield "/".join(PurePosixPath(row["img_path"]).parts[-2:]), str(row.get("prompt") or "")
+            yield "/".join(PurePosixPath(row["img_path"]).parts[-2:]), row.get("prompt")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"line {number} of {path} is no prompt ({error!r}); get this file again") from error

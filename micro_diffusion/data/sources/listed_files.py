@@ -18,10 +18,13 @@ PART = 32
 
 
 class Entry(NamedTuple):
-    """A picture's path within the folder and its captions; None when they are in a text file beside the picture."""
+    """A picture's path within the folder and its captions, as the list has them: texts, if it is in order.
+
+    None when they are in a text file beside the picture.
+    """
 
     name: str
-    captions: tuple[str, ...] | None
+    captions: tuple[Any, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)

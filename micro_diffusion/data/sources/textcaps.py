@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles, read_json
 
@@ -38,10 +38,10 @@ class TextCaps(ListedFiles):
         """The pictures of the split."""
         path = root / f"TextCaps_0.1_{self.split}.json"
         content = read_json(path, layout=LAYOUT)
-        captions: defaultdict[str, list[str]] = defaultdict(list)
+        captions: defaultdict[str, list[Any]] = defaultdict(list)
         try:
             for row in content["data"]:
-                captions[row["image_id"]].append(str(row["caption_str"]))
+                captions[row["image_id"]].append(row["caption_str"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no captions of TextCaps ({error!r} in it); {LAYOUT}") from error
         return [Entry(f"{image}.jpg", tuple(texts)) for image, texts in captions.items()]

@@ -62,7 +62,7 @@ def journeydb(root: Path) -> Made:
     files = root / "data" / "train"
     write_tar(
         files / "imgs" / "000.tgz",
-        [("./000/b.jpg", picture(0)), ("./000/a.jpg", picture(1)), ("./000/mute.jpg", picture(2))],
+        [(f"./000/{name}.jpg", picture(seed)) for seed, name in enumerate(("b", "a", "mute", "null", "object"))],
         "w:gz",
     )
     write_tar(files / "imgs" / "001.tgz", [("001/../../../a.jpg", picture(3)), ("001/c.jpg", BROKEN)], "w:gz")
@@ -72,6 +72,8 @@ def journeydb(root: Path) -> Made:
         "009/x.jpg": "not here",
         "000/a.jpg": "one",
         "000/b.jpg": "two",
+        "000/null.jpg": None,
+        "000/object.jpg": {"en": "a"},
     }
     lines = [
         json.dumps({"prompt": prompt, "img_path": f"./{path}", "Task2": {"Caption": "?"}})
@@ -82,7 +84,12 @@ def journeydb(root: Path) -> Made:
     return Made(
         {"path": str(root)},
         {"000/b.jpg": "two", "000/a.jpg": "one", "001/a.jpg": "third"},
-        {"000/mute.jpg": "no caption", "001/c.jpg": "unreadable picture"},
+        {
+            "000/mute.jpg": "no caption",
+            "000/null.jpg": "no caption",
+            "000/object.jpg": "caption is no text",
+            "001/c.jpg": "unreadable picture",
+        },
     )
 
 
@@ -189,6 +196,8 @@ def textcaps(root: Path) -> Made:
         "0b": ["a bus to Soho"],
         "../../0c": ["outside"],
         "0d": ["lost"],
+        "0e": [None],
+        "0f": [{"en": "a"}],
     }
     rows = [
         {"image_id": key, "image_name": key, "caption_str": text, "reference_strs": list_, "caption_id": 1}
@@ -198,12 +207,17 @@ def textcaps(root: Path) -> Made:
     (root / "train_images").mkdir(parents=True)
     (root / "TextCaps_0.1_train.json").write_text(json.dumps({"dataset_type": "train", "data": rows}))
     (root / "0c.jpg").write_bytes(picture(9))
-    for key in ("0a", "0b"):
+    for key in ("0a", "0b", "0e", "0f"):
         (root / "train_images" / f"{key}.jpg").write_bytes(picture(ord(key[1])))
     return Made(
         {"path": str(root)},
         {"0a.jpg": "a sign that says stop", "0b.jpg": "a bus to Soho"},
-        {"../../0c.jpg": "path leads out of the folder", "0d.jpg": "no such picture"},
+        {
+            "../../0c.jpg": "path leads out of the folder",
+            "0d.jpg": "no such picture",
+            "0e.jpg": "no caption",
+            "0f.jpg": "caption is no text",
+        },
     )
 
 
@@ -239,21 +253,29 @@ def coco(root: Path) -> Made:
         (9, "Lost."),
         (11, "Broken."),
         (42, " "),
+        (12, None),
+        (13, {"en": "a"}),
     ]
-    images = [{"id": number, "file_name": name.format(number), "license": 3} for number in (7, 42, 9, 10, 11)]
+    images = [{"id": number, "file_name": name.format(number), "license": 3} for number in (7, 42, 9, *range(10, 14))]
     captions = [{"image_id": number, "id": place, "caption": text} for place, (number, text) in enumerate(texts)]
     (root / "annotations").mkdir(parents=True)
     (root / "val2014").mkdir()
     (root / "annotations" / "captions_val2014.json").write_text(
         json.dumps({"info": {}, "images": images, "licenses": [], "annotations": captions})
     )
-    for number in (7, 42, 10, 11):
+    for number in (7, 42, *range(10, 14)):
         content = BROKEN if number == 11 else picture(number)
         (root / "val2014" / name.format(number)).write_bytes(content)
     return Made(
         {"path": str(root)},
         {name.format(7): "Two dogs.", name.format(42): "A cat on a mat."},
-        {name.format(9): "no such picture", name.format(10): "no caption", name.format(11): "unreadable picture"},
+        {
+            name.format(9): "no such picture",
+            name.format(10): "no caption",
+            name.format(11): "unreadable picture",
+            name.format(12): "no caption",
+            name.format(13): "caption is no text",
+        },
     )
 
 
