@@ -42,10 +42,11 @@ def open_parquet(path: Path, columns: Sequence[str] = ()) -> Any:
 
 
 def holds_lists(path: Path, column: str) -> bool:
-    """Whether the cells of a column are lists."""
+    """Whether the cells of a column are lists, of any of the kinds that Arrow has."""
     types = optional("pyarrow", extra="data").types
-    kind = open_parquet(path, [column]).schema_arrow.field(column).type
-    return types.is_list(kind) or types.is_large_list(kind)
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    cells = open_parquet(path, [column]).schema_arrow.field(column).type
+    return any(is_kind(cells) for is_kind in lists)
 
 
 def read_rows(path: Path, columns: Sequence[str], *, groups: Sequence[int] | None = None) -> Iterator[tuple[Any, ...]]:

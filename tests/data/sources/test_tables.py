@@ -1,6 +1,7 @@
 """Parquet files and the library datasets: pictures and captions in every form that a cell has."""
 
 import datasets
+import pyarrow
 import pytest
 
 from micro_diffusion.data.sources.hf_dataset import HfDataset
@@ -54,12 +55,21 @@ def test_cells_without_a_picture_are_rejected(tmp_path, cells):
     assert read(Parquet(path=str(tmp_path))) == [Rejected(f"x/{i}", "no picture in the cell") for i in range(2)]
 
 
-def test_lists_of_captions(tmp_path):
-    columns = {"image": [picture(i) for i in range(3)], "caption": [["a", None, "b"], [], None]}
+@pytest.mark.parametrize("kind", ["list_", "large_list", "list_view", "large_list_view"])
+def test_lists_of_captions(tmp_path, kind):
+    cells = pyarrow.array([["a", None, "b"], [], None], getattr(pyarrow, kind)(pyarrow.string()))
+    columns = {"image": [picture(i) for i in range(3)], "caption": cells}
     write_parquet(tmp_path / "x.parquet", columns)
     first, *rest = read(Parquet(path=str(tmp_path), captions=3))
     assert (first.caption, first.further_captions) == ("a", ("b", ""))
     assert rest == [Rejected("x/1", "no caption"), Rejected("x/2", "no caption")]
+
+
+def test_lists_of_a_fixed_size(tmp_path):
+    cells = pyarrow.array([["a", "b"]], pyarrow.list_(pyarrow.string(), 2))
+    write_parquet(tmp_path / "x.parquet", {"image": [picture(0)], "caption": cells})
+    (item,) = read(Parquet(path=str(tmp_path), captions=2))
+    assert (item.caption, item.further_captions) == ("a", ("b",))
 
 
 @pytest.mark.parametrize("cells", [[{"en": "a"}] * 2, [1, 2], [b"a", b"b"], [[["a"]], [["b"]]]])
