@@ -84,7 +84,12 @@ def test_bad_folders_say_what_to_do(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file": "a.png", "caption": "a"}\n')
     with pytest.raises(ValueError, match="entry 1 of .* has file, caption; it needs file_name and caption"):
         ImageFolder(path=str(tmp_path))
-    (tmp_path / "captions.csv").write_text("file_name,caption\na.png,a\n")
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "captions.csv").write_text(
+        "file_name,caption\na.png,für\n", encoding="latin-1"
+    )
+    with pytest.raises(ValueError, match=r"captions\.csv is no UTF-8 text \(.* 0xfc .*\); save it in that encoding"):
+        ImageFolder(path=str(tmp_path))
+    (tmp_path / "metadata.jsonl").touch()
     with pytest.raises(ValueError, match=r"both metadata\.jsonl and captions\.csv"):
         ImageFolder(path=str(tmp_path))
 

@@ -49,11 +49,14 @@ def _find_pictures(root: Path) -> list[Entry]:
 
 def _read_list(path: Path) -> list[Entry]:
     """The entries of metadata.jsonl or captions.csv."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".csv":
-            rows = list(csv.DictReader(file))
-        else:
-            rows = [_parse(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                rows = list(csv.DictReader(file))
+            else:
+                rows = [_parse(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}); save it in that encoding") from error
     return [_entry(row, path, number) for number, row in enumerate(rows, 1)]
 
 
