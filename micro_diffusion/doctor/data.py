@@ -43,9 +43,8 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
     for part in found:
         if "backbone" in content:
             metadata = part.open()
-            part.caption_choice(metadata, seed=0)  # there are as many captions as it has probabilities
             _check_latents(metadata, content)
-            part.caption_choice(metadata, seed=0)
+            part.caption_choice(metadata, seed=0)  # there are as many captions as it has probabilities
             samples = metadata.samples
             deviations.append(metadata.latent_std.get(str(content["resolution"])))
         else:
