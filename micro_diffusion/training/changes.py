@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
-from composer import State, Time, Timestamp, TimeUnit
-from hydra.utils import instantiate
+from composer import Time, TimeUnit
+from composer.optim import ConstantScheduler, ConstantWithWarmupScheduler
 
-from micro_diffusion.training.schema import settings
+from micro_diffusion.training.schema import accepted, settings
 
 Config = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ ACCEPTABLE = re.compile(
 old value, as of the optimizer and the order of the data, or does not fit."""
 
 DURATION = "trainer.max_duration"
-_EPOCH, _POINTS = 100, 100
+CONSTANT = (ConstantScheduler, ConstantWithWarmupScheduler)
 
 
 class Change(NamedTuple):
@@ -55,34 +56,41 @@ def changes(before: Config, after: Config) -> list[Change]:
 
 def refused(before: Config, after: Config) -> list[Change]:
     """The changes of what is learned that `accept_changes` does not name."""
-    accepted = list(after["accept_changes"])
+    named = list(after["accept_changes"])
     learned = [change for change in changes(before, after) if not FREE.match(change.key)]
     return [
         change
         for change in learned
-        if not any(f"{change.key}.".startswith(f"{name}.") for name in accepted)
+        if not any(f"{change.key}.".startswith(f"{name}.") for name in named)
         and (change.key != DURATION or _end_matters(before, after))
     ]
 
 
 def _end_matters(before: Config, after: Config) -> bool:
-    """Whether the steps up to the earlier of two ends depend on which of them it is."""
+    """Whether the steps up to the earlier of two ends may depend on which of them it is."""
     ends = [Time.from_input(config["trainer"]["max_duration"], TimeUnit.EPOCH) for config in (before, after)]
     if ends[0].unit != ends[1].unit or ends[0].unit in (TimeUnit.SECOND, TimeUnit.ITERATION):
         return True
-    if any(isinstance(value, str) and value.endswith("dur") for _, value in settings(after["algorithms"])):
-        return True
-    schedule = instantiate(after["schedule"])
-    shorter = min(ends).value * (_EPOCH if ends[0].unit == TimeUnit.EPOCH else 1)
-    states = ([_state(end, step) for end in ends] for step in range(0, shorter, max(shorter // _POINTS, 1)))
-    return any(schedule(first) != schedule(second) for first, second in states)
+    nodes = [after["schedule"], *filter(None, after["algorithms"].values())]
+    return _may_look_at_end(after["schedule"]["_target_"]) or any(map(_has_share_of_run, nodes))
 
 
-def _state(end: Time, step: int) -> State:
-    """What a scheduler of Composer looks at; how long an epoch is does not matter, if it is the same for both ends."""
-    now = Timestamp(epoch=step // _EPOCH, batch=step, sample=step, token=step)
-    length = Time(_EPOCH, TimeUnit.BATCH)
-    return cast(State, SimpleNamespace(max_duration=end, dataloader_len=length, timestamp=now))
+def _may_look_at_end(target: str) -> bool:
+    """Whether a schedule is not one of Composer's, which know the end only by times in shares of the run."""
+    return not resolve_name(target).__module__.startswith("composer.")
+
+
+def _has_share_of_run(node: Config) -> bool:
+    """Whether a time of a node is a share of the run, such as `0.1dur`, also where it is left at its default.
+
+    The share after which a constant schedule ends is none: up to the end its value is the same.
+    """
+    target = node["_target_"]
+    values = {name: parameter.default for name, parameter in (accepted(target) or {}).items()} | dict(node)
+    if resolve_name(target) in CONSTANT and values["t_max"] == "1dur":
+        del values["t_max"]
+    listed = [each if isinstance(each, list) else [each] for _, each in settings(values)]
+    return any(isinstance(each, str) and each.strip().lower().endswith("dur") for each in chain(*listed))
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[Change]:

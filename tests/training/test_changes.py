@@ -8,6 +8,7 @@ from micro_diffusion.training.changes import Change, changes, refused
 
 COMPOSER = "composer.optim."
 COSINE = {"_target_": f"{COMPOSER}CosineAnnealingWithWarmupScheduler", "t_warmup": "10ba", "alpha_f": 0.0}
+EMA = {"_target_": "micro_diffusion.training.ema.EMA", "start": "10ba"}
 BEFORE: dict[str, Any] = {
     "exp_name": "mine",
     "output_dir": "runs",
@@ -15,7 +16,7 @@ BEFORE: dict[str, Any] = {
     "model": {"train_mask_ratio": 0.75},
     "optimizer": {"lr": 0.1},
     "schedule": {"_target_": f"{COMPOSER}ConstantScheduler"},
-    "algorithms": {"ema": {"start": "10ba"}},
+    "algorithms": {"ema": EMA},
     "callbacks": {"lines": {"interval": "5ba"}},
     "machine": {"precision": "fp32", "device": "cpu"},
     "train_loader": {"workers": 0, "path": "latents", "batch_size": 4},
@@ -89,7 +90,13 @@ def test_what_is_learned_may_not(values: dict[str, Any]):
         ({"_target_": f"{COMPOSER}ConstantWithWarmupScheduler", "t_warmup": "0.1dur"}, {}, ("400ba", "800ba"), True),
         ({"_target_": f"{COMPOSER}ConstantWithWarmupScheduler", "t_warmup": "40ba"}, {}, ("4ep", "8ep"), False),
         ({"_target_": f"{COMPOSER}ConstantWithWarmupScheduler", "t_warmup": "9sp"}, {}, ("400sp", "90sp"), False),
-        (BEFORE["schedule"], {"ema": {"start": "0.5dur"}}, ("400ba", "800ba"), True),
+        ({"_target_": f"{COMPOSER}MultiStepScheduler", "milestones": ["0.333dur"]}, {}, ("10000ba", "10050ba"), True),
+        ({"_target_": f"{COMPOSER}MultiStepScheduler", "milestones": ["90ba"]}, {}, ("10000ba", "10050ba"), False),
+        ({"_target_": f"{COMPOSER}LinearScheduler", "alpha_f": 0.0}, {}, ("10000ba", "10050ba"), True),
+        ({**BEFORE["schedule"], "alpha": 0.5, "t_max": "0.5dur"}, {}, ("400ba", "800ba"), True),
+        ({"_target_": "torch.optim.lr_scheduler.LambdaLR"}, {}, ("400ba", "800ba"), True),  # whatever it looks at
+        (BEFORE["schedule"], {"ema": {**EMA, "start": "0.5dur"}}, ("400ba", "800ba"), True),
+        (BEFORE["schedule"], {"ema": None}, ("400ba", "800ba"), False),
     ],
 )
 def test_the_end_of_a_run_may_change_where_nothing_before_it_depends_on_it(schedule, algorithms, durations, matters):
