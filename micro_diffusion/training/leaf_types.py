@@ -88,7 +88,8 @@ def expected(hint: Any) -> str:
         return f"a mapping of {', '.join(typing.get_type_hints(hint))}"
     if origin in LISTS or hint in LISTS:
         kinds = dict.fromkeys(expected(item) for item in arguments if item is not ...)
-        return f"a list ({', '.join(kinds)})" if kinds else "a list"
+        length = f" of {len(arguments)}" if _has_fixed_length(origin, arguments) else ""
+        return f"a list{length} ({', '.join(kinds)})" if kinds else "a list"
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         return "a mapping"
     return "a node with a _target_"
@@ -125,6 +126,10 @@ def _is_scalar(value: Any, kind: type) -> bool:
 def _items_fit(items: Sequence[Any], origin: Any, arguments: tuple[Any, ...]) -> bool:
     if not arguments:
         return True
-    if origin is tuple and arguments[-1] is not ...:
+    if _has_fixed_length(origin, arguments):
         return len(items) == len(arguments) and all(map(fits, items, arguments))
     return all(fits(item, arguments[0]) for item in items)
+
+
+def _has_fixed_length(origin: Any, arguments: tuple[Any, ...]) -> bool:
+    return origin is tuple and arguments[-1] is not ...

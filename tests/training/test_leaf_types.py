@@ -62,6 +62,8 @@ def test_values_fit_their_annotation(hint, fitting, others):
         (int | None, "a whole number or null"),
         (Literal["ema", "raw"] | None, "ema or raw or null"),
         (Sequence[float], "a list (a number)"),
+        (tuple[float, ...], "a list (a number)"),
+        (tuple[float, float], "a list of 2 (a number)"),
         (Sampler, "a node with a _target_"),
         (str | DDPSyncStrategy | None, "single_auto_sync or multi_auto_sync or forced_sync or null"),
         (str | Time, "a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"),
