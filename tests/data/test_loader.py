@@ -1,6 +1,7 @@
 """Batches of latents: all of them, in an order that follows from the seed, and never fewer unnoticed."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from streaming import MDSWriter
 
 from micro_diffusion.data.caption_formats import EXACT_CAPTIONS
 from micro_diffusion.data.columns import describe
+from micro_diffusion.data.description import DataFolder
 from micro_diffusion.data.latent_formats import EXACT_LATENTS
 from micro_diffusion.data.loader import build_loader
 from micro_diffusion.data.output_folder import write_record
@@ -68,6 +70,18 @@ def test_a_batch_has_the_stated_form(folder):
         assert batch["caption_mask"][i].tolist() == [row <= number % 5 for row in range(6)]
         assert (batch["caption_tokens"][i][batch["caption_mask"][i]] == number + 1).all()
         assert not batch["caption_tokens"][i][~batch["caption_mask"][i]].any()
+
+
+@pytest.mark.parametrize("resolution", [8, 16])
+def test_only_the_latents_of_the_trained_resolution_are_read(folder, monkeypatch, resolution):
+    read, preadv = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *given: read.append(preadv(*given)) or read[-1])
+    assert len(numbers(load(folder, resolution=resolution, verify=False))) == COUNT
+    bytes_read = sum(read)
+    columns = DataFolder(folder, count=COUNT).describe()["bytes_per_sample"]
+    other = columns.pop(f"latents_{24 - resolution}")
+    assert bytes_read / COUNT == pytest.approx(sum(columns.values()))
+    assert other == pytest.approx(2 * 3 * (12 - resolution // 2) ** 2, abs=20)  # two bytes a number, and a header
 
 
 @pytest.mark.parametrize("workers", [0, 2])
