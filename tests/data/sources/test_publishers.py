@@ -14,6 +14,7 @@ from streaming import LocalDataset
 from micro_diffusion.data.sources.source import Source
 from micro_diffusion.training.errors import sentence
 from micro_diffusion.training.schema import validate_command
+from tests.data.sources.measure_recipes import CAPTION, CONVERT, DATA_SETS
 from tests.data.sources.publishers import PUBLISHERS, Made, diffusiondb, sa1b, write_tar
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,6 +49,14 @@ def test_every_picture_becomes_a_row_or_a_reason(tmp_path, name):
         path for path in tmp_path.rglob("*") if path.suffix != ".index" and tmp_path / "images" not in path.parents
     ]
     assert sorted(path for path in after if path != tmp_path / "images") == before  # nothing was unpacked anywhere
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_nothing_is_left_out_where_costs_are_measured(tmp_path, name):
+    DATA_SETS[name](tmp_path / "downloaded", 2)
+    made = Made({"path": str(tmp_path / "downloaded")}, {}, {})
+    captions, rejected = convert(name, made, tmp_path / "images", *CONVERT)
+    assert (list(captions.values()), rejected) == ([CAPTION] * 2, {})
 
 
 @pytest.mark.parametrize("name", PUBLISHERS)
