@@ -34,8 +34,9 @@ class Storage(Protocol):
         """Names of the files in a folder, without it; none when there is no such folder."""
         ...
 
-    def scratch(self) -> Path:
-        """A new local folder from which `publish` takes files."""
+    @property
+    def workplace(self) -> Path:
+        """The local folder for the scratch folders from which `publish` takes files."""
         ...
 
     def publish(self, scratch: Path, names: Sequence[str]) -> None:
@@ -50,12 +51,14 @@ def scratch_folder(storage: Storage) -> Iterator[Path]:
     Raises:
         OSError: when the disk is full, in a sentence that says so.
     """
-    scratch = storage.scratch()
-    try:
-        with full_disk_named(scratch.parent):
+    place = storage.workplace
+    with full_disk_named(place):
+        place.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=place))
+        try:
             yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -88,10 +91,10 @@ class LocalStorage:
         path = self.root / folder
         return {file.name for file in path.iterdir()} if path.is_dir() else set()
 
-    def scratch(self) -> Path:
-        """A new folder on the same disk."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.root))
+    @property
+    def workplace(self) -> Path:
+        """The root, so that it is on the same disk."""
+        return self.root
 
     def publish(self, scratch: Path, names: Sequence[str]) -> None:
         """Write files of a scratch folder to the disk and rename them, one after another."""
@@ -112,7 +115,8 @@ class LocalStorage:
 class RemoteStorage:
     """Files below a URL that the streaming library can upload to, such as s3://bucket/name or gs://bucket/name.
 
-    Credentials, and an endpoint other than Amazon's (S3_ENDPOINT_URL), are taken from the environment.
+    Credentials, and an endpoint other than Amazon's (S3_ENDPOINT_URL), are taken from the environment. Every method
+    raises OSError, in a sentence, when the store cannot be reached or refuses.
     """
 
     root: str
@@ -121,7 +125,7 @@ class RemoteStorage:
         """The text of a file, or None when there is no such file."""
         if not any(found.endswith(f"/{name}") for found in self._list(name)):
             return None
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _trouble_named(self.root):
             local = Path(folder) / "file"
             CloudDownloader.direct_download(f"{self.root}/{name}", str(local))
             return local.read_text(encoding="utf-8")
@@ -130,23 +134,41 @@ class RemoteStorage:
         """Names of the files in a folder, without it."""
         return {name.rpartition("/")[2] for name in self._list(f"{folder}/")}
 
-    def scratch(self) -> Path:
-        """A new temporary folder."""
-        return Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    @property
+    def workplace(self) -> Path:
+        """The system's folder of temporary files."""
+        return Path(tempfile.gettempdir())
 
     def publish(self, scratch: Path, names: Sequence[str]) -> None:
         """Upload files of a scratch folder, one after another."""
-        uploader = _uploader(self.root, os.getpid())
-        uploader.local = str(scratch)
-        for name in names:
-            uploader.upload_file(name)
+        with _trouble_named(self.root):
+            uploader = _uploader(self.root, os.getpid())
+            uploader.local = str(scratch)
+            for name in names:
+                uploader.upload_file(name)
 
     def _list(self, prefix: str) -> list[str]:
         """Whole names of the files whose names here begin so."""
-        listed = _uploader(self.root, os.getpid()).list_objects(prefix)
+        with _trouble_named(self.root):
+            listed = _uploader(self.root, os.getpid()).list_objects(prefix)
         if listed is None:
             raise ValueError(f"the files of {self.root} cannot be listed; set out to a local folder, s3:// or gs://")
         return listed
+
+
+@contextmanager
+def _trouble_named(root: str) -> Iterator[None]:
+    """Say in a sentence what a store refuses, each kind of which raises its own errors; those of local files pass."""
+    try:
+        yield
+    except Exception as error:
+        if has_no_room(error) or (isinstance(error, OSError) and error.filename is not None):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(
+            f"{root} cannot be read or written ({reason}); check the address, the network and the credentials, and "
+            "give the same command again, which keeps the parts that are finished"
+        ) from error
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 from streaming import LocalDataset
 
-from micro_diffusion.data import output_folder
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.output_folder import OutputFolder
@@ -139,12 +138,13 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
     assert content(out) == content(tmp_path / "undisturbed")
 
 
-def test_a_disk_that_is_full_from_the_start_is_named(tmp_path, monkeypatch):
-    def no_room(folder: Path) -> None:
+@pytest.mark.parametrize("step", ["micro_diffusion.data.output_folder._locked", "tempfile.mkdtemp"])
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path, monkeypatch, step):
+    def no_room(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(output_folder, "_locked", no_room)
-    with pytest.raises(OSError, match=f"there is no room left for {tmp_path} .*; make room and give the same command"):
+    monkeypatch.setattr(step, no_room)
+    with pytest.raises(OSError, match=f"there is no room left for {tmp_path}.* \\(No space .*\\); make room and give"):
         run(tmp_path / "out")
 
 
