@@ -72,9 +72,9 @@ def convert(
         samples, rejected, counted = folder.merge(len(tasks))
         _check_captions({number: key for part in counted for number, key in part.items()})
         if not samples:
-            folder.discard()  # or the same command would not look at the pictures again
+            left = folder.discard()
             reasons = "; ".join(f"{reason}: {count}" for reason, count in rejected.items()) or "it is empty"
-            raise ValueError(f"the source gives no picture that can be used ({reasons}); check its settings")
+            raise ValueError(f"the source gives no picture that can be used ({reasons}); check its settings{left}")
         folder.finish(samples=samples, rejected=dict(rejected))
     log.info("%s holds %d pictures", out, samples)
     for reason, count in rejected.most_common():

@@ -149,10 +149,16 @@ class OutputFolder:
             self.storage.publish(scratch, [RECORD])
         self._rename()
 
-    def discard(self) -> None:
-        """Remove what has been made, where that is a local folder; a remote one keeps it."""
-        if isinstance(self.storage, LocalStorage):
-            shutil.rmtree(self.storage.root)
+    def discard(self) -> str:
+        """Remove what has been made, or the same command would take it for finished and not look at its input again.
+
+        Returns:
+            What is left to do by hand, to be added to an advice: nothing (""), unless the folder is remote.
+        """
+        if not isinstance(self.storage, LocalStorage):
+            return f", and remove {self.out} before you give the same command again"
+        shutil.rmtree(self.storage.root)
+        return ""
 
     def _is_complete(self) -> bool:
         """Whether the folder already holds, completely, what the recipe makes."""

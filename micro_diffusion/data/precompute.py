@@ -171,10 +171,14 @@ def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_
 def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
     """Put the parts together and say what they hold."""
     samples, rejected, counted = folder.merge(parts)
-    if not samples:
-        folder.discard()
-        raise ValueError("no picture can be used; make the folder of images again, or set another crop")
     statistics = LatentStatistics.merged(counted)
+    if not samples:
+        left = folder.discard()
+        unused = {**rejected, "another shape": statistics.other_shapes}
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in unused.items() if count)
+        raise ValueError(
+            f"no picture can be used ({reasons}); make the folder of images again, or set another crop{left}"
+        )
     folder.finish(
         **encoder.description(),
         captions_per_picture=encoder.row_format.captions_per_picture,

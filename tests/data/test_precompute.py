@@ -313,6 +313,9 @@ def test_buckets_share_the_pictures_and_store_rectangles(tmp_path):
         "2:1": (["1", "3"], (3, 6, 12)),
         "1:2": (["2"], (3, 12, 6)),
     }
+    none = AspectRatioBucket(ratio="4:1", among=("1:1", "2:1", "1:2", "4:1"), multiple=4)
+    with pytest.raises(ValueError, match=r"no picture can be used \(another shape: 5\); .* or set another crop$"):
+        run(tmp_path / "images", tmp_path / "none", crop=none)
 
 
 def test_a_random_square_is_the_same_at_all_resolutions(tmp_path):

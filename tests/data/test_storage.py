@@ -32,11 +32,11 @@ def objects(bucket: str, prefix: str) -> dict[str, bytes]:
     }
 
 
-def run(out: str | Path, *, seed: int = 0, count: int = 1) -> None:
+def run(out: str | Path, *, seed: int = 0, count: int = 1, minimum_side: int = 1) -> None:
     convert(
         source=Shapes(seed=seed, count=300, resolution=8),
         out=out,
-        preparation=Preparation(),
+        preparation=Preparation(minimum_side=minimum_side),
         engine=Processes(count=count),
         part_size=128,
     )
@@ -53,6 +53,12 @@ def test_a_remote_data_set_is_the_local_one(bucket, tmp_path):
     assert objects(bucket, "shapes/") == there
     with pytest.raises(FileExistsError, match=f"{out} was made with other settings"):
         run(out, seed=1)
+
+
+def test_a_remote_folder_without_a_picture_is_to_be_removed(bucket):
+    out = f"s3://{bucket}/tiny"
+    with pytest.raises(ValueError, match=rf"below 9 px: 300\); check its settings, and remove {out} before you give"):
+        run(out, minimum_side=9)
 
 
 def test_an_interrupted_upload_goes_on(bucket, tmp_path, monkeypatch):
@@ -73,6 +79,23 @@ def test_an_interrupted_upload_goes_on(bucket, tmp_path, monkeypatch):
     run(out)
     run(tmp_path / "local")
     assert objects(bucket, "interrupted/")["index.json"] == (tmp_path / "local" / "index.json").read_bytes()
+
+
+def test_a_server_that_does_not_answer_is_named(bucket, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("streaming.base.util.sleep", lambda seconds: None)
+    known, new = RemoteStorage(f"s3://{bucket}/known"), RemoteStorage(f"s3://{bucket}/new")
+    known.publish(tmp_path, ["file"])  # its connection stays
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    for work in (
+        lambda: known.read("file"),
+        lambda: new.names("parts"),
+        lambda: new.publish(tmp_path, ["file"]),
+        lambda: run(new.root),
+    ):
+        with pytest.raises(OSError, match=r"s3://.* cannot be .* \(.*127\.0\.0\.1:9.*\); check .* same command"):
+            work()
 
 
 def test_local_files_appear_under_their_names_only_when_whole(tmp_path):
