@@ -146,7 +146,7 @@ def measure(name: str, folder: Path, count: int) -> Row:
 def main(arguments: Sequence[str] | None = None) -> None:
     """A line of JSON for each data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a new folder, of about 5 MB a picture")
+    parser.add_argument("folder", type=Path, help="a new folder; all data sets take about 7 MB a picture")
     parser.add_argument("--pictures", type=int, default=200, help="of each data set")
     parser.add_argument("--only", choices=DATA_SETS, nargs="*", default=list(DATA_SETS), help="data sets")
     options = parser.parse_args(arguments)
