@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,14 @@ _OF_SCHEDULE = ("params", "lr", "initial_lr")
 
 
 class Content(NamedTuple):
-    """model: shapes by name. optimizers: settings of each one's groups. algorithms: names of those with a state."""
+    """model: shapes by name. optimizers: settings of each one's groups. algorithms: names of those with a state.
+
+    Of a checkpoint in shares, the settings are empty, and the algorithms not known (None).
+    """
 
     model: Shapes
     optimizers: dict[str, list[dict[str, Any]]]
-    algorithms: list[str]
+    algorithms: list[str] | None
 
 
 def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
@@ -59,11 +63,20 @@ def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
     return Content({key: model[key] for key in state.get("model", {})}, optimizers, stateful)
 
 
-def check_all_is_taken(content: Content, optimizer: Optimizer, algorithms: Sequence[Algorithm], *, source: str) -> None:
+def check_all_is_taken(
+    content: Content, optimizer: Optimizer, algorithms: Sequence[Algorithm], *, ignored: Sequence[str] = (), source: str
+) -> None:
     """Compare what a checkpoint holds beside the model with what a training would restore of it.
 
+    Args:
+        content: of the checkpoint.
+        optimizer: of the training.
+        algorithms: likewise.
+        ignored: `trainer.load_ignore_keys`, which may leave out what is missing.
+        source: the checkpoint's name for messages.
+
     Raises:
-        ValueError: when something is left out, or would replace a setting of the configuration.
+        ValueError: when something is left out or missing, or would replace a setting of the configuration.
     """
     ours = type(optimizer).__qualname__
     if content.optimizers and ours not in content.optimizers:
@@ -72,13 +85,22 @@ def check_all_is_taken(content: Content, optimizer: Optimizer, algorithms: Seque
             f"{source} holds the state of the optimizer {held}, of which {ours} would take nothing; choose the "
             "optimizer it was trained with, or set trainer.load_weights_only=true"
         )
+    stateful = [type(each).__qualname__ for each in algorithms if each.state_dict().keys() - {"repr"}]
+    missing = [] if ours in content.optimizers or _leave_out("optimizers", ignored) else [ours]
+    if content.algorithms is not None and not _leave_out("algorithms", ignored):
+        missing += [name for name in stateful if name not in content.algorithms]
+    if missing:
+        raise ValueError(
+            f"{source} holds no state of {', '.join(missing)}, which would begin anew; set "
+            "trainer.load_weights_only=true, or choose a checkpoint that has it"
+        )
     settings = _other_settings(content.optimizers.get(ours, []), optimizer.param_groups)
     if settings:
         raise ValueError(
             f"{source} holds settings of the optimizer that would replace those of the configuration: "
             f"{', '.join(settings)}; set these, or trainer.load_weights_only=true"
         )
-    left = [name for name in content.algorithms if name not in {type(each).__qualname__ for each in algorithms}]
+    left = [name for name in content.algorithms or () if name not in {type(each).__qualname__ for each in algorithms}]
     if left:
         raise ValueError(
             f"{source} holds the state of {len(left)} algorithms that would be lost ({', '.join(left)}); add them to "
@@ -91,13 +113,23 @@ def _of_shares(path: Path) -> Content:
     tensors = {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
     model = {key.removeprefix(_MODEL): shape for key, shape in tensors.items() if key.startswith(_MODEL)}
     optimizers = {key.removeprefix(_OPTIMIZERS).partition(".")[0] for key in entries if key.startswith(_OPTIMIZERS)}
-    return Content(model, {name: [] for name in optimizers}, [])
+    return Content(model, {name: [] for name in optimizers}, None)
+
+
+def _leave_out(part: str, ignored: Sequence[str]) -> bool:
+    """Whether one of `trainer.load_ignore_keys` names a part of the state, or something in it."""
+    name = f"state/{part}"
+    return any(fnmatch(name, key) or key.startswith(f"{name}/") for key in ignored)
 
 
 def _other_settings(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> list[str]:
     """Settings of parameter groups that differ, as `group.name: theirs (ours)`."""
+    if not theirs:  # they are not known, or left out
+        return []
+    if len(theirs) != len(ours):
+        return [f"{len(theirs)} groups of parameters (instead of {len(ours)})"]
     found = []
-    for their, our in zip(theirs, ours, strict=False):
+    for their, our in zip(theirs, ours, strict=True):
         pairs = {name: (their[name], our[name]) for name in our if name in their and name not in _OF_SCHEDULE}
         pairs["lr"] = their.get("initial_lr", their.get("lr")), our.get("initial_lr", our["lr"])
         name = our.get("name", len(found))

@@ -59,10 +59,11 @@ def check_first_checkpoint(
         return
     path = Path(trainer.load_path)
     check_checkpoint(path)
-    content = read_content(path, ignored=trainer.get("load_ignore_keys") or ())
+    ignored = trainer.get("load_ignore_keys") or ()
+    content = read_content(path, ignored=ignored)
     check_fit(model, content.model, source=str(path))
     if not trainer.load_weights_only:
-        check_all_is_taken(content, optimizer, algorithms, source=str(path))
+        check_all_is_taken(content, optimizer, algorithms, ignored=ignored, source=str(path))
     run = path.absolute().parent.parent
     if (run / CONFIG_FILE).is_file():
         _warn_of_other_positions(model.network, run)
