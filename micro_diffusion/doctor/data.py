@@ -55,6 +55,10 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
             facts.append("all hashes right")
     for deviation in filter(None, deviations):
         _compare_deviation(deviation, content["objective"].get("sigma_data"))
+    if deep and any(part.remote is not None for part in found):
+        raise Doubt(
+            f"{', '.join(facts)}, but hashes of remote data are not verified; +{loader}.verify=true has training do it"
+        )
     return ", ".join(facts)
 
 
