@@ -241,11 +241,13 @@ WRONG = {
     "trainer.max_duration": ["ten", "0ba", "-5ba", "[1]"],
     "trainer.eval_interval": ["often", 0],
     "trainer.load_path": ["elsewhere.pt"],
+    "+trainer.console_log_interval": ["5ba"],
+    "train_loader.cache_limit": ["10gb"],
     "trainer.compile_config": ["yes", 3],
     "trainer.device_train_microbatch_size": ["auto", 1.5, -4],
     "trainer.save_num_checkpoints_to_keep": [0, -2],
     "init_weights": ["raw", "best"],
-    "accept_changes": ["[optimizer.lr]", "[nothing]"],
+    "accept_changes": ["[optimizer.lr]", "[nothing]", "[schedule.nonsense]"],
     "exp_name": ["../up", "/tmp/x", 2024, "'???'"],
     "machine": ["abacus", "null"],
     "callbacks": ["none", "3"],
@@ -336,7 +338,7 @@ RIGHT_OF_QUICKSTART = {
     "algorithms.ema.smoothing": [0.5, 0.9999],
     "trainer.eval_interval": ["1ba", 1, "0.5dur"],
     "train_loader.caption_probabilities": ["[1]", "null"],
-    "train_loader.cache_limit": ["10gb"],
+    "train_loader.cache_limit": ["null"],
     "callbacks.nan_guard.max_skipped_batches": [2],
 }
 

@@ -66,6 +66,17 @@ def refused(before: Config, after: Config) -> list[Change]:
     ]
 
 
+def names_setting(config: Config, key: str) -> bool:
+    """Whether a configuration has a key, or the constructor that its last part would be an argument of takes it."""
+    *parents, last = key.split(".")
+    node: Any = config
+    for name in parents:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return isinstance(node, Mapping) and (
+        last in node or ("_target_" in node and last in (accepted(node["_target_"]) or ()))
+    )
+
+
 def _end_matters(before: Config, after: Config) -> bool:
     """Whether the steps up to the earlier of two ends may depend on which of them it is."""
     ends = [Time.from_input(config["trainer"]["max_duration"], TimeUnit.EPOCH) for config in (before, after)]

@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from micro_diffusion.checkpoint import CONFIG_FILE
 from micro_diffusion.precision import computes_in_bf16
 from micro_diffusion.training.bounds import RULES as BOUNDS
 from micro_diffusion.training.bounds import WRITTEN_RULES, Config, Rule
-from micro_diffusion.training.changes import ACCEPTABLE
+from micro_diffusion.training.changes import ACCEPTABLE, names_setting
 
 REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
 """What Composer's own saver takes, which writes into remote folders only."""
@@ -101,6 +102,12 @@ def _loading(config: Config) -> Iterator[str]:
             yield f"trainer.{unused[0]} has no effect without trainer.load_path; leave it out"
         if config["trust_checkpoint"] and _saves_in_run(config):
             yield "trust_checkpoint has no effect without trainer.load_path; leave it out"
+    elif "://" in trainer["load_path"] and not trainer.get("load_weights_only", False):
+        yield (
+            f"trainer.load_path={trainer['load_path']} is remote, where its optimizer and algorithms cannot be "
+            "compared with these before they are loaded; copy it to a local folder, or set "
+            "trainer.load_weights_only=true"
+        )
     elif trainer.get("load_weights_only", False):
         for key in ("load_ignore_keys", "load_exclude_algorithms"):
             if trainer.get(key) is not None:
@@ -119,11 +126,11 @@ def _checkpoints(config: Config) -> Iterator[str]:
     if config["trust_checkpoint"]:
         return
     path, runs = config["trainer"].get("load_path"), Path(config["output_dir"])
-    if path is not None and not _inside(path, runs):  # an earlier stage's checkpoint is as much ours as this run's
+    if path is not None and not _is_of_own_run(path, runs):
         yield (
-            f"trainer.load_path={path} is not below {runs}, the folder of your own runs, and reading a checkpoint of "
-            "Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set init_from to a "
-            "run folder"
+            f"trainer.load_path={path} is not of a run below {runs}, the folder of your own runs, and reading a "
+            "checkpoint of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set "
+            "init_from to a run folder"
         )
     if not _saves_in_run(config) and config["trainer"].get("autoresume"):
         yield (
@@ -144,11 +151,33 @@ def _saving(config: Config) -> Iterator[str]:
 
 def _accepted(config: Config) -> Iterator[str]:
     for key in config["accept_changes"]:
+        if ACCEPTABLE.match(key) and not names_setting(config, key):
+            yield f"accept_changes names {key}, which is no setting of this configuration; correct it, or take it out"
         if not ACCEPTABLE.match(key):
             yield (
                 f"accept_changes names {key}, which does not change within a run, since its checkpoints hold the old "
                 "value or do not fit the new one; take it out, and start another run with init_from instead"
             )
+
+
+def _console(config: Config) -> Iterator[str]:
+    trainer = config["trainer"]
+    if "console_log_interval" in trainer and not trainer.get("log_to_console"):
+        yield "trainer.console_log_interval has no effect without trainer.log_to_console=true; set both, or neither"
+
+
+def _copies(config: Config) -> Iterator[str]:
+    for name in ("train_loader", "eval_loader"):
+        node = config[name] or {}
+        parts = list((node.get("mixture") or {}).values()) or [node]
+        local = [part for part in parts if part.get("remote") is None]
+        if node.get("cache_limit") and local:
+            yield (
+                f"{name}.cache_limit={node['cache_limit']} would remove shards of {local[0].get('path')}, which has no "
+                f"remote to fetch them from again; set {name}.cache_limit=null, or the remote"
+            )
+        if node.get("keep_zip") and len(local) == len(parts):
+            yield f"{name}.keep_zip has no effect on data that are not remote; leave it out"
 
 
 def _evaluation(config: Config) -> Iterator[str]:
@@ -192,6 +221,8 @@ RULES: tuple[Rule, ...] = (
     _checkpoints,
     _saving,
     _accepted,
+    _console,
+    _copies,
     _evaluation,
     _precision,
     _weights,
@@ -212,6 +243,13 @@ def _run_folder(config: Config) -> Path:
 def _saves_in_run(config: Config) -> bool:
     folder = config["trainer"].get("save_folder")
     return folder is None or _inside(folder, _run_folder(config))
+
+
+def _is_of_own_run(path: str, runs: Path) -> bool:
+    """Whether a checkpoint is below a run's configuration; an earlier stage is as much ours as this run."""
+    file = Path(path).resolve()
+    above = [folder for folder in file.parents if folder != runs.resolve() and _inside(str(folder), runs)]
+    return _inside(path, runs) and (not file.exists() or any((folder / CONFIG_FILE).is_file() for folder in above))
 
 
 def _inside(path: str, folder: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
-from micro_diffusion.training.changes import ACCEPTABLE, Change, changes, refused
+from micro_diffusion.training.changes import ACCEPTABLE, Change, changes, names_setting, refused
 from micro_diffusion.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class RunFolder:
         if earlier is None or not (wrong := refused(earlier, self.config)):
             return
         differences = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        keys = [change.key for change in wrong]
+        keys = dict.fromkeys(_nameable(self.config, change.key) for change in wrong)
         accept = f", or accept_changes=[{','.join(keys)}]" if all(map(ACCEPTABLE.match, keys)) else ""
         raise ValueError(
             f"{self.path} holds a run of another configuration, which differs in {differences}; "
@@ -91,3 +91,8 @@ class RunFolder:
         content = {"max_duration": str(self.config["trainer"]["max_duration"]), **result}
         with whole_file(self.path / COMPLETE_FILE) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _nameable(config: dict[str, Any], key: str) -> str:
+    """The key, or the group above it where the configuration has no such key any more."""
+    return key if names_setting(config, key) else key.rpartition(".")[0]

@@ -16,6 +16,7 @@ from micro_diffusion import cli
 from micro_diffusion.checkpoint import write_config
 from micro_diffusion.data.integrity import check_hashes
 from micro_diffusion.doctor import machine
+from micro_diffusion.doctor.data import check_data
 from micro_diffusion.doctor.disk import Outlay, check_disk, outlay_of
 from micro_diffusion.doctor.examination import all_stages, examine
 from micro_diffusion.doctor.finding import Doubt, Finding, find, line
@@ -111,6 +112,7 @@ def test_a_first_checkpoint_that_is_not_there_is_red(latents: Path):
     assert found.state == "bad" and f"there is no checkpoint {path}; set trainer.load_path" in found.text
     path.parent.mkdir(parents=True)
     path.touch()
+    (path.parents[1] / "config.yaml").touch()
     assert findings(latents, f"trainer.load_path={path}")["first weights"].state == "good"
 
 
@@ -172,6 +174,15 @@ def test_no_data_at_all_are_named(latents: Path):
 def test_remote_data_that_cannot_be_reached_are_red(latents: Path):
     found = findings(latents, "train_loader.remote=nowhere", f"train_loader.path={latents.parent}/copies")
     assert found["train_loader"].state == "bad" and "set it to an address such as" in found["train_loader"].text
+
+
+def test_hashes_of_remote_data_are_said_to_be_unread(latents: Path):
+    content = {"train_loader": {"path": str(latents), "remote": "s3://bucket/latents"}}
+    with pytest.raises(
+        Doubt, match=r"12 samples in s3://.*, but hashes of remote data are not verified; \+train_loader"
+    ):
+        check_data(content, "train_loader", deep=True)
+    assert "12 samples" in check_data(content, "train_loader", deep=False)
 
 
 def test_a_damaged_shard_is_found_when_every_byte_is_read(latents: Path):

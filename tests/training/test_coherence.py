@@ -39,11 +39,20 @@ def check(*overrides: str) -> None:
         ([LOAD, "+trainer.load_strict_model_weights=false"], "would keep random weights for every name"),
         (["trust_checkpoint=true"], "trust_checkpoint has no effect without trainer.load_path"),
         (["trainer.load_path=other.pt"], "runs the code in it; set trust_checkpoint=true"),
-        (["trainer.load_path=s3://bucket/a.pt"], "is not below trained_models, the folder of your own runs"),
-        (["trainer.load_path=trained_models/../other/a.pt"], "is not below trained_models"),
+        (["trainer.load_path=s3://bucket/a.pt"], "is not of a run below trained_models, the folder of your own runs"),
+        (["trainer.load_path=trained_models/../other/a.pt"], "is not of a run below trained_models"),
         (["trainer.save_folder=elsewhere"], "resuming would run the code in its checkpoints"),
         *((["+trainer." + key], f"trainer.{key.partition('=')[0]} has no effect on checkpoints") for key in SAVING),
         (["accept_changes=[optimizer.lr]"], "accept_changes names optimizer.lr, which does not change within a run"),
+        (["accept_changes=[schedule.nonsense]"], "accept_changes names schedule.nonsense, which is no setting"),
+        (["accept_changes=[trainer.max_duration.x]"], "names trainer.max_duration.x, which is no setting"),
+        (["+trainer.console_log_interval=5ba"], "console_log_interval has no effect without trainer.log_to_console"),
+        (["train_loader.cache_limit=10gb"], "train_loader.cache_limit=10gb would remove shards of"),
+        (["+train_loader.keep_zip=true"], "train_loader.keep_zip has no effect on data that are not remote"),
+        (
+            ["trainer.load_path=s3://bucket/a.pt", "trainer.load_weights_only=false", "trust_checkpoint=true"],
+            "trainer.load_path=s3://bucket/a.pt is remote, where its optimizer and algorithms cannot be compared",
+        ),
         (["exp_name=../out"], "exp_name is '../out'; set it to the name of a folder"),
         (["exp_name=''"], "exp_name is ''; set it to the name of a folder"),
         (
@@ -115,6 +124,10 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
         ["eval_loader=null"],
         ["model.caption_drop=0.0", "prompts.guidance_scale=1"],
         ["accept_changes=[trainer.max_duration,schedule,machine.precision]"],
+        ["accept_changes=[schedule.t_max,trainer.scale_schedule_ratio,model.caption_drop]"],
+        ["+trainer.console_log_interval=5ba", "+trainer.log_to_console=true"],
+        ["train_loader.remote=s3://a/b", "train_loader.cache_limit=10gb", "+train_loader.keep_zip=true"],
+        ["trainer.load_path=s3://bucket/a.pt", "trust_checkpoint=true"],
         ["exp_name=group/mine"],
         ["algorithms.ema.start=0ba", "schedule=cosine", "schedule.t_warmup=0ba", "callbacks.image_logger=null"],
         ["seed=4294967295", "trainer.device_train_microbatch_size=null"],
@@ -122,3 +135,17 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
 )
 def test_what_fits_together_is_accepted(overrides: list[str]):
     check(*overrides)
+
+
+def test_a_checkpoint_is_of_a_run_of_ours_where_a_configuration_lies_above_it(tmp_path: Path):
+    checkpoint = tmp_path / "mine" / "checkpoints" / "latest-rank0.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    place = [f"output_dir={tmp_path}", f"trainer.load_path={checkpoint}"]
+    (tmp_path / "config.yaml").touch()  # of no run
+    for folder in (tmp_path, "/"):
+        with pytest.raises(ValueError, match="is not of a run below"):
+            check(f"output_dir={folder}", place[1])
+        (tmp_path / "config.yaml").unlink(missing_ok=True)
+    (tmp_path / "mine" / "config.yaml").touch()
+    check(*place)

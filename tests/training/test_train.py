@@ -257,7 +257,7 @@ def test_a_state_that_would_be_loaded_in_part_is_refused(reference, workplace, c
 def test_a_damaged_checkpoint_is_one_sentence(reference, workplace, capsys, way):
     path = workplace / "runs" / f"damaged_{way}.pt"
     path.write_bytes(damaged(reference / "checkpoints" / "latest-rank0.pt", way))
-    command = ["exp_name=unfit", f"trainer.load_path={path}"]
+    command = ["exp_name=unfit", f"trainer.load_path={path}", "trust_checkpoint=true"]
     assert str(path) in says_one_sentence(capsys, lambda: train_here(workplace, *command))
 
 
@@ -273,8 +273,9 @@ def test_what_a_run_learns_follows_from_its_settings_and_its_seed(workplace):
 
 def test_weights_that_are_no_checkpoint_are_refused(workplace):
     torch.save({"weight": torch.zeros(3)}, workplace / "runs" / "weights.pt")
+    load = f"trainer.load_path={workplace}/runs/weights.pt"
     with pytest.raises(ValueError, match=r"weights\.pt is no checkpoint of Composer; set init_from to a run folder"):
-        train_here(workplace, "exp_name=unfit", f"trainer.load_path={workplace}/runs/weights.pt")
+        train_here(workplace, "exp_name=unfit", load, "trust_checkpoint=true")
 
 
 def test_another_configuration_is_refused(reference, workplace):
