@@ -227,6 +227,7 @@ def _locked(folder: Path) -> TextIO:
 
     Raises:
         BlockingIOError: when another process holds it.
+        OSError: when the file system has no locks.
     """
     path = folder.with_name(folder.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,11 +236,14 @@ def _locked(folder: Path) -> TextIO:
         try:
             # a lock of this process alone: forked workers that outlive it do not hold it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:  # systems differ in which
             file.seek(0)
             holder = file.read() or "a process that does not say which"
             file.close()
             raise BlockingIOError(f"{folder} is being made by {holder}; wait for it, or set another out") from error
+        except OSError as error:
+            file.close()
+            raise OSError(f"{path} cannot be locked ({error}); set out to a folder on a local disk") from error
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")

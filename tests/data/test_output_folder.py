@@ -160,6 +160,15 @@ def test_a_second_job_on_the_same_folder_is_refused_and_the_first_undisturbed(tm
     assert content(out) == content(tmp_path / "undisturbed")
 
 
+def test_a_file_system_without_locks_is_no_second_job(tmp_path, monkeypatch):
+    def without(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", without)
+    with pytest.raises(OSError, match=r"out\.lock cannot be locked \(.*No locks .*\); set out to a folder"):
+        run(tmp_path / "out")
+
+
 def interrupted(out: Path, recipe: dict) -> None:
     """What a job leaves that was killed after its first part."""
     folder = OutputFolder(out, recipe)
