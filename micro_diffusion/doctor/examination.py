@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.doctor.data import LOADERS, check_data, check_encoders, parts
-from micro_diffusion.doctor.disk import Outlay, check_disk, outlay_of
+from micro_diffusion.doctor.disk import Outlay, check_disk, outlays_of
 from micro_diffusion.doctor.encoders import ENCODERS, check_encoder
 from micro_diffusion.doctor.finding import Doubt, Finding, find
 from micro_diffusion.doctor.machine import check_device, check_libraries, check_python, check_shared_memory
@@ -102,7 +102,7 @@ def examine_stage(
     made.add(run_folder(content).resolve())
     device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
     yield device
-    outlays.append(outlay_of(config, parameter_count(built["model"].network)))
+    outlays += outlays_of(config, parameter_count(built["model"].network))
     yield find(f"{stage} shared memory", partial(check_shared_memory, content, folders["train_loader"]), needed=needed)
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():

@@ -85,14 +85,14 @@ class WholeCheckpointSaver(CheckpointSaver):
         self._kept = self._kept[max(surplus, 0) :]
 
 
-def checkpoints_left(*, keep: int, interval: str | int, end: str | int) -> int:
-    """How many a run leaves: `keep`, or with -1 all; 1 where its length is in other units than their interval."""
+def checkpoints_left(*, keep: int, interval: str | int, end: str | int) -> int | None:
+    """How many a run leaves: `keep`, or with -1 all; None where its length is in other units than their interval."""
     every, whole = (Time.from_input(time, TimeUnit.EPOCH) for time in (interval, end))
     if keep >= 0:
         return keep
     if every.unit == TimeUnit.DURATION:
         return math.ceil(1 / every.value)
-    return math.ceil(whole.value / every.value) if every.unit == whole.unit else 1
+    return math.ceil(whole.value / every.value) if every.unit == whole.unit else None
 
 
 @contextmanager
