@@ -11,6 +11,7 @@ import math
 import os
 import random
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,8 @@ from tests.small_training import losses, make_latents
 
 STEPS = 24
 SCHEDULE = [f"trainer.max_duration={STEPS}ba", "trainer.eval_interval=5ba", "trainer.save_interval=4ba"]
+PATIENCE = 120
+"""Seconds after which a job is taken to hang."""
 SEED = int(os.environ.get("KILL_SEED", "18"))
 
 
@@ -109,10 +112,13 @@ def finishes(workplace: Path, *arguments: str, ranks: int = 1, kill: Kill | None
         node = f"{{_target_: {__name__}.DieAt, event: {EVENTS[kill.moment]}, step: {kill.step}, rank: {kill.rank}}}"
         return [f"+callbacks.kill={node}"]
 
-    seconds = min(120, kill.seconds) if kill else 120
+    seconds = min(PATIENCE, kill.seconds) if kill else PATIENCE
+    start = time.monotonic()
     statuses = run_forked(
         workplace, *SCHEDULE, *arguments, ranks=ranks, prepare=prepare, seconds=seconds, together=True
     )
+    late = time.monotonic() - start >= PATIENCE
+    assert not late, f"{kill}: waits for {PATIENCE} s\n{output(workplace)[-3000:]}"  # which ends it with SIGKILL too
     if not any(statuses):
         return True
     assert kill is not None and -signal.SIGKILL in statuses, (kill, statuses, output(workplace)[-3000:])
