@@ -162,6 +162,39 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(tmp_path, w
     assert names(tmp_path) == ["ep1-ba2-rank0.pt", LATEST] and is_whole(tmp_path / LATEST)
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("moment", ["write", "fsync"])
+def test_a_disk_or_quota_that_is_full_is_the_same_sentence(tmp_path, monkeypatch, code, moment):
+    """A disk whose last blocks go while the bytes are written, or only when they are synced."""
+
+    def full(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    some = saver(tmp_path)
+    some.init(at(0), LOGGER)
+    save(some, 2)
+    with monkeypatch.context() as patch:
+        if moment == "write":
+            patch.setattr(checkpoint_files, "save_checkpoint", half_written(full))
+        else:
+            patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"no room to write the checkpoint .*ep1-ba4-rank0.pt; .*ba2-rank0.pt is whole"):
+            save(some, 4)
+    assert names(tmp_path) == ["ep1-ba2-rank0.pt", LATEST] and is_whole(tmp_path / LATEST)
+
+
+def half_written(error):
+    """A writing of a checkpoint, by torch, in which the file fails after some bytes."""
+
+    def write(state, filename):
+        with open(filename, "wb") as file:
+            file.write(b"some")
+            file.write = error
+            torch.save({"a": torch.zeros(1000)}, file)
+
+    return write
+
+
 def test_other_errors_of_the_disk_are_not_called_a_lack_of_room(tmp_path, monkeypatch):
     def broken(state, filename):
         raise OSError(errno.EIO, "Input/output error")
