@@ -178,7 +178,7 @@ def test_a_disk_or_quota_that_is_full_is_the_same_sentence(tmp_path, monkeypatch
             patch.setattr(checkpoint_files, "save_checkpoint", half_written(full))
         else:
             patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"no room to write the checkpoint .*ep1-ba4-rank0.pt; .*ba2-rank0.pt is whole"):
+        with pytest.raises(OSError, match=r"no room to write .*ep1-ba4-rank0.pt; .*ba2-rank0.pt is whole"):
             save(some, 4)
     assert names(tmp_path) == ["ep1-ba2-rank0.pt", LATEST] and is_whole(tmp_path / LATEST)
 
