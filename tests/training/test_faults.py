@@ -19,6 +19,7 @@ import torch
 from composer.core import Callback
 from composer.utils import dist
 
+from micro_diffusion.training import image_logger
 from micro_diffusion.training.checkpoint_files import is_whole
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from tests.forked_training import output, run_forked
@@ -28,18 +29,18 @@ SCHEDULE = ["trainer.max_duration=12ba", "trainer.eval_interval=12ba", "trainer.
 
 
 class At(Callback):
-    """Calls `action` of this module once, when a rank begins a step."""
+    """Calls `action` of this module when a rank comes to an event of Composer's after so many steps."""
 
-    def __init__(self, step: int, action: str, rank: int = 0) -> None:
-        self.step, self.action, self.rank = step, action, rank
+    def __init__(self, step: int, action: str, rank: int = 0, event: str = "batch_start") -> None:
+        self.step, self.action, self.rank, self.event = step, action, rank, event
 
-    def batch_start(self, state, logger) -> None:
-        if (state.timestamp.batch.value, dist.get_global_rank()) == (self.step, self.rank):
+    def run_event(self, event, state, logger) -> None:
+        if (event.value, state.timestamp.batch.value, dist.get_global_rank()) == (self.event, self.step, self.rank):
             globals()[self.action]()
 
 
-def at(step: int, action: Callable[[], None], rank: int = 0) -> str:
-    node = f"{{_target_: {__name__}.At, step: {step}, action: {action.__name__}, rank: {rank}}}"
+def at(step: int, action: Callable[[], None], rank: int = 0, event: str = "batch_start") -> str:
+    node = f"{{_target_: {__name__}.At, step: {step}, action: {action.__name__}, rank: {rank}, event: {event}}}"
     return f"+callbacks.fault={node}"
 
 
@@ -90,6 +91,17 @@ def test_a_loss_that_is_no_number_stops_and_names_the_samples(workplace, whole):
     keys = json.loads(file.read_text())["key"]
     assert str(file) in output(workplace) and len(set(keys)) == 4
     assert_goes_on(workplace, "no_number", whole)
+
+
+def test_two_ranks_skip_and_stop_together_when_one_has_no_number(workplace):
+    """Rank 1 has a batch to skip and one to stop at; rank 0 would wait for it if they did not agree."""
+    again = at(4, spoil_one_loss, rank=1).replace("callbacks.fault", "callbacks.again")
+    arguments = [at(2, spoil_one_loss, rank=1), again, "callbacks.nan_guard.max_skipped_batches=1"]
+    assert train(workplace, "one_has_none", *arguments, ranks=2, seconds=60) == [1, 1], output(workplace)
+    for rank in range(2):
+        assert "Error: the loss or gradient is not finite at step 4" in output(workplace, rank)
+    files = (workplace / "runs" / "one_has_none" / "non_finite").iterdir()
+    assert sorted(file.name for file in files) == [f"step_000000{s}_rank{r}.json" for s in (2, 4) for r in (0, 1)]
 
 
 def test_a_batch_may_be_skipped(workplace, whole):
@@ -191,6 +203,48 @@ def test_a_signal_saves_the_step_and_ends(workplace, whole, action, status, name
     assert f"{name}: ends after step 7, which is saved; the same command goes on from there" in output(workplace)
     assert latest(workplace, name) == "ep1-ba7-rank0.pt"
     assert_goes_on(workplace, name, whole, *arguments)
+
+
+def draw_during(action: Callable[[], None]) -> None:
+    """Let something happen in the middle of the next drawing."""
+    original = image_logger.captioned_grid
+
+    def grid(images, captions):
+        action()
+        return original(images, captions)
+
+    image_logger.captioned_grid = grid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["evaluation", "drawing"])
+def test_a_signal_in_an_evaluation_or_drawing_lets_it_end(workplace, whole, moment):
+    """What is made after step 4 is whole, and the step after it is the one that is saved."""
+    name, run = f"sigterm_{moment}", workplace / "runs" / f"sigterm_{moment}"
+    intervals = ["trainer.eval_interval=4ba", "trainer.save_interval=100ba"]
+    fault = [at(4, terminate, event="eval_batch_end")] if moment == "evaluation" else []
+    prepare = (lambda rank: []) if fault else (lambda rank: draw_during(terminate) or [])
+    assert train(workplace, name, *intervals, *fault, prepare=prepare) == [143], output(workplace)
+    assert "SIGTERM: ends after step 5, which is saved" in output(workplace)
+    assert latest(workplace, name) == "ep0-ba5-rank0.pt"
+    assert (run / "metrics.jsonl").read_text().count('"metrics/eval/loss"') == 1
+    assert [file.name for file in (run / "samples").iterdir()] == ["step_0000004.png"]
+    assert_goes_on(workplace, name, whole, *intervals)
+
+
+def press_ctrl_c_twice() -> None:
+    press_ctrl_c()
+    time.sleep(0.1)
+    press_ctrl_c()
+    time.sleep(60)  # a step that would take long
+
+
+def test_a_second_ctrl_c_ends_at_once(workplace):
+    start = time.monotonic()
+    statuses = train(workplace, "twice", at(6, press_ctrl_c_twice), prepare=own_group)
+    assert statuses[0] != 0 and time.monotonic() - start < 30, output(workplace)
+    assert "KeyboardInterrupt" in output(workplace) and "which is saved" not in output(workplace)
+    assert latest(workplace, "twice") == "ep0-ba4-rank0.pt"
 
 
 def test_two_ranks_agree_on_the_step_at_which_they_end(workplace):
