@@ -32,7 +32,8 @@ SIZES = ("dim", "depth", "mixer_dim", "mixer_depth")
 class Probe(Callback):
     """Appends the memory in use (MB), and the numbers of open files and threads, to `path` every so many steps.
 
-    Memory is what trainer and workers have written, pages that they share counted once.
+    Memory is what trainer and workers have written, pages that they share counted once. At the step `die_at`, `path`
+    gets the names of the segments in use, and the process dies.
     """
 
     def __init__(self, path: str, die_at: int | None = None) -> None:
@@ -41,6 +42,7 @@ class Probe(Callback):
     def batch_end(self, state, logger) -> None:
         step = state.timestamp.batch.value
         if step == self.die_at:
+            self.path.write_text(json.dumps(segments(self.path.parent)))
             os.kill(os.getpid(), signal.SIGKILL)
         if step % EVERY == 0:
             me = psutil.Process()
@@ -63,12 +65,17 @@ def written(process: psutil.Process) -> float:
 
 
 def segments(workplace: Path) -> list[str]:
-    """Segments that name the data folder; other programs of this machine have their own."""
+    """All segments of the programs that read the data folder, which `*_locals` names; others have their own."""
     found = []
     for path in SHARED_MEMORY.glob("*_locals"):
         with contextlib.suppress(FileNotFoundError):  # another program's, gone meanwhile
-            found += [path.name] if os.fsencode(workplace) in path.read_bytes() else []
+            if os.fsencode(workplace) in path.read_bytes():
+                found += sorted(file.name for file in SHARED_MEMORY.glob(f"{path.name.removesuffix('locals')}*"))
     return found
+
+
+def still_there(names: list[str]) -> list[str]:
+    return [name for name in names if (SHARED_MEMORY / name).exists()]
 
 
 def probe(path: Path, **arguments: int) -> str:
@@ -106,6 +113,8 @@ def test_shared_memory_is_clean_after_a_kill_and_its_resumption(tmp_path):
     short = ["trainer.max_duration=8ba", "trainer.save_interval=2ba", "train_loader.workers=2"]
     path = tmp_path / "killed.jsonl"
     assert run_forked(tmp_path, "exp_name=killed", *short, probe(path, die_at=5)) == [-signal.SIGKILL]
-    print("left by the killed process:", segments(tmp_path))
+    in_use = json.loads(path.read_text())
+    print(f"{len(still_there(in_use))} of {len(in_use)} segments are left by the killed process")
+    assert {name.partition("_")[2] for name in in_use} >= {"locals", "barrier", "shard_states", "next_epoch"}
     assert run_forked(tmp_path, "exp_name=killed", *short) == [0], output(tmp_path)
-    assert segments(tmp_path) == []
+    assert segments(tmp_path) == [] and still_there(in_use) == []
