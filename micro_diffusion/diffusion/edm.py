@@ -43,8 +43,8 @@ class EDM:
     ) -> None:
         if sigma_data <= 0 or P_std < 0 or not 0 < sigma_min < sigma_max:
             raise ValueError(
-                f"EDM needs sigma_data > 0, P_std >= 0 and 0 < sigma_min < sigma_max, but got {sigma_data=}, {P_std=}, "
-                f"{sigma_min=}, {sigma_max=}"
+                f"EDM is given {sigma_data=}, {P_std=}, {sigma_min=}, {sigma_max=}; set sigma_data > 0, P_std >= 0 "
+                "and 0 < sigma_min < sigma_max"
             )
         self.sigma_data, self.P_mean, self.P_std = sigma_data, P_mean, P_std
         self.sigma_min, self.sigma_max = sigma_min, sigma_max

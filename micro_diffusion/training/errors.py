@@ -19,7 +19,12 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, Node, OmegaConf
-from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigTypeError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from micro_diffusion.training.machine_faults import machine_fault
 from micro_diffusion.training.schema import ROOT, accepted, unknown_key
@@ -39,6 +44,15 @@ _SYSTEM: dict[type[OSError], str] = {
     PermissionError: "{path} may not be read or written; change its permissions, or name another place",
 }
 """What the system says about a path in a few words, as sentences."""
+_OVERRIDES = {
+    r"Could not append to config. An item is already at '(?P<key>[^']+)'": (
+        "the configuration has {key} already; leave out the plus sign: {key}=VALUE"
+    ),
+    r"Could not delete from config. '(?P<key>[^']+)' does not exist": (
+        "the configuration has no {key}, which ~{key} is to remove; correct the key, or leave it out"
+    ),
+}
+"""What Hydra says about an override that does not fit the configuration, as sentences."""
 _PACKAGE = "micro_diffusion."
 EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
 """Errors that bad input, a bad machine or a diverged training raise."""
@@ -97,12 +111,17 @@ def _sentence(error: BaseException) -> str:
         reason = _one_line(error.message.split("See https")[0])
         return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
     if isinstance(error, MissingConfigException):
-        return _one_line(str(error).split("Config search path")[0])
+        return f"{_one_line(str(error).split('Config search path')[0])}; choose another"
+    for pattern, remedy in _OVERRIDES.items():
+        if refused := re.match(pattern, str(error)):
+            return remedy.format(**refused.groupdict())
     if choice := _no_option(error):
         return choice
     if worker := _WORKER.match(str(error)):
         return _one_line(worker["message"])
     cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, ConfigTypeError):
+        return _other_kind(error, cause)
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _unknown_override(cause)
     return _one_line(str(error)) or type(error).__name__
@@ -157,6 +176,14 @@ def _expression(error: OmegaConfBaseException) -> str:
         return ""
     written = error.parent_node._get_node(error.key)
     return f", which is {written._value()}" if isinstance(written, Node) else ""
+
+
+def _other_kind(error: HydraException, cause: ConfigTypeError) -> str:
+    """A list in the place of a mapping, or the other way round, which Hydra cannot merge."""
+    override = _one_line(str(error)).removeprefix("Error merging override ")
+    if isinstance(cause.parent_node, DictConfig):
+        return f"the override {override!r} gives no mapping; set the keys of {cause.full_key} one by one"
+    return f"the override {override!r} gives no list; set {cause.full_key} to one, such as []"
 
 
 def _unknown_override(error: OmegaConfBaseException) -> str:

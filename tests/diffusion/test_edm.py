@@ -95,5 +95,5 @@ def test_scalar_and_batched_sigma_agree():
 
 @pytest.mark.parametrize("changes", [{"sigma_data": 0.0}, {"P_std": -1.0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}])
 def test_impossible_constants_are_refused(changes):
-    with pytest.raises(ValueError, match="EDM needs"):
+    with pytest.raises(ValueError, match="EDM is given .*; set sigma_data > 0"):
         edm(**changes)

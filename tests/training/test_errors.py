@@ -20,6 +20,9 @@ def configs(tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("+seed=1", "the configuration has seed already; leave out the plus sign: seed=VALUE"),
+        ("~sede", "the configuration has no sede, which ~sede is to remove; correct the key, or leave it out"),
+        ("model=[1]", "the override 'model=[1]' gives no mapping; set the keys of model one by one"),
         ("sede=1", "nothing takes the key sede; did you mean seed? allowed there: accept_changes, "),
         ("model.ration=1", "nothing takes the key model.ration; did you mean ratio? allowed in model: ratio"),
         ("sampler.step=1", "nothing takes the key sampler.step; did you mean steps? allowed in sampler: steps"),
