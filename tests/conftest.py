@@ -1,9 +1,13 @@
 """Options of the test-suite: slow tests run on request, GPU tests where there is a GPU, none uses the network."""
 
+import atexit
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -45,6 +49,37 @@ def handlers() -> Iterator[None]:
     yield
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def shared_memory() -> Iterator[None]:
+    """What streaming opens in a test is closed after it.
+
+    It would do so at the end of the process, and opens for every data set the segments of all before it once more.
+    """
+    if "streaming" not in sys.modules:
+        yield
+        return
+    from streaming.base.shared.memory import SharedMemory
+
+    opened: list[SharedMemory] = []
+    initialize = SharedMemory.__init__
+
+    def recorded(self: SharedMemory, *arguments: Any, **options: Any) -> None:
+        initialize(self, *arguments, **options)
+        opened.append(self)
+
+    SharedMemory.__init__ = recorded
+    yield
+    SharedMemory.__init__ = initialize
+    for memory in opened:
+        atexit.unregister(memory.cleanup)
+        for segment in memory.created_shms:
+            with suppress(FileNotFoundError):
+                segment.unlink()
+        for segment in (*memory.created_shms, *memory.opened_shms):
+            with suppress(BufferError):  # an array still lies on it
+                segment.close()
 
 
 @cache
