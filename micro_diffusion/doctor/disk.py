@@ -54,7 +54,8 @@ def check_disk(outlays: Sequence[Outlay]) -> str:
     for outlay in outlays:
         folder = _existing_parent(outlay.folder)
         if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} cannot be written; set output_dir, or trainer.save_folder, to a folder of yours")
+            key = "trainer.save_folder" if outlay.unfinished else "output_dir"
+            raise PermissionError(f"{folder} cannot be written; set {key} to a folder of yours")
         of_disk[folder.stat().st_dev].append(outlay)
     room = ", ".join(_check_room(together) for together in of_disk.values())
     for trainer in (outlay.run.config["trainer"] for outlay in outlays if outlay.unfinished):
