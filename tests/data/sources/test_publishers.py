@@ -168,5 +168,6 @@ def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, name, library)
     with pytest.raises(hydra.errors.InstantiationException) as caught:
         instantiate(config.source, _convert_="all")
     assert sentence(caught.value) == (
-        f"this source needs the library {library.partition('.')[0]}; install it: pip install 'micro_diffusion[data]'"
+        f"this source needs the library {library.partition('.')[0]}; install it: pip install 'micro_diffusion[data]' "
+        "(in source)"
     )
