@@ -43,7 +43,8 @@ class LatentDataset(StreamingDataset):
         shuffle: draw a new order every epoch.
         seed: of that order, of which samples a mixture takes, and of which captions.
         verify: compare the bytes of shards with their hashes, which reads every shard once more in each worker.
-        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all.
+        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all. Streaming does
+            not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
 

@@ -47,7 +47,8 @@ def build_loader(
         workers: processes that read on each rank; 0 reads in this one.
         drop_last: leave out the incomplete batch at the end of an epoch.
         verify: compare each shard's bytes with its hash when it is first read.
-        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all.
+        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all. Streaming does
+            not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
 
