@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import signal
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from torch import distributed
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.convert import convert
@@ -19,8 +24,18 @@ from micro_diffusion.data.shapes import BACKGROUNDS
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.training.build import train
 from micro_diffusion.training.resolvers import register_resolvers
+from tests.forked_process import fork, wait
+from tests.small_training import KILLER, losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def process_group() -> Iterator[None]:
+    """A training leaves its own, which a process forked later would take for its."""
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @pytest.fixture
@@ -68,6 +83,23 @@ def test_a_run_that_was_killed_after_its_last_step_is_completed(config, tmp_path
     assert (run / "complete.json").is_file()
     for key, value in KLAutoencoder.load(run / "autoencoder").state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(config, tmp_path, monkeypatch):
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+    config.exp_name, config.trainer.save_interval = "killed", "2ba"
+    with_killer = copy.deepcopy(config)
+    OmegaConf.update(with_killer, "callbacks.kill", {"_target_": "killer.KillAt", "step": 4}, force_add=True)
+    assert wait([fork(partial(train, with_killer), tmp_path / "log")], seconds=100) == [-signal.SIGKILL]
+    train(config)
+    config.exp_name = "whole"
+    train(config)
+    killed, whole = (tmp_path / "runs" / name for name in ("killed", "whole"))
+    assert losses(killed) == losses(whole) and len(losses(whole)) == 5
+    expected = KLAutoencoder.load(whole / "autoencoder").state_dict()
+    for key, value in KLAutoencoder.load(killed / "autoencoder").state_dict().items():
+        assert torch.equal(value, expected[key]), key
 
 
 def test_a_run_goes_on_from_another_one(config, tmp_path):
