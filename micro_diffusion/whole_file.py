@@ -45,3 +45,8 @@ def has_no_room(error: BaseException) -> bool:
             return True
         seen = seen.__context__
     return False
+
+
+def concerns_disk(error: BaseException) -> bool:
+    """Whether a file of this machine is the trouble, rather than the network or what came from it."""
+    return has_no_room(error) or (isinstance(error, OSError) and error.filename is not None)

@@ -11,7 +11,7 @@ from torch import distributed
 
 from micro_diffusion.data.integrity import INDEX
 from micro_diffusion.data.output_folder import RECORD
-from micro_diffusion.whole_file import has_no_room
+from micro_diffusion.whole_file import concerns_disk, has_no_room
 
 
 def fetch_description(remote: str, local: Path) -> None:
@@ -56,11 +56,6 @@ def fetch_failure(error: Exception, url: str, local: Path) -> ValueError | OSErr
         f"{url} cannot be fetched ({reason}); check the address, the network and the credentials, and the same command "
         "goes on where it stopped"
     )
-
-
-def concerns_disk(error: Exception) -> bool:
-    """Whether a file of this machine is the trouble, rather than the network or what came from it."""
-    return has_no_room(error) or (isinstance(error, OSError) and error.filename is not None)
 
 
 def _fetch(remote: str, local: Path) -> None:

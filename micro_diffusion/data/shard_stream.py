@@ -10,7 +10,8 @@ from streaming import Stream
 from streaming.base.format.mds import MDSReader
 
 from micro_diffusion.data.integrity import DamagedShard, check_shard, shard_path
-from micro_diffusion.data.remote import concerns_disk, fetch_failure
+from micro_diffusion.data.remote import fetch_failure
+from micro_diffusion.whole_file import concerns_disk
 
 log = logging.getLogger(__name__)
 

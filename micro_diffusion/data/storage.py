@@ -18,7 +18,7 @@ from typing import Protocol
 from streaming.base.storage.download import CloudDownloader
 from streaming.base.storage.upload import UPLOADERS, CloudUploader
 
-from micro_diffusion.whole_file import has_no_room, sync
+from micro_diffusion.whole_file import concerns_disk, has_no_room, sync
 
 _SCRATCH = "writing-"
 
@@ -162,7 +162,7 @@ def _trouble_named(root: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if has_no_room(error) or (isinstance(error, OSError) and error.filename is not None):
+        if concerns_disk(error):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(
