@@ -8,14 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.checkpoint import CONFIG_FILE
 from micro_diffusion.precision import computes_in_bf16
 from micro_diffusion.training.bounds import RULES as BOUNDS
 from micro_diffusion.training.bounds import WRITTEN_RULES, Config, Rule
 from micro_diffusion.training.changes import ACCEPTABLE, names_setting
-
-REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
-"""What Composer's own saver takes, which writes into remote folders only."""
+from micro_diffusion.training.checkpoint_settings import RULES as CHECKPOINTS
 
 PARTS = (
     "model",
@@ -29,6 +26,9 @@ PARTS = (
     "trainer",
 )
 """Keys at the top without which nothing can be trained."""
+
+STREAMS = ("stdout", "stderr")
+"""Where Composer writes lines and bars."""
 
 REFERENCES = {
     "trainer.seed": "seed",
@@ -85,70 +85,6 @@ def _supplied(config: Config) -> Iterator[str]:
                 yield f"{node}.{name} would be replaced by what training makes of the configuration; leave it out"
 
 
-def _initial_weights(config: Config) -> Iterator[str]:
-    load_path = config["trainer"].get("load_path")
-    if config["init_weights"] is not None and config["init_from"] is None:
-        yield f"init_weights={config['init_weights']} has no effect without init_from; set both, or neither"
-    if config["init_from"] is not None and load_path is not None:
-        yield "trainer.load_path would replace the weights of init_from; set one of them"
-
-
-def _loading(config: Config) -> Iterator[str]:
-    trainer = config["trainer"]
-    if trainer.get("load_path") is None:
-        unused = [key for key in trainer if key.startswith("load_") and key not in ("load_path", "load_weights_only")]
-        unused += [] if trainer.get("load_weights_only", True) else ["load_weights_only"]
-        if unused:
-            yield f"trainer.{unused[0]} has no effect without trainer.load_path; leave it out"
-        if config["trust_checkpoint"] and _saves_in_run(config):
-            yield "trust_checkpoint has no effect without trainer.load_path; leave it out"
-    elif "://" in trainer["load_path"] and not trainer.get("load_weights_only", False):
-        yield (
-            f"trainer.load_path={trainer['load_path']} is remote, where its optimizer and algorithms cannot be "
-            "compared with these before they are loaded; copy it to a local folder, or set "
-            "trainer.load_weights_only=true"
-        )
-    elif trainer.get("load_weights_only", False):
-        for key in ("load_ignore_keys", "load_exclude_algorithms"):
-            if trainer.get(key) is not None:
-                yield (
-                    f"trainer.{key} has no effect where weights alone are loaded; leave it out, or set "
-                    "trainer.load_weights_only=false"
-                )
-    if trainer.get("load_strict_model_weights", True) is False:
-        yield (
-            "trainer.load_strict_model_weights=false would keep random weights for every name that the checkpoint "
-            "lacks, without a word; set init_from to a run of the same network"
-        )
-
-
-def _checkpoints(config: Config) -> Iterator[str]:
-    if config["trust_checkpoint"]:
-        return
-    path, runs = config["trainer"].get("load_path"), Path(config["output_dir"])
-    if path is not None and not _is_of_own_run(path, runs):
-        yield (
-            f"trainer.load_path={path} is not of a run below {runs}, the folder of your own runs, and reading a "
-            "checkpoint of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set "
-            "init_from to a run folder"
-        )
-    if not _saves_in_run(config) and config["trainer"].get("autoresume"):
-        yield (
-            f"trainer.save_folder={config['trainer']['save_folder']} is not in the run's own folder "
-            f"{_run_folder(config)}, and resuming would run the code in its checkpoints; set trust_checkpoint=true if "
-            "only you write there"
-        )
-
-
-def _saving(config: Config) -> Iterator[str]:
-    folder = config["trainer"].get("save_folder")
-    if folder is not None and "://" in folder:
-        return
-    for key in REMOTE_ONLY:
-        if key in config["trainer"]:
-            yield f"trainer.{key} has no effect on checkpoints in a local folder; leave it out"
-
-
 def _accepted(config: Config) -> Iterator[str]:
     for key in config["accept_changes"]:
         if ACCEPTABLE.match(key) and not names_setting(config, key):
@@ -162,8 +98,27 @@ def _accepted(config: Config) -> Iterator[str]:
 
 def _console(config: Config) -> Iterator[str]:
     trainer = config["trainer"]
+    stream = trainer.get("console_stream")
     if "console_log_interval" in trainer and not trainer.get("log_to_console"):
         yield "trainer.console_log_interval has no effect without trainer.log_to_console=true; set both, or neither"
+    if not trainer.get("log_to_console") and not trainer.get("progress_bar", True):
+        for key in ("console_stream", "log_traces"):
+            if trainer.get(key):
+                yield (
+                    f"trainer.{key}={trainer[key]} has no effect without trainer.log_to_console=true or "
+                    "trainer.progress_bar=true; set one of them, or leave it out"
+                )
+    elif stream is not None and stream not in STREAMS:
+        yield f"trainer.console_stream is {stream!r}; set it to {' or '.join(STREAMS)}"
+
+
+def _ranks(config: Config) -> Iterator[str]:
+    strategy = config["trainer"].get("ddp_sync_strategy")
+    if strategy is not None and config["parallelism"]["fsdp"] is not None:
+        yield (
+            f"trainer.ddp_sync_strategy={strategy} has no effect where parallelism.fsdp shards the weights; leave it "
+            "out, or set parallelism=ddp"
+        )
 
 
 def _copies(config: Config) -> Iterator[str]:
@@ -186,6 +141,11 @@ def _evaluation(config: Config) -> Iterator[str]:
 
 
 def _precision(config: Config) -> Iterator[str]:
+    if config["trainer"].get("precision_config") is not None and config["machine"]["precision"] != "amp_fp8":
+        yield (
+            "trainer.precision_config has no effect but with machine.precision=amp_fp8, and machine.precision is "
+            f"{config['machine']['precision']}; leave it out"
+        )
     precision = config["model"].get("cpu_precision", "auto")
     if config["machine"]["device"] == "gpu" and precision != "auto":
         yield f"model.cpu_precision={precision} has no effect on a GPU; set machine.precision there"
@@ -216,12 +176,10 @@ RULES: tuple[Rule, ...] = (
     *BOUNDS,
     _references,
     _supplied,
-    _initial_weights,
-    _loading,
-    _checkpoints,
-    _saving,
+    *CHECKPOINTS,
     _accepted,
     _console,
+    _ranks,
     _copies,
     _evaluation,
     _precision,
@@ -234,23 +192,3 @@ def _at(config: Config, key: str) -> Any:
     for name in key.split("."):
         config = config[name]
     return config
-
-
-def _run_folder(config: Config) -> Path:
-    return Path(config["output_dir"]) / config["exp_name"]
-
-
-def _saves_in_run(config: Config) -> bool:
-    folder = config["trainer"].get("save_folder")
-    return folder is None or _inside(folder, _run_folder(config))
-
-
-def _is_of_own_run(path: str, runs: Path) -> bool:
-    """Whether a checkpoint is below a run's configuration; an earlier stage is as much ours as this run."""
-    file = Path(path).resolve()
-    above = [folder for folder in file.parents if folder != runs.resolve() and _inside(str(folder), runs)]
-    return _inside(path, runs) and (not file.exists() or any((folder / CONFIG_FILE).is_file() for folder in above))
-
-
-def _inside(path: str, folder: Path) -> bool:
-    return "://" not in path and Path(path).resolve().is_relative_to(folder.resolve())

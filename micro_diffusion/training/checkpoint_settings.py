@@ -1,0 +1,114 @@
+"""Settings of checkpoints that have no effect, contradict each other, or read what is not to be trusted, are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from micro_diffusion.checkpoint import CONFIG_FILE
+from micro_diffusion.training.bounds import Config, Rule
+
+REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
+"""What Composer's own saver takes, which writes into remote folders only."""
+
+FETCHING = ("load_progress_bar", "load_object_store")
+"""How Composer fetches a remote checkpoint."""
+
+FETCHING = ("load_progress_bar", "load_object_store")
+"""How Composer fetches a remote checkpoint."""
+
+
+def _initial_weights(config: Config) -> Iterator[str]:
+    load_path = config["trainer"].get("load_path")
+    if config["init_weights"] is not None and config["init_from"] is None:
+        yield f"init_weights={config['init_weights']} has no effect without init_from; set both, or neither"
+    if config["init_from"] is not None and load_path is not None:
+        yield "trainer.load_path would replace the weights of init_from; set one of them"
+
+
+def _loading(config: Config) -> Iterator[str]:
+    trainer = config["trainer"]
+    if trainer.get("load_path") is not None:
+        return
+    unused = [key for key in trainer if key.startswith("load_") and key not in ("load_path", "load_weights_only")]
+    unused += [] if trainer.get("load_weights_only", True) else ["load_weights_only"]
+    if unused:
+        yield f"trainer.{unused[0]} has no effect without trainer.load_path; leave it out"
+    if config["trust_checkpoint"] and _saves_in_run(config):
+        yield "trust_checkpoint has no effect without trainer.load_path; leave it out"
+
+
+def _loaded(config: Config) -> Iterator[str]:
+    trainer = config["trainer"]
+    path, weights_only = trainer.get("load_path"), trainer.get("load_weights_only", False)
+    if path is None:
+        return
+    if "://" in path and not weights_only:
+        yield (
+            f"trainer.load_path={path} is remote, where its optimizer and algorithms cannot be compared with these "
+            "before they are loaded; copy it to a local folder, or set trainer.load_weights_only=true"
+        )
+    for key in ("load_ignore_keys", "load_exclude_algorithms"):
+        if weights_only and trainer.get(key) is not None:
+            yield (
+                f"trainer.{key} has no effect where weights alone are loaded; leave it out, or set "
+                "trainer.load_weights_only=false"
+            )
+    for key in FETCHING:
+        if "://" not in path and key in trainer:
+            yield f"trainer.{key} has no effect where trainer.load_path={path} is local; leave it out"
+    if trainer.get("load_strict_model_weights", True) is False:
+        yield (
+            "trainer.load_strict_model_weights=false would keep random weights for every name that the checkpoint "
+            "lacks, without a word; set init_from to a run of the same network"
+        )
+
+
+def _checkpoints(config: Config) -> Iterator[str]:
+    if config["trust_checkpoint"]:
+        return
+    path, runs = config["trainer"].get("load_path"), Path(config["output_dir"])
+    if path is not None and not _is_of_own_run(path, runs):
+        yield (
+            f"trainer.load_path={path} is not of a run below {runs}, the folder of your own runs, and reading a "
+            "checkpoint of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set "
+            "init_from to a run folder"
+        )
+    if not _saves_in_run(config) and config["trainer"].get("autoresume"):
+        yield (
+            f"trainer.save_folder={config['trainer']['save_folder']} is not in the run's own folder "
+            f"{_run_folder(config)}, and resuming would run the code in its checkpoints; set trust_checkpoint=true if "
+            "only you write there"
+        )
+
+
+def _saving(config: Config) -> Iterator[str]:
+    folder = config["trainer"].get("save_folder")
+    if folder is not None and "://" in folder:
+        return
+    for key in REMOTE_ONLY:
+        if key in config["trainer"]:
+            yield f"trainer.{key} has no effect on checkpoints in a local folder; leave it out"
+
+
+RULES: tuple[Rule, ...] = (_initial_weights, _loading, _loaded, _checkpoints, _saving)
+
+
+def _run_folder(config: Config) -> Path:
+    return Path(config["output_dir"]) / config["exp_name"]
+
+
+def _saves_in_run(config: Config) -> bool:
+    folder = config["trainer"].get("save_folder")
+    return folder is None or _inside(folder, _run_folder(config))
+
+
+def _is_of_own_run(path: str, runs: Path) -> bool:
+    """Whether a checkpoint is below a run's configuration; an earlier stage is as much ours as this run."""
+    file = Path(path).resolve()
+    above = [folder for folder in file.parents if folder != runs.resolve() and _inside(str(folder), runs)]
+    return _inside(path, runs) and (not file.exists() or any((folder / CONFIG_FILE).is_file() for folder in above))
+
+
+def _inside(path: str, folder: Path) -> bool:
+    return "://" not in path and Path(path).resolve().is_relative_to(folder.resolve())
