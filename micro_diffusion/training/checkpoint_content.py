@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -12,29 +13,24 @@ import torch
 from composer import Algorithm
 from composer.utils.checkpoint import glob_filter
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint._nested_dict import unflatten_state_dict
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.optim import Optimizer
 
 Shapes = dict[str, tuple[int, ...]]
-_MODEL, _OPTIMIZERS = "state.model.", "state.optimizers."
 _OF_SCHEDULE = ("params", "lr", "initial_lr")
 
 
 class Content(NamedTuple):
-    """model: shapes by name. optimizers: settings of each one's groups. algorithms: names of those with a state.
-
-    Of a checkpoint in shares, the settings are empty, and the algorithms not known (None).
-    """
+    """model: shapes by name. optimizers: settings of each one's groups. algorithms: names of those with a state."""
 
     model: Shapes
     optimizers: dict[str, list[dict[str, Any]]]
-    algorithms: list[str] | None
+    algorithms: list[str]
 
 
 def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
-    """The content of a checkpoint; of one in shares, only the names of model and optimizers.
-
-    Reading a checkpoint runs the code in it.
+    """The content of a checkpoint, for which reading it runs the code in it.
 
     Args:
         path: a file or a folder of shares.
@@ -43,9 +39,7 @@ def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
     Raises:
         ValueError: when it is of another program, or nothing in it is called as one of `ignored`.
     """
-    if path.is_dir():
-        return _of_shares(path)
-    content = torch.load(path, map_location="meta", mmap=True, weights_only=False)
+    content = _shares(path) if path.is_dir() else torch.load(path, map_location="meta", mmap=True, weights_only=False)
     try:
         state = {**content["state"]}
         model = {key: tuple(value.shape) for key, value in state["model"].items()}
@@ -87,7 +81,7 @@ def check_all_is_taken(
         )
     stateful = [type(each).__qualname__ for each in algorithms if each.state_dict().keys() - {"repr"}]
     missing = [] if ours in content.optimizers or _leave_out("optimizers", ignored) else [ours]
-    if content.algorithms is not None and not _leave_out("algorithms", ignored):
+    if not _leave_out("algorithms", ignored):
         missing += [name for name in stateful if name not in content.algorithms]
     if missing:
         raise ValueError(
@@ -100,7 +94,7 @@ def check_all_is_taken(
             f"{source} holds settings of the optimizer that would replace those of the configuration: "
             f"{', '.join(settings)}; set these, or trainer.load_weights_only=true"
         )
-    left = [name for name in content.algorithms or () if name not in {type(each).__qualname__ for each in algorithms}]
+    left = [name for name in content.algorithms if name not in {type(each).__qualname__ for each in algorithms}]
     if left:
         raise ValueError(
             f"{source} holds the state of {len(left)} algorithms that would be lost ({', '.join(left)}); add them to "
@@ -108,12 +102,20 @@ def check_all_is_taken(
         )
 
 
-def _of_shares(path: Path) -> Content:
-    entries = FileSystemReader(path).read_metadata().state_dict_metadata
-    tensors = {key: tuple(entry.size) for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
-    model = {key.removeprefix(_MODEL): shape for key, shape in tensors.items() if key.startswith(_MODEL)}
-    optimizers = {key.removeprefix(_OPTIMIZERS).partition(".")[0] for key in entries if key.startswith(_OPTIMIZERS)}
-    return Content(model, {name: [] for name in optimizers}, None)
+def _shares(folder: Path) -> dict[str, Any]:
+    """What a checkpoint in shares holds, nested as it is in a file."""
+    described = FileSystemReader(folder).read_metadata()
+    values: dict[str, Any] = {}
+    for key, entry in described.state_dict_metadata.items():
+        if isinstance(entry, TensorStorageMetadata):
+            values[key] = torch.empty(entry.size, device="meta")
+            continue
+        stored = described.storage_data[MetadataIndex(key)]
+        with (folder / stored.relative_path).open("rb") as file:
+            file.seek(stored.offset)
+            part = io.BytesIO(file.read(stored.length))
+        values[key] = torch.load(part, map_location="meta", weights_only=False)
+    return unflatten_state_dict(values, described.planner_data)
 
 
 def _leave_out(part: str, ignored: Sequence[str]) -> bool:
@@ -124,7 +126,7 @@ def _leave_out(part: str, ignored: Sequence[str]) -> bool:
 
 def _other_settings(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> list[str]:
     """Settings of parameter groups that differ, as `group.name: theirs (ours)`."""
-    if not theirs:  # they are not known, or left out
+    if not theirs:  # they are left out
         return []
     if len(theirs) != len(ours):
         return [f"{len(theirs)} groups of parameters (instead of {len(ours)})"]

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from micro_diffusion.training.checkpoint_content import read_content
 from micro_diffusion.training.checkpoint_files import LATEST, is_whole, whole_checkpoints
 from tests.forked_training import output, run_forked
-from tests.small_training import losses, make_latents
+from tests.small_training import losses, make_latents, train_here
 
 SCHEDULE = ["trainer.max_duration=6ba", "trainer.eval_interval=6ba", "trainer.save_interval=2ba"]
 SHARDED = ["parallelism=fsdp", "parallelism.fsdp.checkpoints=sharded"]
@@ -62,6 +62,20 @@ def test_the_names_and_shapes_of_the_weights_are_known_without_reading_them(whol
     shapes = {key: tuple(tensor.shape) for key, tensor in load_file(whole / "model.safetensors").items()}
     found = read_content(whole / "checkpoints" / LATEST).model
     assert {key.removeprefix("network."): shape for key, shape in found.items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["optimizer.lr=0.5"], r"would replace those of .* embeddings\.lr 0\.002 \(instead of 0\.5\)"),
+        (["~algorithms.ema"], r"holds the state of 1 algorithms that would be lost \(EMA\)"),
+        (["+trainer.load_ignore_keys=[zzz]"], "were ignored by load_ignore_key zzz"),
+    ],
+)
+def test_a_state_that_would_be_loaded_in_part_is_refused(whole, workplace, changes, problem):
+    load = [f"trainer.load_path={whole}/checkpoints/{LATEST}", "trainer.load_weights_only=false"]
+    with pytest.raises(ValueError, match=problem):
+        train_here(workplace, "exp_name=partial", *SCHEDULE, *SHARDED, *load, *changes)
 
 
 def flip(path: Path) -> None:
