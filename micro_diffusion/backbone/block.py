@@ -37,6 +37,12 @@ class BlockShape(NamedTuple):
     eps: float = 1e-6
 
 
+class Modulation(NamedTuple):
+    """What a block makes of c, known before it is called. values: (B, 6·D), shift, scale and gate of each branch."""
+
+    values: Tensor
+
+
 class Block(nn.Module):
     """x + gate·attention(mod(norm1 x)), + cross(norm2 x, caption), + gate·ffn(mod(norm3 x))."""
 
@@ -59,30 +65,28 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        c: Tensor,
+        c: Tensor | Modulation,
         caption: Tensor | KeysValues,
         mask: Tensor | None = None,
         *,
         grid: tuple[int, int] | None = None,
         angles: Tensor | None = None,
-        modulation: Tensor | None = None,
     ) -> Tensor:
         """One block.
 
         Args:
             x: (B, T, D).
-            c: (B, conditioning_dim), after its GELU.
+            c: (B, conditioning_dim), after its GELU, or the modulation that follows from it.
             caption: (B, L, D), or its keys and values.
             mask: (B, L) bool, or None where every row counts.
             grid: rows and columns of patches, for the convolution.
             angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
-            modulation: (B, 6·D) what `self.modulation` makes of c, where that is known.
 
         Returns:
             (B, T, D).
         """
-        known: Tensor = self.modulation(c) if modulation is None else modulation
-        shift1, scale1, gate1, shift3, scale3, gate3 = known[:, None].chunk(6, dim=-1)
+        modulation: Tensor = c.values if isinstance(c, Modulation) else self.modulation(c)
+        shift1, scale1, gate1, shift3, scale3, gate3 = modulation[:, None].chunk(6, dim=-1)
         x = x + gate1 * self.attention(modulated_norm(self.norm1, x, shift1, scale1), angles=angles)
         x = x + self.cross_attention(self.norm2(x), caption, mask)
         y = modulated_norm(self.norm3, x, shift3, scale3)

@@ -11,13 +11,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
+from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
 from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock
 from micro_diffusion.backbone.embedding import (
@@ -28,44 +28,11 @@ from micro_diffusion.backbone.embedding import (
     sincos_positions,
     unpatchify,
 )
+from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.backbone.recomputation import modulated_norm
 from micro_diffusion.batch import TextCondition
-
-
-class Modulations(NamedTuple):
-    """What all blocks and the last layer are told of noise level and pooled caption, at S noise levels.
-
-    levels: (S,). mixer, blocks: (S, B, 6·D) for each block. final: (S, B, 2·D).
-    """
-
-    levels: Tensor
-    mixer: list[Tensor]
-    blocks: list[Tensor]
-    final: Tensor
-
-    def at(self, level: Tensor) -> Modulations:
-        """level (B,), each one of `levels` -> those of the samples, (B, 6·D) and (B, 2·D); never waits for a GPU."""
-        distance, index = (self.levels[:, None] - level).abs().min(dim=0)
-        torch._assert_async((distance <= 1e-5).all(), "a noise level was asked for that was not prepared")
-        rows = torch.arange(len(level), device=level.device)
-        mixer, blocks = ([y[index, rows] for y in stack] for stack in (self.mixer, self.blocks))
-        return Modulations(level, mixer, blocks, self.final[index, rows])
-
-
-class EncodedCaption(NamedTuple):
-    """What follows from a caption alone, or from it and noise levels that are known beforehand.
-
-    mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: (B, L) or None.
-    pooled: (B, D). modulations: at the known noise levels, or None.
-    """
-
-    mixer: Sequence[Tensor | KeysValues]
-    blocks: Sequence[Tensor | KeysValues]
-    mask: Tensor | None
-    pooled: Tensor
-    modulations: Modulations | None = None
 
 
 class SparseDiT(nn.Module):
@@ -262,12 +229,19 @@ class SparseDiT(nn.Module):
 
     def _modulations(self, levels: Tensor, pooled: Tensor) -> Modulations:
         """levels (S,), pooled (B, D)."""
-        c = self._conditioning(levels[:, None].expand(-1, len(pooled)).flatten(), pooled.repeat(len(levels), 1))
+        c = self._conditioning_vector(levels[:, None].expand(-1, len(pooled)).flatten(), pooled.repeat(len(levels), 1))
         c = c.unflatten(0, (len(levels), -1))
         mixer, blocks = ([block.modulation(c) for block in stack] for stack in (self.mixer, self.blocks))
         return Modulations(levels, mixer, blocks, self.final_modulation(c))
 
-    def _conditioning(self, level: Tensor, pooled: Tensor) -> Tensor:
+    def _conditioning(self, level: Tensor, caption: EncodedCaption) -> Conditioning:
+        """level (B,), one of those that the caption was prepared for, if it was."""
+        if caption.modulations is not None:
+            return caption.modulations.at(level)
+        c = self._conditioning_vector(level, caption.pooled)
+        return Conditioning([c] * len(self.mixer), [c] * len(self.blocks), self.final_modulation(c))
+
+    def _conditioning_vector(self, level: Tensor, pooled: Tensor) -> Tensor:
         """level (B,), pooled (B, D) -> c (B, D)."""
         return functional.gelu(self.noise_embedding(level) + pooled, approximate="tanh")
 
@@ -300,26 +274,21 @@ class SparseDiT(nn.Module):
                 f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
             )
         caption = text if isinstance(text, EncodedCaption) else self.encode_caption(text)
-        known = None if caption.modulations is None else caption.modulations.at(level)
-        c = self._conditioning(level, caption.pooled) if known is None else caption.pooled  # which then nothing reads
+        conditioning = self._conditioning(level, caption)
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
 
         tokens = self.mixer_in(tokens)
-        for i, (block, attended) in enumerate(zip(self.mixer, caption.mixer, strict=True)):
-            modulation = None if known is None else known.mixer[i]
-            options = {"grid": self.grid, "angles": self.angles, "modulation": modulation}
-            tokens = self._run(block, tokens, c, attended, caption.mask, **options)
+        for block, c, attended in zip(self.mixer, conditioning.mixer, caption.mixer, strict=True):
+            tokens = self._run(block, tokens, c, attended, caption.mask, grid=self.grid, angles=self.angles)
         angles = self.angles
         if keep is not None:
             tokens = keep_tokens(tokens, keep)
             angles = None if angles is None else angles[keep]
         tokens = self.mixer_out(tokens)
-        for i, (block, attended) in enumerate(zip(self.blocks, caption.blocks, strict=True)):
-            modulation = None if known is None else known.blocks[i]
-            tokens = self._run(block, tokens, c, attended, caption.mask, angles=angles, modulation=modulation)
+        for block, c, attended in zip(self.blocks, conditioning.blocks, caption.blocks, strict=True):
+            tokens = self._run(block, tokens, c, attended, caption.mask, angles=angles)
 
-        final = self.final_modulation(c) if known is None else known.final
-        shift, scale = final[:, None].chunk(2, dim=-1)
+        shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
         patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
         if keep is None:
             return Prediction(unpatchify(patches, self.patch_size, *self.input_size))

@@ -1,0 +1,60 @@
+"""What the transformer makes of captions, and of noise levels that are known beforehand, before it sees a picture.
+
+Legend: B batch, L caption tokens, D width, S noise levels, c the conditioning vector (noise level and pooled caption).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from micro_diffusion.backbone.attention import KeysValues
+from micro_diffusion.backbone.block import Modulation
+
+
+class Conditioning(NamedTuple):
+    """What blocks and last layer are told of noise level and pooled caption.
+
+    mixer, blocks: for each block c (B, D), or the modulation that follows from it. final: (B, 2·D).
+    """
+
+    mixer: Sequence[Tensor | Modulation]
+    blocks: Sequence[Tensor | Modulation]
+    final: Tensor
+
+
+class Modulations(NamedTuple):
+    """All modulations at S noise levels.
+
+    levels: (S,). mixer, blocks: (S, B, 6·D) for each block. final: (S, B, 2·D).
+    """
+
+    levels: Tensor
+    mixer: list[Tensor]
+    blocks: list[Tensor]
+    final: Tensor
+
+    def at(self, level: Tensor) -> Conditioning:
+        """level (B,), each one of `levels` -> what is told of the samples; never waits for a GPU."""
+        distance, index = (self.levels[:, None] - level).abs().min(dim=0)
+        torch._assert_async((distance <= 1e-5).all(), "a noise level was asked for that was not prepared")
+        rows = torch.arange(len(level), device=level.device)
+        mixer, blocks = ([Modulation(y[index, rows]) for y in stack] for stack in (self.mixer, self.blocks))
+        return Conditioning(mixer, blocks, self.final[index, rows])
+
+
+class EncodedCaption(NamedTuple):
+    """What follows from a caption alone, or from it and noise levels that are known beforehand.
+
+    mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: (B, L) or None.
+    pooled: (B, D). modulations: at the known noise levels, or None.
+    """
+
+    mixer: Sequence[Tensor | KeysValues]
+    blocks: Sequence[Tensor | KeysValues]
+    mask: Tensor | None
+    pooled: Tensor
+    modulations: Modulations | None = None
