@@ -1,9 +1,9 @@
 """AdamW for matrices that are stored in bf16: 12 bytes a number with its gradient, where fp32 and its copies take 18.
 
 A weight is stored as the bf16 number that the network sees and the 16 bits by which fp32 differs from it, so that small
-steps are not lost, as they would be in bf16 alone. The second moment, which changes by a thousandth a step, is stored
-in the same way; the first, which changes by a tenth, as one bf16 number, within a few percent of its value. The 16 bits
-go under the name of bf16, since `Optimizer.load_state_dict` makes all of a parameter's state its dtype.
+steps are not lost, as they would be in bf16 alone. The second moment, which changes by a thousandth a step, is an fp32
+number; the first, which changes by a tenth, one in bf16, within a few percent of its value. The 16 bits, and the halves of
+the second moment, go under the name of bf16, since `Optimizer.load_state_dict` makes all of a parameter's state its dtype.
 """
 
 from __future__ import annotations
@@ -70,22 +70,23 @@ class CompactAdamW(Optimizer):
 
     def _update(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         state = self.state[parameter]
-        pairs = parameter.dtype == torch.bfloat16
-        names = ("exp_avg", "exp_avg_sq", "exp_avg_sq_rest", "rest") if pairs else ("exp_avg", "exp_avg_sq")
+        split = parameter.dtype == torch.bfloat16
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
-            state.update({name: torch.zeros_like(parameter) for name in names})
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=torch.float32).view(parameter.dtype)
+            if split:
+                state["rest"] = torch.zeros_like(parameter)
         state["step"] += 1
-        if not pairs:
-            _adamw(group, state["step"], parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+        square = state["exp_avg_sq"].view(torch.float32)
+        if not split:
+            _adamw(group, state["step"], parameter, gradient, state["exp_avg"], square)
             return
-        stored = [parameter, gradient, *(state[name] for name in names)]
-        for weight, slope, mean, square, square_rest, rest in _pieces(stored):
-            exact, exact_square, exact_mean = _joined(weight, rest), _joined(square, square_rest), mean.float()
-            _adamw(group, state["step"], exact, slope.float(), exact_mean, exact_square)
+        for weight, rest, slope, mean, piece in _pieces(parameter, state["rest"], gradient, state["exp_avg"], square):
+            exact, exact_mean = _joined(weight, rest), mean.float()
+            _adamw(group, state["step"], exact, slope.float(), exact_mean, piece)
             mean.copy_(exact_mean)
-            _divide(exact, weight, rest)
-            _divide(exact_square, square, square_rest)
+            _split(exact, weight, rest)
 
 
 def _adamw(group: dict[str, Any], step: Tensor, weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor) -> None:
@@ -109,17 +110,19 @@ def _adamw(group: dict[str, Any], step: Tensor, weight: Tensor, gradient: Tensor
 
 def _joined(first: Tensor, rest: Tensor) -> Tensor:
     """A bf16 number and the bits by which fp32 differs from it -> that fp32 number."""
-    return (first.view(torch.int16).int() << 16).add_(rest.view(torch.int16)).view(torch.float32)
+    exact = first.float()
+    exact.view(torch.int32).add_(rest.view(torch.int16))
+    return exact
 
 
-def _divide(exact: Tensor, first: Tensor, rest: Tensor) -> None:
-    """The inverse of `_joined`, for all but ties, of which one bit is lost."""
-    first.copy_(exact)
-    difference = exact.view(torch.int32).sub_(first.view(torch.int16).int() << 16)
-    rest.view(torch.int16).copy_(difference.clamp_(max=2**15 - 1))
+def _split(exact: Tensor, first: Tensor, rest: Tensor) -> None:
+    """The inverse of `_joined`, bit for bit; ties round away from zero. What `exact` holds is lost."""
+    bits = exact.view(torch.int32)
+    rest.view(torch.int16).copy_(bits)  # the lower half, which counts from -2¹⁵
+    first.view(torch.int16).copy_(bits.add_(2**15).bitwise_right_shift_(16))
 
 
-def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Flat views of so many numbers that fp32 copies of them take little room."""
     size = NUMBERS_AT_ONCE.get(tensors[0].device.type, NUMBERS_AT_ONCE["cpu"])
     return zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True)

@@ -52,6 +52,16 @@ def test_the_weight_and_its_rest_follow_fp32(at_once, monkeypatch):
     torch.testing.assert_close(compact[0].detach(), exact(*compact).bfloat16())
 
 
+def test_a_number_is_split_and_joined_bit_for_bit():
+    bits = torch.randint(-(2**31), 2**31, (2**16 + 3,), generator=torch.Generator().manual_seed(0)).int()
+    bits[:6] = torch.tensor([0, 2**15, 2**15 - 1, 2**15 + 1, 3 * 2**15, -1])  # ties, and their neighbours
+    number = bits.view(torch.float32).nan_to_num(1.0, 1.0, 1.0)
+    first, rest = torch.empty_like(number, dtype=torch.bfloat16), torch.empty_like(number, dtype=torch.bfloat16)
+    compact_adamw._split(number.clone(), first, rest)
+    assert torch.equal(compact_adamw._joined(first, rest).view(torch.int32), number.view(torch.int32))
+    assert ((first.float() - number).abs() <= (number.bfloat16().float() - number).abs()).all()
+
+
 def test_steps_that_bf16_alone_would_lose_add_up():
     (weight, optimizer), _ = optimizers(64)
     start = weight.detach().clone()
