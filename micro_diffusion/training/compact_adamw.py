@@ -2,8 +2,8 @@
 
 A weight is stored as the bf16 number that the network sees and the 16 bits by which fp32 differs from it, so that small
 steps are not lost, as they would be in bf16 alone. The second moment, which changes by a thousandth a step, is an fp32
-number; the first, which changes by a tenth, one in bf16, within a few percent of its value. The 16 bits, and the halves of
-the second moment, go under the name of bf16, since `Optimizer.load_state_dict` makes all of a parameter's state its dtype.
+number; the first, which changes by a tenth, one in bf16, within a few percent of its value. The 16 bits and the second
+moment go under the name of bf16, since `Optimizer.load_state_dict` makes all of a parameter's state its dtype.
 """
 
 from __future__ import annotations
