@@ -52,7 +52,7 @@ class _Blockwise(torch.autograd.Function):
         separate = heads(*inputs)
         q, k, v = (y.flatten(0, 1) for y in separate)
         made = torch.empty_like(q)
-        for out, rows, q1, k1, v1 in _blocks(made, _rows(mask, k), q, k, v):
+        for out, rows, q1, k1, v1 in _blocks(made, _rows(mask, separate[1]), q, k, v):
             share, total = _shares(q1, k1, rows)
             torch.bmm(share, v1, out=out).div_(total)
         return made.view(separate[0].shape)
@@ -64,7 +64,7 @@ class _Blockwise(torch.autograd.Function):
         made, inputs = again(ctx.heads, ctx.saved_tensors)
         q, k, v, gradient = (y.detach().flatten(0, 1) for y in (*made, gradient))
         gradients = grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        rows = _rows(ctx.mask, k)
+        rows = _rows(ctx.mask, made[1])
         for out_q, out_k, out_v, g1, shown, q1, k1, v1 in _blocks(grad_q, grad_k, grad_v, gradient, rows, q, k, v):
             share, total = _shares(q1, k1, shown)
             g1 = (g1 / total).to(g1.dtype)
@@ -82,10 +82,10 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _rows(mask: Tensor | None, k: Tensor) -> Tensor:
-    """(B, L) bool -> 1 for rows that may be attended to and 0 for others, (B·H, 1, L); (B·H, 1, 0) without a mask."""
+    """(B, L) bool, (B, H, L, d) -> 1 for rows that may be attended to, else 0, (B·H, 1, L); (B·H, 1, 0) for no mask."""
     if mask is None:
-        return k.new_empty(len(k), 1, 0)
-    return mask.to(k.dtype)[:, None].repeat_interleave(len(k) // len(mask), dim=0)
+        return k.new_empty(k.shape[0] * k.shape[1], 1, 0)
+    return mask.to(k.dtype)[:, None].repeat_interleave(k.shape[1], dim=0)
 
 
 def _shares(q: Tensor, k: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     if height % patch or width % patch:
         raise ValueError(f"latents of {height}×{width} cells cannot be cut into patches of {patch}; choose multiples")
     x = x.reshape(batch, channels, height // patch, patch, width // patch, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:

@@ -33,7 +33,7 @@ def keep_tokens(tokens: Tensor, keep: Tensor) -> Tensor:
     """(B, T, D), (B, K) -> (B, K, D)."""
     batch, patches, dim = tokens.shape
     rows = keep + torch.arange(batch, device=keep.device)[:, None] * patches
-    return tokens.reshape(-1, dim).index_select(0, rows.reshape(-1)).unflatten(0, (batch, -1))
+    return tokens.reshape(-1, dim).index_select(0, rows.reshape(-1)).unflatten(0, keep.shape)
 
 
 def restore_tokens(kept: Tensor, keep: Tensor, patches: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.backbone.experts import ExpertChoice
 from micro_diffusion.batch import TextCondition
+from micro_diffusion.precision import autocast
 
 SIZES = {
     "tiny": {"dim": 512, "depth": 16, "head_dim": 32, "mixer_depth": 4, "mixer_dim": 512},
@@ -108,6 +109,17 @@ def test_samples_of_a_batch_do_not_touch_each_other():
     together = small()(x, level, text).value
     alone = small()(x[1:2], level[1:2], TextCondition(text.tokens[1:2], text.mask[1:2])).value
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("keep", [None, torch.zeros(0, 4, dtype=torch.long)], ids=["every patch", "masked"])
+def test_an_empty_batch_gives_an_empty_prediction(precision, keep):
+    network = small(use_caption_mask=True).requires_grad_(True)
+    with autocast("cpu", precision):
+        made = network(*inputs(batch=0), keep).value
+    assert made.shape == (0, 4, 8, 8)
+    made.float().sum().backward()
+    assert not any(parameter.grad.any() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("use_mask", [True, False])
