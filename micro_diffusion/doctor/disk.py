@@ -42,10 +42,10 @@ def outlays_of(config: DictConfig, parameters: int) -> list[Outlay]:
     content: Any = OmegaConf.to_container(config, resolve=True)
     run = RunFolder(Path(config.output_dir) / config.exp_name, content)
     weights = Outlay(run.path, tuple(WEIGHT_FILES.values()), saved.weights, 0, run)
-    if trainer.save_folder is None or "://" in trainer.save_folder:
+    if run.checkpoints is None:
         return [weights]
     kept = (_checkpoints_left(trainer) or 1) * saved.checkpoint
-    return [weights, Outlay(Path(trainer.save_folder), ("ep*", "ep*/**/*"), kept, saved.checkpoint, run)]
+    return [weights, Outlay(run.checkpoints, ("ep*", "ep*/**/*"), kept, saved.checkpoint, run)]
 
 
 def check_disk(outlays: Sequence[Outlay]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from micro_diffusion.training.errors import refusals_named
 from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, without_first_weights
 from micro_diffusion.training.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
-from micro_diffusion.training.resumption import NextEpochAfterLoad, is_local, own_checkpoints
+from micro_diffusion.training.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.schema import validate
 from micro_diffusion.training.sharding import shard_by_layer, whole_state
@@ -56,8 +56,8 @@ def train(config: DictConfig) -> None:
     keep_freed_memory(config.trainer.device)
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
-    checkpoints = own_checkpoints(config.trainer)
-    if checkpoints and config.trainer.autoresume:
+    checkpoints = own_checkpoints(run, autoresume=config.trainer.autoresume)
+    if checkpoints is not None and checkpoints.there and config.trainer.autoresume:
         config = without_first_weights(config)
     model = build_model(config)
     trainer = build_trainer(config, model, checkpoints)
@@ -86,7 +86,7 @@ def build_model(config: DictConfig) -> Any:
     return model
 
 
-def build_trainer(config: DictConfig, model: Any, checkpoints: Sequence[Path]) -> Trainer:
+def build_trainer(config: DictConfig, model: Any, checkpoints: OwnCheckpoints | None) -> Trainer:
     """Composer's trainer with everything around the model; `checkpoints` are the run's own so far."""
     # on a CPU, low-precision LayerNorm and the memory monitor have nothing to do, and say so
     warnings.filterwarnings("ignore", category=NoEffectWarning)
@@ -146,14 +146,14 @@ def save(trainer: Trainer, model: Trainable, run: RunFolder, *, seconds: float) 
     log.info("%s is complete", run.path)
 
 
-def _savers(trainer: DictConfig, checkpoints: Sequence[Path], interruption: Interruption) -> list[Callback]:
-    """The saver of checkpoints into a local folder; Composer has its own for remote ones, which it copies whole."""
-    if not is_local(trainer.save_folder):
+def _savers(trainer: DictConfig, checkpoints: OwnCheckpoints | None, interruption: Interruption) -> list[Callback]:
+    if checkpoints is None:
         return []
     return [
         WholeCheckpointSaver(
-            folder=trainer.save_folder,
-            there=checkpoints,
+            folder=str(checkpoints.folder),
+            there=checkpoints.there,
+            remote=checkpoints.remote,
             interval=trainer.save_interval,
             keep=trainer.save_num_checkpoints_to_keep,
             is_urgent=interruption.is_agreed,

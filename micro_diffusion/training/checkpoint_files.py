@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from composer import State
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 LATEST = "latest-rank0.pt"
 """The link that names the checkpoint to resume from."""
 _STEP = re.compile(r"ep\d+-ba(?P<step>\d+)(-rank0\.pt)?")
-_UNFINISHED = "unfinished."
-_METADATA, _DIGEST = ".metadata", "metadata.sha256"
+UNFINISHED = "unfinished."
+"""What the name of a checkpoint begins with until it is whole."""
+_METADATA, DIGEST = ".metadata", "metadata.sha256"
 """The list of a sharded checkpoint's tensors, and its digest."""
 
 
@@ -41,7 +43,7 @@ def write_shares(state: State, path: Path) -> None:
 
     The folder has its name when all of them are on the disk.
     """
-    aside = path.with_name(f"{_UNFINISHED}shares")
+    aside = path.with_name(f"{UNFINISHED}shares")
     try:
         save_checkpoint(state, str(aside / path.name))  # into a folder of that name
     except CheckpointException as error:  # no Exception, and its text a page; it holds what some ranks have met
@@ -68,10 +70,9 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    for unfinished in folder.glob(f"{_UNFINISHED}*"):
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
         remove(unfinished)
-    steps = {path: int(match["step"]) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))}
-    paths = sorted(steps, key=steps.__getitem__)
+    paths = [folder / name for name in by_step(path.name for path in folder.iterdir())]
     while paths and not is_whole(paths[-1]):
         damaged = paths.pop()
         aside = damaged.with_name(damaged.name + ".damaged")
@@ -79,6 +80,12 @@ def whole_checkpoints(folder: Path) -> list[Path]:
         damaged.rename(aside)
         log.warning("the checkpoint %s is damaged and passed over; it is now called %s", damaged, aside.name)
     return paths
+
+
+def by_step(names: Iterable[str]) -> list[str]:
+    """The names that are those of checkpoints, oldest first, each once."""
+    steps = {name: int(match["step"]) for name in names if (match := _STEP.fullmatch(name))}
+    return sorted(steps, key=steps.__getitem__)
 
 
 def is_whole(path: Path) -> bool:
@@ -109,7 +116,7 @@ def point_to(path: Path | None, folder: Path) -> None:
     if path is None:
         link.unlink(missing_ok=True)
         return
-    new = link.with_name(f"{_UNFINISHED}{link.name}")
+    new = link.with_name(f"{UNFINISHED}{link.name}")
     new.unlink(missing_ok=True)
     new.symlink_to(path.name)
     new.replace(link)
@@ -120,14 +127,14 @@ def remove(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    if not path.name.startswith(_UNFINISHED):
-        path = path.rename(path.with_name(f"{_UNFINISHED}removal.{path.name}"))
+    if not path.name.startswith(UNFINISHED):
+        path = path.rename(path.with_name(f"{UNFINISHED}removal.{path.name}"))
     shutil.rmtree(path)
 
 
 def _write_digest(folder: Path) -> None:
     """Note the digest of `.metadata`, which has no checksum of its own, in the form of `sha256sum`."""
-    digest = folder / _DIGEST
+    digest = folder / DIGEST
     digest.write_text(_digest_line(folder))
     sync(digest)
 
@@ -138,10 +145,10 @@ def _digest_line(folder: Path) -> str:
 
 def _check_shares(folder: Path) -> None:
     """Every tensor of a folder is an archive of its own within the file of a rank; `.metadata` says where."""
-    for name in (_METADATA, _DIGEST):
+    for name in (_METADATA, DIGEST):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing; copy the folder again")
-    if (folder / _DIGEST).read_text(errors="replace") != _digest_line(folder):
+    if (folder / DIGEST).read_text(errors="replace") != _digest_line(folder):
         raise ValueError(f"{folder / _METADATA} is damaged; copy the folder again")
     of_file = defaultdict(list)
     for entry in FileSystemReader(folder).read_metadata().storage_data.values():

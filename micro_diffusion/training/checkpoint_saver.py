@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,15 +19,19 @@ from micro_diffusion.training.checkpoint_files import (
     write_file,
     write_shares,
 )
+from micro_diffusion.training.remote_checkpoints import RemoteCheckpoints
 from micro_diffusion.whole_file import has_no_room
+
+log = logging.getLogger(__name__)
 
 
 class WholeCheckpointSaver(CheckpointSaver):
-    """Composer's saver for a local folder, safe against being killed.
+    """Composer's saver, safe against being killed.
 
     Composer 0.32 writes under the final name, and removes the link to the last checkpoint before it makes the new one:
     a kill leaves half a file, or a run that begins again. Here a checkpoint is written aside, synced and renamed, the
-    link is replaced in one step, and only then do older checkpoints go.
+    link is replaced in one step, and only then do older checkpoints go. Copies for a remote folder are made while
+    training goes on. One that fails is a line in the log, since the next may not; of the last one, it is an error.
 
     Args:
         folder: for the checkpoints.
@@ -34,10 +39,18 @@ class WholeCheckpointSaver(CheckpointSaver):
         interval: between them, as a Composer time such as `1000ba`; another one is written at the end of training.
         keep: how many of the newest stay; -1 keeps all.
         is_urgent: asked after every step for a reason to write one now.
+        remote: where they are copied to.
     """
 
     def __init__(
-        self, *, folder: str, there: Sequence[Path], interval: str, keep: int, is_urgent: Callable[[], bool]
+        self,
+        *,
+        folder: str,
+        there: Sequence[Path],
+        interval: str,
+        keep: int,
+        is_urgent: Callable[[], bool],
+        remote: RemoteCheckpoints | None = None,
     ) -> None:
         is_due = create_interval_scheduler(interval)
 
@@ -48,6 +61,8 @@ class WholeCheckpointSaver(CheckpointSaver):
             folder=folder, remote_file_name=None, save_interval=is_due_or_urgent, num_checkpoints_to_keep=keep
         )
         self._kept = list(there)
+        self._is_urgent = is_urgent
+        self._remote = remote
 
     def init(self, state: State, logger: Logger) -> None:
         """Point the link from which Composer resumes to the newest checkpoint, on the first rank.
@@ -59,6 +74,8 @@ class WholeCheckpointSaver(CheckpointSaver):
         folder = Path(self.folder)
         if dist.get_global_rank() == 0:
             point_to(self._kept[-1] if self._kept else None, folder)
+            if self._remote is not None and self._kept and not self._remote.has(self._kept[-1]):
+                self._remote.copy(self._kept[-1])  # it was killed before the copy was made
         dist.barrier()
         sharded = state.fsdp_config is not None and state.fsdp_config.state_dict_type == "sharded"
         if (folder / LATEST).exists() and (folder / LATEST).is_dir() != sharded:
@@ -73,6 +90,7 @@ class WholeCheckpointSaver(CheckpointSaver):
         path = Path(self.filename.format(state))
         if state.fsdp_sharded_state_dict_enabled:
             path = path.with_name(path.name.partition("-rank")[0])
+        self._report_copy()  # before what is copied may go
         with _lack_of_room_named(path):
             (write_shares if state.fsdp_sharded_state_dict_enabled else write_file)(state, path)
         if dist.get_global_rank():
@@ -83,6 +101,23 @@ class WholeCheckpointSaver(CheckpointSaver):
         for old in self._kept[: max(surplus, 0)]:
             remove(old)
         self._kept = self._kept[max(surplus, 0) :]
+        if self._remote is not None:
+            self._remote.begin_copy(path)
+            if self._is_urgent():
+                self._report_copy()
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Wait for the copy of the last checkpoint.
+
+        Raises:
+            OSError: when it failed.
+        """
+        if self._remote is not None and (failure := self._remote.failure()):
+            raise failure
+
+    def _report_copy(self) -> None:
+        if self._remote is not None and (failure := self._remote.failure()):
+            log.warning("%s", failure)
 
 
 def checkpoints_left(*, keep: int, interval: str | int, end: str | int) -> int | None:

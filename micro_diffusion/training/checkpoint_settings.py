@@ -8,11 +8,8 @@ from pathlib import Path
 from micro_diffusion.checkpoint import CONFIG_FILE
 from micro_diffusion.training.bounds import Config, Rule
 
-REMOTE_ONLY = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
-"""What Composer's own saver takes, which writes into remote folders only."""
-
-FETCHING = ("load_progress_bar", "load_object_store")
-"""How Composer fetches a remote checkpoint."""
+SAVING = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
+"""What Composer's own saver takes, in place of which ours writes checkpoints."""
 
 FETCHING = ("load_progress_bar", "load_object_store")
 """How Composer fetches a remote checkpoint."""
@@ -83,12 +80,9 @@ def _checkpoints(config: Config) -> Iterator[str]:
 
 
 def _saving(config: Config) -> Iterator[str]:
-    folder = config["trainer"].get("save_folder")
-    if folder is not None and "://" in folder:
-        return
-    for key in REMOTE_ONLY:
+    for key in SAVING:
         if key in config["trainer"]:
-            yield f"trainer.{key} has no effect on checkpoints in a local folder; leave it out"
+            yield f"trainer.{key} has no effect on checkpoints, which this package writes itself; leave it out"
 
 
 RULES: tuple[Rule, ...] = (_initial_weights, _loading, _loaded, _checkpoints, _saving)

@@ -99,7 +99,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a microbatch, or what else this step needs; set "
-            f"trainer.device_train_microbatch_size to a smaller number ({_one_line(str(error))})"
+            "trainer.device_train_microbatch_size to a smaller number, and the same command goes on from the last "
+            f"checkpoint ({_one_line(str(error))})"
         )
     if type(error) in _SYSTEM and isinstance(error, OSError) and error.filename is not None:
         return _SYSTEM[type(error)].format(path=error.filename)

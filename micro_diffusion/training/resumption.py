@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from composer import Callback, Logger, State
 from composer.utils import dist
-from omegaconf import DictConfig
 
 from micro_diffusion.training.checkpoint_files import whole_checkpoints
+from micro_diffusion.training.remote_checkpoints import RemoteCheckpoints
+from micro_diffusion.training.run_folder import RunFolder
 
 
-def is_local(folder: str | None) -> bool:
-    """Whether checkpoints go into a folder of this machine; Composer has its own saver for remote ones."""
-    return folder is not None and "://" not in folder
+class OwnCheckpoints(NamedTuple):
+    """folder: for checkpoints. there: those in it, oldest first, the last of them whole. remote: copies of them."""
+
+    folder: Path
+    there: list[Path]
+    remote: RemoteCheckpoints | None
 
 
-def own_checkpoints(trainer: DictConfig) -> list[Path]:
-    """The checkpoints of a run in its local folder, oldest first, the last of them whole; the first rank reads them."""
-    if not is_local(trainer.save_folder):
-        return []
-    found = [whole_checkpoints(Path(trainer.save_folder)) if dist.get_global_rank() == 0 else []]
+def own_checkpoints(run: RunFolder, *, autoresume: bool) -> OwnCheckpoints | None:
+    """The checkpoints of a run, which the first rank reads; None where it keeps none.
+
+    Args:
+        run: its folder.
+        autoresume: whether it goes on from the newest one, which then is fetched if only a copy is left.
+    """
+    if run.checkpoints is None:
+        return None
+    remote = None if run.remote is None else RemoteCheckpoints(run.remote, run)
+    found: list[list[Path]] = [[]]
+    if dist.get_global_rank() == 0:
+        if remote is not None and autoresume:
+            remote.fetch_newest()
+        found = [whole_checkpoints(run.checkpoints)]
     dist.broadcast_object_list(found)
-    return found[0]
+    return OwnCheckpoints(run.checkpoints, found[0], remote)
 
 
 class NextEpochAfterLoad(Callback):

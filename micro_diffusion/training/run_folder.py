@@ -2,7 +2,7 @@
 
 trained_models/<exp_name>/config.yaml     written at the start, fully resolved
                          /changes.jsonl   what has changed in it since, at which step
-                         /checkpoints/    Composer's, to resume from
+                         /checkpoints/    to resume from
                          /*.safetensors   written at the end
                          /complete.json   written last
 """
@@ -47,20 +47,49 @@ class RunFolder:
             raise ValueError(f"{complete} cannot be read ({error!r}); remove it to go on with this run") from error
         return duration == str(self.config["trainer"]["max_duration"])
 
+    @property
+    def checkpoints(self) -> Path | None:
+        """The folder of this machine for checkpoints, which may be copied elsewhere; None where there are none."""
+        folder = self.config["trainer"]["save_folder"]
+        return self.path / "checkpoints" if self.remote is not None else folder and Path(folder)
+
+    @property
+    def remote(self) -> str | None:
+        """The address of the folder to which checkpoints are copied, if there is one."""
+        folder = self.config["trainer"]["save_folder"]
+        return folder if folder is not None and "://" in folder else None
+
     def check(self) -> None:
         """Compare with the configuration of the run that is in the folder already, if it has got anywhere.
 
         Raises:
             ValueError: when it differs in what is learned; says where.
         """
-        earlier = self._earlier()
-        if earlier is None or not (wrong := refused(earlier, self.config)):
+        if (earlier := self._earlier()) is not None:
+            self._check(earlier, self.path)
+
+    def adopt(self, earlier: dict[str, Any], source: str) -> None:
+        """Go on with a run that was begun in a folder of another machine.
+
+        Args:
+            earlier: its configuration.
+            source: where its checkpoints are, for messages.
+
+        Raises:
+            ValueError: when it differs in what is learned; says where.
+        """
+        self._check(earlier, source)
+        if self._earlier() is None:
+            write_config(self.path, earlier)
+
+    def _check(self, earlier: dict[str, Any], source: Path | str) -> None:
+        if not (wrong := refused(earlier, self.config)):
             return
         differences = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         keys = dict.fromkeys(_nameable(self.config, change.key) for change in wrong)
         accept = f", or accept_changes=[{','.join(keys)}]" if all(map(ACCEPTABLE.match, keys)) else ""
         raise ValueError(
-            f"{self.path} holds a run of another configuration, which differs in {differences}; "
+            f"{source} holds a run of another configuration, which differs in {differences}; "
             f"choose another exp_name, or set these back to resume that run{accept}"
         )
 

@@ -125,7 +125,7 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
         ["trainer.load_path=other.pt", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere", "trainer.autoresume=false"],
-        ["trainer.save_folder=s3://bucket/mine", "trust_checkpoint=true", *(f"+trainer.{key}" for key in SAVING)],
+        ["trainer.save_folder=s3://bucket/mine", "trust_checkpoint=true"],
         ["init_from=trained_models/first", "init_weights=raw"],
         ["eval_loader=null"],
         ["model.caption_drop=0.0", "prompts.guidance_scale=1"],

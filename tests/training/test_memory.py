@@ -175,10 +175,15 @@ def test_one_sharded_rank_takes_the_step_again(workplace, whole, part):
 
 
 @pytest.mark.slow
-def test_ranks_that_share_a_network_end_with_a_sentence(workplace):
-    assert train(workplace, "sharded", "parallelism=fsdp", spoil=no_room_backward(1), seconds=60) == [1, 1]
+def test_ranks_that_share_a_network_end_within_a_minute_and_go_on_with_a_smaller_microbatch(workplace, whole):
+    command = ["parallelism=fsdp", "trainer.save_interval=2ba"]
+    assert train(workplace, "sharded", *command, spoil=no_room_backward(3), seconds=60) == [1, 1]
     assert "Error: the GPU's memory does not hold a microbatch" in output(workplace, 1)
+    assert "set trainer.device_train_microbatch_size to a smaller number" in output(workplace, 1)
     assert "Error: another rank of this job has ended" in output(workplace, 0)
+    assert train(workplace, "sharded", *command, "trainer.device_train_microbatch_size=4") == [0, 0], output(workplace)
+    assert "resumes at step 2" in output(workplace)
+    assert_same(workplace / "runs" / "sharded", whole)
 
 
 def test_two_ranks_that_cannot_hold_a_sample_say_so(workplace):

@@ -186,7 +186,8 @@ def test_a_full_disk_of_any_rank_leaves_the_one_before(workplace):
 
     assert train(workplace, "disk", "trainer.max_duration=2ba", "algorithms.ema.start=1ba") == [0, 0]
     (workplace / "runs" / "disk" / "complete.json").unlink()
-    assert train(workplace, "disk", "algorithms.ema.start=1ba", prepare=fill, together=False) == [1, 1]
+    longer = ["algorithms.ema.start=1ba", "accept_changes=[trainer.max_duration]"]
+    assert train(workplace, "disk", *longer, prepare=fill, together=False) == [1, 1]
     for rank in (0, 1):
         assert "Error: there is no room to write the checkpoint" in output(workplace, rank)
         assert "ep0-ba2 is whole" in output(workplace, rank)
