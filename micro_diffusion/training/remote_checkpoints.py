@@ -47,7 +47,9 @@ class RemoteCheckpoints:
         self._run = run
         self._prefix = parse_uri(self.url)[2]
         with _named(f"{self.url} cannot be used"):
-            self._store = maybe_create_object_store_from_uri(self.url)
+            store = maybe_create_object_store_from_uri(self.url)
+        assert store is not None  # as for a local folder
+        self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint copies")
         self._copying: Future[None] | None = None
 

@@ -20,15 +20,29 @@ from tests.damage import damaged
 from tests.data.s3_server import s3_client
 from tests.training.test_checkpoint_saver import LOGGER, at, names, save
 
-CONFIG = {"seed": 1, "accept_changes": [], "trainer": {"max_duration": "10ba", "save_folder": "s3://data/mine"}}
+CONFIG = {
+    "seed": 1,
+    "output_dir": "runs",
+    "exp_name": "mine",
+    "accept_changes": [],
+    "trainer": {"max_duration": "10ba", "save_folder": "s3://data/mine"},
+}
 FILES = ["ep1-ba2-rank0.pt", "ep1-ba4-rank0.pt"]
 
 
-@pytest.fixture
-def client(monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+@pytest.fixture(scope="module")
+def server():
     with s3_client("data") as made:
         yield made
+
+
+@pytest.fixture
+def client(server, monkeypatch):
+    """A client of a server whose bucket `data` is empty, which is asked once for everything."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in objects(server):
+        server.delete_object(Bucket="data", Key=name)
+    return server
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +131,7 @@ def test_shares_count_when_their_digest_is_there(client, copied, tmp_path):
     assert not remote.has(folder)
     remote.copy(folder)
     assert remote.has(folder)
+    assert there(tmp_path / "elsewhere") == FILES[1:]  # after they were fetched, and found to be none
 
 
 def test_a_run_of_another_configuration_is_refused(copied, tmp_path):
