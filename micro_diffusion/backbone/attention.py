@@ -60,6 +60,10 @@ class KeysValues(NamedTuple):
     values: Tensor
     null: Tensor
 
+    def without_null(self) -> KeysValues:
+        """The N captions alone."""
+        return self._replace(null=self.null[:0])
+
 
 class CrossAttention(nn.Module):
     """Attention of patches to caption tokens, at full width; no biases."""

@@ -61,11 +61,20 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
+class PreparedText(Protocol):
+    """Null captions and then others, in a form that the backbone which made it takes in place of text."""
+
+    def without_null(self) -> Any:
+        """The others alone, in the same form."""
+        ...
+
+
+@runtime_checkable
 class PreparesText(Protocol):
     """A backbone that does its work on captions and noise levels once for many calls."""
 
-    def prepare(self, text: TextCondition, *, levels: Tensor | None = None, null_rows: int = 0) -> Any:
-        """`null_rows` null captions and then those of `text`, in a form that this backbone takes in place of text.
+    def prepare(self, text: TextCondition, *, levels: Tensor | None = None, null_rows: int = 0) -> PreparedText:
+        """`null_rows` null captions and then those of `text`.
 
         levels: (S,) all noise levels that it will be called with, or None when they are not known.
         """

@@ -225,6 +225,7 @@ class SparseDiT(nn.Module):
             mask,
             pooled,
             None if levels is None else self._modulations(levels, pooled),
+            null_rows,
         )
 
     def _modulations(self, levels: Tensor, pooled: Tensor) -> Modulations:

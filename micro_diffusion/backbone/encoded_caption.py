@@ -45,12 +45,18 @@ class Modulations(NamedTuple):
         mixer, blocks = ([Modulation(y[index, rows]) for y in stack] for stack in (self.mixer, self.blocks))
         return Conditioning(mixer, blocks, self.final[index, rows])
 
+    def rows(self, rows: slice) -> Modulations:
+        """Those of some of the B samples."""
+        mixer, blocks = ([y[:, rows] for y in stack] for stack in (self.mixer, self.blocks))
+        return Modulations(self.levels, mixer, blocks, self.final[:, rows])
+
 
 class EncodedCaption(NamedTuple):
     """What follows from a caption alone, or from it and noise levels that are known beforehand.
 
-    mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: (B, L) or None.
-    pooled: (B, D). modulations: at the known noise levels, or None.
+    mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: of the tokens,
+    (B, L), or None. pooled: (B, D). modulations: at the known noise levels, or None. null_rows: how many of the B are
+    null captions, which come first, are keys and values, and have no row in the mask.
     """
 
     mixer: Sequence[Tensor | KeysValues]
@@ -58,3 +64,15 @@ class EncodedCaption(NamedTuple):
     mask: Tensor | None
     pooled: Tensor
     modulations: Modulations | None = None
+    null_rows: int = 0
+
+    def without_null(self) -> EncodedCaption:
+        """The captions that are not null, of which nothing is computed again."""
+
+        def shown(attended: Tensor | KeysValues) -> Tensor | KeysValues:
+            return attended.without_null() if isinstance(attended, KeysValues) else attended
+
+        mixer, blocks = ([shown(attended) for attended in stack] for stack in (self.mixer, self.blocks))
+        rows = slice(self.null_rows, None)
+        modulations = None if self.modulations is None else self.modulations.rows(rows)
+        return EncodedCaption(mixer, blocks, self.mask, self.pooled[rows], modulations)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from micro_diffusion.backbone.backbone import Backbone, PreparesText
+from micro_diffusion.backbone.backbone import Backbone, PreparedText, PreparesText
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.diffusion.objective import Objective
@@ -22,7 +23,7 @@ def null_text(text: TextCondition) -> TextCondition:
     return text._replace(tokens=torch.zeros_like(text.tokens))
 
 
-def prepared(backbone: Backbone, text: TextCondition, levels: Tensor | None, null_rows: int = 0) -> TextCondition:
+def prepared(backbone: Backbone, text: TextCondition, levels: Tensor | None, null_rows: int = 0) -> Any:
     """`null_rows` null captions and then those of `text`, with the work on them done where the backbone can do that.
 
     levels: noise levels (S,) for which work may be done as well, when they are known.
@@ -47,7 +48,7 @@ def guided_denoiser(
 ) -> Denoiser:
     """uncond + scale·(cond − uncond), both from one network call on a batch of 2B.
 
-    Guiding the denoised picture equals guiding the network's raw output, since both objectives' maps are affine in it.
+    Guiding the denoised picture equals guiding the network's raw output, since an objective's map is affine in it.
 
     Args:
         objective: makes denoisers of the backbone.
@@ -65,10 +66,32 @@ def guided_denoiser(
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
     levels = objective.level(torch.tensor(sigmas, device=text.tokens.device)) if sigmas else None
-    inside = _guided(objective, backbone, text, scale, levels)
+    guided = scale not in (0, 1)
+    shown = prepared(backbone, text if scale else null_text(text), levels, null_rows=len(text.tokens) if guided else 0)
+    inside = objective.denoiser(backbone, shown)
+    if guided:
+        inside = _guided(inside, scale)
     if scale == 1 or interval == EVERY_LEVEL:
         return inside
-    outside = _guided(objective, backbone, text, 1, levels)
+    shares = guided and isinstance(shown, PreparedText)
+    conditional = shown.without_null() if shares else prepared(backbone, text, levels)
+    return _within(interval, inside, objective.denoiser(backbone, conditional))
+
+
+def _guided(both: Denoiser, scale: float) -> Denoiser:
+    """At every noise level; `both` is of B null captions and then B others."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        level = torch.as_tensor(sigma, device=x.device).expand(x.shape[0]).repeat(2)
+        uncond, cond = both(torch.cat([x, x]), level).chunk(2)
+        return uncond + scale * (cond - uncond)
+
+    return denoise
+
+
+def _within(interval: tuple[float, float], inside: Denoiser, outside: Denoiser) -> Denoiser:
+    """One denoiser at the noise levels low < sigma <= high, another at the others."""
+    low, high = interval
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma, device=x.device)
@@ -78,21 +101,5 @@ def guided_denoiser(
         if not guide.any():
             return outside(x, sigma)
         return torch.where(guide.view(-1, 1, 1, 1), inside(x, sigma), outside(x, sigma))
-
-    return denoise
-
-
-def _guided(
-    objective: Objective, backbone: Backbone, text: TextCondition, scale: float, levels: Tensor | None
-) -> Denoiser:
-    """Guided at every noise level."""
-    if scale in (0, 1):
-        return objective.denoiser(backbone, prepared(backbone, text if scale else null_text(text), levels))
-    both = objective.denoiser(backbone, prepared(backbone, text, levels, null_rows=len(text.tokens)))
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, device=x.device).expand(x.shape[0]).repeat(2)
-        uncond, cond = both(torch.cat([x, x]), level).chunk(2)
-        return uncond + scale * (cond - uncond)
 
     return denoise

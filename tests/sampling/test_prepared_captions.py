@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.edm import EDM
-from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
 from micro_diffusion.sampling.heun import HeunSampler
 
 OBJECTIVE = EDM(sigma_data=0.9, P_mean=0.0, P_std=1.0)
@@ -46,14 +46,14 @@ def network(request):
     return made.eval().requires_grad_(False)
 
 
-def sample(backbone, scale, known=True):
+def sample(backbone, scale, known=True, interval=(0.01, 10.0)):
     generator = torch.Generator().manual_seed(1)
     text = TextCondition(torch.randn(2, 20, 12, generator=generator), torch.arange(20) < torch.tensor([[7], [20]]))
     noise = torch.randn(2, 4, 8, 8, generator=generator)
     span = {"sigma_min": 0.002, "sigma_max": 80.0}
     sampler = HeunSampler(steps=4, churn=1, churn_sigma_min=0.1)
     sigmas = sampler.noise_levels(**span) if known else []
-    denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=(0.01, 10.0), sigmas=sigmas)
+    denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=interval, sigmas=sigmas)
     generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
     return sampler(denoiser, noise, **span, generators=generators)
 
@@ -73,6 +73,15 @@ def test_fewer_operations(network, scale):
         return counter.get_total_flops()
 
     assert flops(network) < 0.9 * flops(Plain(network))
+
+
+@pytest.mark.parametrize("interval", [EVERY_LEVEL, (0.01, 10.0)], ids=["every level", "an interval"])
+def test_captions_and_levels_are_prepared_once(network, interval):
+    calls = []
+    for layer in (network.caption_embedding, network.noise_embedding, network.blocks[0].cross_attention.kv):
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    sample(network, 5.0, interval=interval)
+    assert len(calls) == 2 + 1 + 2  # captions and null captions, all noise levels, keys and values of both
 
 
 def test_a_level_that_was_not_prepared_is_an_error(network):
