@@ -157,8 +157,6 @@ def load_run(folder: str | Path, *, weights: Weights | None = None, device: str 
     """
     folder = Path(folder)
     config = read_config(folder)
-    if not isinstance(config.get("resolution"), int):
-        raise ValueError(f"{folder / CONFIG_FILE} states no resolution; add `resolution:` with a number of pixels")
     chosen = choose_weights(folder, weights)
     parts = {part: build(config, part, folder, device) for part in PARTS}
     path = folder / WEIGHT_FILES[chosen]
@@ -191,7 +189,7 @@ def export_run(
         raise FileExistsError(f"{out} is a run folder already; choose a new one, or remove it first")
     config, chosen = read_config(folder), choose_weights(folder, weights)
     path = save_weights(out, read_tensors(folder / WEIGHT_FILES[chosen]), chosen, dtype=dtype)
-    write_config(out, {key: config[key] for key in ("resolution", *PARTS) if key in config})
+    write_config(out, {part: config[part] for part in PARTS if part in config})
     return path
 
 

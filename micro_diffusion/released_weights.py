@@ -229,7 +229,6 @@ def published_config(backbone: Mapping[str, Any]) -> dict[str, Any]:
     sdxl = {"path": "stabilityai/stable-diffusion-xl-base-1.0", "subfolder": "vae"}
     sixteen_channels = {"path": "ostris/vae-kl-f8-d16", "subfolder": None}
     return {
-        "resolution": 8 * backbone["input_size"],
         "text_encoder": {
             "_target_": "micro_diffusion.text.open_clip.OpenClipTextEncoder",
             "model": "hf-hub:apple/DFN5B-CLIP-ViT-H-14-378",

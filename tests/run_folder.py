@@ -25,7 +25,6 @@ BACKBONE: dict[str, Any] = {
 }
 
 CONFIG: dict[str, Any] = {
-    "resolution": 16,
     "text_encoder": {"_target_": "micro_diffusion.text.tiny.TinyTextEncoder", "dim": 24, "max_length": 16},
     "autoencoder": {"_target_": "micro_diffusion.autoencoder.identity.IdentityAutoencoder"},
     "backbone": {"_target_": "micro_diffusion.backbone.dit.SparseDiT", **BACKBONE},

@@ -65,7 +65,7 @@ def test_one_prompt_gives_a_plain_picture_that_says_what_it_is(capsys: pytest.Ca
         "seed": 0,
         "guidance_scale": 2.0,
         "steps": 3,
-        "resolution": 16,
+        "resolution": [16, 16],
     }
     assert capsys.readouterr().out == "new/out.png: 1 picture, ema weights of trained_models/first\n"
 

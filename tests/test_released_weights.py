@@ -176,7 +176,7 @@ def test_a_released_file_becomes_a_run_folder(tmp_path: Path, dtype: torch.dtype
         torch.equal(p.to(dtype), q.to(dtype)) for p, q in zip(loaded.parameters(), backbone.parameters(), strict=True)
     )
     config = read_config(tmp_path / "run")
-    assert config["resolution"] == 64
+    assert config["backbone"]["input_size"] == 8
     assert config["backbone"]["position_scale"] == 2.0
 
 

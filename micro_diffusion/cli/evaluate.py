@@ -31,8 +31,11 @@ def execute(options: argparse.Namespace) -> None:
     check_picture_file(grid)
     make_folder(options.out.parent)
     run, pipeline, settings = open_run(options)
+    height, width = pipeline.trained_resolution
+    if height != width:
+        raise ValueError(f"{run.folder} draws {height}×{width}, but only square pictures can be judged; use generate")
     report, picture = composition_report(
-        lambda captions: draw(pipeline, captions, options, resolution=run.config["resolution"], **settings),
+        lambda captions: draw(pipeline, captions, options, **settings),
         count=options.count,
         seed=settings["seed"],
     )

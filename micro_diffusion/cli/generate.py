@@ -33,7 +33,7 @@ def execute(options: argparse.Namespace) -> None:
         check_picture_file(out)
     run, pipeline, settings = open_run(options)
     prompts = [prompt for prompt in options.prompts or run.prompts.captions for _ in range(options.count)]
-    settings["resolution"] = options.resolution or run.config["resolution"]
+    settings["resolution"] = options.resolution or pipeline.trained_resolution
     images = draw(pipeline, prompts, options, **settings)
 
     drawn_with = described(run, settings)

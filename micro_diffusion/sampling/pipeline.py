@@ -88,7 +88,7 @@ class Pipeline:
         *,
         seed: int,
         guidance_scale: float,
-        resolution: int | tuple[int, int],
+        resolution: int | tuple[int, int] | None = None,
         guidance_interval: tuple[float, float] = EVERY_LEVEL,
         steps: int | None = None,
         batch_size: int = 16,
@@ -103,7 +103,7 @@ class Pipeline:
             captions: B texts, at least one.
             seed: any integer, 0 included.
             guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
-            resolution: H = W, or (H, W), in pixels; positions are stretched when the backbone was built for another.
+            resolution: H = W, or (H, W), in pixels, when not `trained_resolution`; positions are then stretched.
             guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
             steps: sampling steps, when not the sampler's own number.
             batch_size: pictures drawn at once.
@@ -118,7 +118,7 @@ class Pipeline:
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         pictures = []
-        size = self.latent_size(resolution)
+        size = self.latent_size(self.trained_resolution if resolution is None else resolution)
         if isinstance(self.backbone, Resizable) and self.backbone.input_size != size:
             height, width = self.backbone.input_size
             warnings.warn(
@@ -135,6 +135,18 @@ class Pipeline:
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(pictures)
+
+    @property
+    def trained_resolution(self) -> tuple[int, int]:
+        """(H, W) in pixels of the pictures that the backbone was built for.
+
+        Raises:
+            ValueError: when it was built for no size in particular.
+        """
+        if not isinstance(self.backbone, Resizable):
+            raise ValueError(f"{type(self.backbone).__name__} was built for no size in particular; give a resolution")
+        height, width = self.backbone.input_size
+        return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the latents of a picture of this resolution.

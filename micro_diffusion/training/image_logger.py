@@ -28,14 +28,13 @@ class ImageLogger(Callback):
     Args:
         pipeline: takes a backbone and an objective, and has the text encoder, autoencoder and sampler already.
         prompts: what to draw.
-        resolution: side of the pictures in pixels.
         interval: how often, as a Composer time such as `1000ba`.
         folder: for the grids.
         batch_size: pictures drawn at once.
         encoder_device: where text encoder and autoencoder work; between drawings they wait on the CPU.
 
     Raises:
-        ValueError: for a resolution or a batch size below 1.
+        ValueError: for a batch size below 1.
     """
 
     def __init__(
@@ -43,18 +42,15 @@ class ImageLogger(Callback):
         *,
         pipeline: Callable[..., Pipeline],
         prompts: Prompts,
-        resolution: int,
         interval: int | str | Time,
         folder: str,
         batch_size: int,
         encoder_device: str | torch.device,
     ) -> None:
-        for name, value in (("resolution", resolution), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"callbacks.image_logger.{name} is {value}; set it to at least 1")
+        if batch_size < 1:
+            raise ValueError(f"callbacks.image_logger.batch_size is {batch_size}; set it to at least 1")
         self.pipeline = pipeline
         self.prompts = prompts
-        self.resolution = resolution
         self.folder = Path(folder)
         self.batch_size = batch_size
         self.encoder_device = torch.device(encoder_device)
@@ -116,7 +112,7 @@ class ImageLogger(Callback):
         return self._copy
 
     def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> Tensor:
-        """One picture for each prompt, (N, 3, H, W)."""
+        """One picture for each prompt, of the shape that the network is trained at, (N, 3, H, W)."""
         device, training = next(model.network.parameters()).device, network.training
         pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
         precision = get_precision_context(state.precision, state.precision_config)
@@ -125,7 +121,6 @@ class ImageLogger(Callback):
                 self.prompts.captions,
                 seed=self.prompts.seed,
                 guidance_scale=self.prompts.guidance_scale,
-                resolution=self.resolution,
                 batch_size=self.batch_size,
             )
         network.train(training)

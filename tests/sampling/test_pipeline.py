@@ -113,6 +113,13 @@ def test_latents_may_be_smaller_than_pictures():
     assert draw(["a cat"], autoencoder=FakeAutoencoder(), resolution=32).shape == (1, 3, 32, 32)
 
 
+def test_pictures_have_the_shape_that_the_network_was_built_for():
+    backbone = random_backbone(seed=0)
+    backbone.resize((8, 16), 1.0)
+    pictures = pipeline(backbone=backbone, autoencoder=FakeAutoencoder()).generate(["a cat"], seed=0, guidance_scale=1)
+    assert pictures.shape == (1, 3, 16, 32)
+
+
 @pytest.mark.parametrize(
     ("resolution", "wrong", "remedy"), [(20, 20, "use 16 or 24"), ((16, 3), 3, "use 8"), (0, 0, "")]
 )

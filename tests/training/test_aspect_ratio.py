@@ -15,7 +15,7 @@ from tests.small_training import losses, make_latents, train_here
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_rectangular_latents_are_trained_on_and_drawn(tmp_path, padded):
+def test_rectangular_latents_are_trained_on_and_drawn(tmp_path, padded, capsys):
     make_latents(tmp_path, 24)
     precompute(
         images=tmp_path / "images",
@@ -32,6 +32,10 @@ def test_rectangular_latents_are_trained_on_and_drawn(tmp_path, padded):
     train_here(tmp_path, "exp_name=wide", *loaders, *network, "trainer.max_duration=20ba")
     found = losses(tmp_path / "runs" / "wide")
     assert sorted(found) == list(range(20)) and all(torch.tensor(list(found.values())).isfinite())
-    drawing = ["--resolution", "24x40", "--seed", "0", "--steps", "2", "--out", str(tmp_path / "out.png")]
+    grid = Image.open(tmp_path / "runs" / "wide" / "samples" / "step_0000020.png")
+    assert grid.width > grid.height  # one picture, and its caption below
+    drawing = ["--seed", "0", "--steps", "2", "--out", str(tmp_path / "out.png")]
     main(["generate", str(tmp_path / "runs" / "wide"), "a large red circle", *drawing])
     assert Image.open(tmp_path / "out.png").size == (40, 24)
+    assert main(["evaluate", str(tmp_path / "runs" / "wide"), "--out", str(tmp_path / "scores.json")]) == 2
+    assert "wide draws 24×40, but only square pictures can be judged; use generate" in capsys.readouterr().err
