@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from micro_diffusion.performance.counting import count_saved_bytes
 from micro_diffusion.performance.training_step import TrainingStep, activation_bytes, build_model, random_batch
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.resolvers import register_resolvers
@@ -52,3 +53,23 @@ def test_what_tiny_keeps_of_a_picture(mask_ratio, megabytes):
     """Counted at 256 px in fp32; a change that keeps more must say so here."""
     tiny = config("backbone=tiny", f"model.train_mask_ratio={mask_ratio}")
     assert round(activation_bytes(tiny) / 1e6) == megabytes
+
+
+@pytest.mark.parametrize(("mask_ratio", "megabytes"), [(0.0, 143), (0.75, 64)])
+def test_what_tiny_keeps_of_a_picture_in_half_precision(mask_ratio, megabytes):
+    """The same on a GPU, as it is counted without one."""
+    tiny = config("backbone=tiny", f"model.train_mask_ratio={mask_ratio}")
+    assert round(activation_bytes(tiny, half=True) / 1e6) == megabytes
+
+
+@pytest.mark.parametrize(("mask_ratio", "megabytes"), [(0.0, 39), (0.75, 22)])
+def test_what_a_few_of_its_blocks_keep_in_bf16_on_a_cpu(mask_ratio, megabytes):
+    """Where attention keeps no scores; counted on real tensors, for it looks at their values."""
+    few = config("backbone=tiny", *SMALL, f"model.train_mask_ratio={mask_ratio}", "model.cpu_precision=bf16")
+    model = build_model(few).train()
+
+    def kept(pictures):
+        batch = model.draw(random_batch(few, pictures), Draws.of(0, size=pictures))
+        return count_saved_bytes(lambda: model.loss(model(batch), batch), model)
+
+    assert round((kept(2) - kept(1)) / 1e6) == megabytes
