@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from micro_diffusion.performance.attention import ways_of_attention
 from micro_diffusion.performance.comparison import Comparison, compare_drawing, compare_training
 from micro_diffusion.performance.loading import loading
 from micro_diffusion.performance.measurement import DTYPES, Measurement, NetworkMeasurement
@@ -82,11 +83,23 @@ def train(options: argparse.Namespace) -> Row:
     return asked(options, measured, *NETWORK, "mask_ratio") | measured.training()
 
 
+def profile(options: argparse.Namespace) -> Row:
+    """Operators that the time of training steps goes to."""
+    measured = network(options, f"model.train_mask_ratio={options.mask_ratio}")
+    return asked(options, measured, *NETWORK, "mask_ratio") | measured.profile()
+
+
 def sample(options: argparse.Namespace) -> Row:
     """Latents drawn from random captions, without encoders."""
     measured = network(options, f"sampler={options.sampler}", f"sampler.steps={options.steps}")
     row = asked(options, measured, *NETWORK, "sampler", "steps", "guidance", "unprepared")
     return row | measured.drawing(guidance_scale=options.guidance, prepare=not options.unprepared)
+
+
+def attention(options: argparse.Namespace) -> Row:
+    """Ways to compute attention at the recipe's lengths."""
+    measured = Measurement(**conditions(options, options.device))
+    return asked(options, measured, "dtype") | ways_of_attention(measured, dtype=DTYPES[options.dtype])
 
 
 def loader(options: argparse.Namespace) -> Row:
@@ -117,7 +130,13 @@ def compare_sample(options: argparse.Namespace) -> Row:
 
 
 ALL = {"train": train, "sample": sample, "loader": loader, "precompute": precompute}
-COMMANDS = {**ALL, "compare-train": compare_train, "compare-sample": compare_sample}
+COMMANDS = {
+    **ALL,
+    "profile": profile,
+    "attention": attention,
+    "compare-train": compare_train,
+    "compare-sample": compare_sample,
+}
 
 
 def asked(options: argparse.Namespace, measured: Measurement, *keys: str) -> Row:

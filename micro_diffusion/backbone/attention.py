@@ -137,14 +137,17 @@ def attend(
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows)
     elif torch.compiler.is_compiling():
         q, k, v = heads(q, k, v)
-        y = _plain_attention(q, k, v, rows)
+        y = plain_attention(q, k, v, rows)
     else:
         y = blockwise_attention(heads, q, k, v, mask=mask)
     return y.transpose(1, 2).flatten(2)
 
 
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None) -> Tensor:
-    """The products written out: in bf16 on a CPU they outrun the fused kernels."""
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None) -> Tensor:
+    """(B, H, T, d), (B, H, L, d) twice, rows (B, 1, 1, L) bool or None -> (B, H, T, d), the products written out.
+
+    In bf16 on a CPU they outrun the fused kernels.
+    """
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if rows is not None:
         scores = scores.masked_fill(~rows, -torch.inf)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.performance.profiling import operator_shares
 from micro_diffusion.performance.report import Row, device_name
 from micro_diffusion.performance.timing import (
     Clock,
@@ -85,16 +86,14 @@ class NetworkMeasurement(Measurement):
     def training(self) -> Row:
         """Training steps on random latents."""
         rate = self._rate()
-        step = TrainingStep(
-            config=self.config,
-            batch_size=self.batch_size,
-            device=self.device,
-            precision=self.precision,
-            compile=self.compile,
-        )
+        step = self._training_step()
         timing = self.timed(step)
         row = {"optimizer": type(step.optimizer).__name__, "seconds_per_step": timing.seconds}
         return row | self._network_results(timing, training_flops(self.config), rate)
+
+    def profile(self) -> Row:
+        """Shares of the time of training steps that operators take."""
+        return operator_shares(self._training_step(), repeats=self.repeats, device=self.device)
 
     def drawing(self, *, guidance_scale: float, prepare: bool) -> Row:
         """Latents drawn from random captions, without encoders.
@@ -116,6 +115,15 @@ class NetworkMeasurement(Measurement):
         flops = count_flops(Drawing(**common, batch_size=1, device=torch.device("meta")))
         row = {"seconds_per_image": timing.seconds / self.batch_size}
         return row | self._network_results(timing, flops, rate)
+
+    def _training_step(self) -> TrainingStep:
+        return TrainingStep(
+            config=self.config,
+            batch_size=self.batch_size,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+        )
 
     def _rate(self) -> float:
         """The machine's own rate; the peak of memory is counted from here on."""

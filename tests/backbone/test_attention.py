@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from micro_diffusion.backbone.attention import _plain_attention, attend, rotate
+from micro_diffusion.backbone.attention import attend, plain_attention, rotate
 from micro_diffusion.backbone.embedding import rotary_angles
 
 
@@ -37,4 +37,4 @@ def test_plain_products_equal_the_fused_kernel():
     rows = (torch.arange(6) < torch.tensor([[2], [6]]))[:, None, None]
     for mask in (None, rows):
         fused = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        torch.testing.assert_close(_plain_attention(q, k, v, mask), fused)
+        torch.testing.assert_close(plain_attention(q, k, v, mask), fused)

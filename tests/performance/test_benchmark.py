@@ -52,6 +52,18 @@ def test_loading_is_measured_beside_bare_reading(rows):
         assert 0 < row[f"{form}samples_per_second"] < row[f"{form}raw_read_samples_per_second"]
 
 
+def test_a_profile_shares_the_time_among_operators():
+    row = benchmark("profile", "--resolution", 32, "--batch-size", 1, *SMALL)[0]
+    shares = list(row.values())[list(row).index("date") + 1 :]
+    assert sum(shares) == pytest.approx(1) and row["aten::mm"] > 0.05
+
+
+def test_every_way_of_attention_is_timed():
+    row = benchmark("attention", "--batch-size", 1)[0]
+    seconds = {key: value for key, value in row.items() if key.startswith("seconds")}
+    assert len(seconds) == 4 * 3 and min(seconds.values()) > 0
+
+
 def test_results_do_not_litter(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     benchmark("sample", "--resolution", 32, "--batch-size", 1, "--steps", 1, *SMALL)
