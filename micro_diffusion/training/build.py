@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ def train(config: DictConfig) -> None:
     keep_freed_memory(config.trainer.device)
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
+    with run.locked() if dist.get_global_rank() == 0 else nullcontext():
+        _train(config, run)
+
+
+def _train(config: DictConfig, run: RunFolder) -> None:
     checkpoints = own_checkpoints(run, autoresume=config.trainer.autoresume)
     if checkpoints is not None and checkpoints.there and config.trainer.autoresume:
         config = without_first_weights(config)

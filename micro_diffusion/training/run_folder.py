@@ -5,12 +5,19 @@ trained_models/<exp_name>/config.yaml     written at the start, fully resolved
                          /checkpoints/    to resume from
                          /*.safetensors   written at the end
                          /complete.json   written last
+                         /run.lock        who trains in it now
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +27,7 @@ from micro_diffusion.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
-CHANGES_FILE, COMPLETE_FILE = "changes.jsonl", "complete.json"
+CHANGES_FILE, COMPLETE_FILE, LOCK_FILE = "changes.jsonl", "complete.json", "run.lock"
 
 
 class RunFolder:
@@ -58,6 +65,32 @@ class RunFolder:
         """The address of the folder to which checkpoints are copied, if there is one."""
         folder = self.config["trainer"]["save_folder"]
         return folder if folder is not None and "://" in folder else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, whose files each would take for its own leftovers.
+
+        The lock is of this process alone, not of the loader workers that it forks, and goes with it.
+
+        Raises:
+            BlockingIOError: when there is one in it already.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK_FILE).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise BlockingIOError(
+                        f"{self.path} is in use by another training ({file.read()}); wait until it ends, or choose "
+                        "another exp_name"
+                    ) from error
+                log.warning("%s cannot be locked (%s), so a second training in it is not noticed", self.path, error)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
 
     def check(self) -> None:
         """Compare with the configuration of the run that is in the folder already, if it has got anywhere.

@@ -1,9 +1,14 @@
+import errno
+import fcntl
 import json
+import os
+import signal
 
 import pytest
 
 from micro_diffusion.checkpoint import read_config
 from micro_diffusion.training.run_folder import RunFolder
+from tests.forked_process import fork
 
 COSINE = "composer.optim.CosineAnnealingScheduler"
 CONFIG = {
@@ -91,3 +96,33 @@ def test_complete_until_a_longer_training_is_asked_for(tmp_path):
     assert run.is_complete
     assert json.loads((tmp_path / "complete.json").read_text()) == {"max_duration": "10ba", "batches": 10}
     assert not RunFolder(tmp_path, CONFIG | {"trainer": {"max_duration": "20ba"}}).is_complete
+
+
+def test_a_second_training_in_the_folder_is_refused_while_the_first_one_lives(tmp_path):
+    run, (ready, begun) = RunFolder(tmp_path, CONFIG), os.pipe()
+
+    def train() -> None:
+        with run.locked():
+            os.write(begun, b"!")
+            signal.pause()
+
+    first = fork(train, tmp_path / "log")
+    assert os.read(ready, 1)
+    with (
+        pytest.raises(OSError, match=rf"is in use by another training \(process {first} on .*; wait until"),
+        run.locked(),
+    ):
+        pass
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    with run.locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def without_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", without_locks)
+    with RunFolder(tmp_path, CONFIG).locked():
+        assert "cannot be locked ([Errno 37] No locks available), so a second training in it is not" in caplog.text
