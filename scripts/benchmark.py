@@ -98,6 +98,7 @@ def sample(options: argparse.Namespace) -> Row:
 
 def attention(options: argparse.Namespace) -> Row:
     """Ways to compute attention at the recipe's lengths."""
+    keep_freed_memory(options.device)
     measured = Measurement(**conditions(options, options.device))
     return asked(options, measured, "dtype") | ways_of_attention(measured, dtype=DTYPES[options.dtype])
 

@@ -17,14 +17,20 @@ from micro_diffusion.performance.report import Row
 HEADS, HEAD_DIM = 16, 32
 """Those of the backbone tiny."""
 
-
 LENGTHS = ((64, 64), (256, 77), (256, 256), (1024, 1024))
 """Queries and tokens attended to: a quarter of the patches of 256 px, patches and caption, all patches, 512 px."""
 
-WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "fused": functional.scaled_dot_product_attention,
-    "products": plain_attention,
-    "blockwise": partial(blockwise_attention, lambda *heads: heads),
+
+def _heads(*tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, T, heads · head_dim) -> (B, heads, T, head_dim), as the layers split them."""
+    q, k, v = (y.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2) for y in tokens)
+    return q, k, v
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "fused": lambda *tokens: functional.scaled_dot_product_attention(*_heads(*tokens)),
+    "products": lambda *tokens: plain_attention(*_heads(*tokens)),
+    "blockwise": lambda *tokens: blockwise_attention(_heads, *tokens),
 }
 
 
@@ -33,7 +39,7 @@ def ways_of_attention(measurement: Measurement, *, dtype: torch.dtype) -> Row:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(tokens: int) -> Tensor:
-        shape = (measurement.batch_size, HEADS, tokens, HEAD_DIM)
+        shape = (measurement.batch_size, tokens, HEADS * HEAD_DIM)
         return torch.randn(shape, generator=generator).to(measurement.device, dtype).requires_grad_()
 
     row: Row = {}
