@@ -15,8 +15,14 @@ def run_folder(config: dict[str, Any]) -> Path:
 
 
 def check_run_folder(config: dict[str, Any], made: set[Path]) -> str:
-    """The run's folder is new, or that of the same configuration, started perhaps from a run `made` before it."""
+    """The run's folder is new, or that of the same configuration, started perhaps from a run `made` before it.
+
+    Raises:
+        ValueError: when another run has been there, or one of those that are `made` before it.
+    """
     path = run_folder(config)
+    if path.resolve() in made:
+        raise ValueError(f"{path} is the run folder of an earlier stage; leave exp_name out, so that each has its own")
     first = read_config(path).get("init_from") if (path / CONFIG_FILE).is_file() else None
     if config["init_from"] is None and first is not None and Path(first).resolve() in made:
         config = {**config, "init_from": first}  # stages in a row need not say from which one they start

@@ -88,6 +88,11 @@ def by_step(names: Iterable[str]) -> list[str]:
     return sorted(steps, key=steps.__getitem__)
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there are checkpoints in a folder, whole or not."""
+    return folder.is_dir() and any(path.name == LATEST or _STEP.fullmatch(path.name) for path in folder.iterdir())
+
+
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint has all that was written, by its checksums."""
     try:

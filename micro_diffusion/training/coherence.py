@@ -12,7 +12,7 @@ from micro_diffusion.precision import computes_in_bf16
 from micro_diffusion.training.bounds import RULES as BOUNDS
 from micro_diffusion.training.bounds import WRITTEN_RULES, Config, Rule
 from micro_diffusion.training.changes import ACCEPTABLE, names_setting
-from micro_diffusion.training.checkpoint_settings import RULES as CHECKPOINTS
+from micro_diffusion.training.places import RULES as PLACES
 
 PARTS = (
     "model",
@@ -176,7 +176,7 @@ RULES: tuple[Rule, ...] = (
     *BOUNDS,
     _references,
     _supplied,
-    *CHECKPOINTS,
+    *PLACES,
     _accepted,
     _console,
     _ranks,

@@ -23,6 +23,7 @@ from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
 from micro_diffusion.training.changes import ACCEPTABLE, Change, changes, names_setting, refused
+from micro_diffusion.training.checkpoint_files import has_checkpoints
 from micro_diffusion.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,13 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path | None:
         """The folder of this machine for checkpoints, which may be copied elsewhere; None where there are none."""
-        folder = self.config["trainer"]["save_folder"]
+        folder = self.config["trainer"].get("save_folder")
         return self.path / "checkpoints" if self.remote is not None else folder and Path(folder)
 
     @property
     def remote(self) -> str | None:
         """The address of the folder to which checkpoints are copied, if there is one."""
-        folder = self.config["trainer"]["save_folder"]
+        folder = self.config["trainer"].get("save_folder")
         return folder if folder is not None and "://" in folder else None
 
     @contextmanager
@@ -96,10 +97,13 @@ class RunFolder:
         """Compare with the configuration of the run that is in the folder already, if it has got anywhere.
 
         Raises:
-            ValueError: when it differs in what is learned; says where.
+            ValueError: when it differs in what is learned; says where. Also when there are checkpoints without a
+                configuration, which another run has left.
         """
         if (earlier := self._earlier()) is not None:
             self._check(earlier, self.path)
+        else:
+            self._check_no_checkpoints()
 
     def adopt(self, earlier: dict[str, Any], source: str) -> None:
         """Go on with a run that was begun in a folder of another machine.
@@ -135,10 +139,23 @@ class RunFolder:
         """The configuration of a run that has got anywhere."""
         return read_config(self.path) if (self.path / CONFIG_FILE).is_file() and self._has_results else None
 
+    def _check_no_checkpoints(self) -> None:
+        if self._has_checkpoints and not (self.path / CONFIG_FILE).is_file():
+            raise ValueError(
+                f"{self.checkpoints} holds checkpoints, but {self.path} no {CONFIG_FILE} of the "
+                "run that wrote them; set trainer.save_folder to a folder for this run alone, or put that file there "
+                "to go on with that run"
+            )
+
     @property
     def _has_results(self) -> bool:
         """Whether there is anything to go on with or to look at; a run that fails at once leaves no such thing."""
-        return any(any(self.path.glob(kind)) for kind in ("checkpoints/*", "samples/*", "*.safetensors", COMPLETE_FILE))
+        kinds = ("samples/*", "*.safetensors", COMPLETE_FILE)
+        return self._has_checkpoints or any(any(self.path.glob(kind)) for kind in kinds)
+
+    @property
+    def _has_checkpoints(self) -> bool:
+        return self.checkpoints is not None and has_checkpoints(self.checkpoints)
 
     def begin(self, *, step: int) -> None:
         """Write the configuration, and note what has changed in it. step: the first one that it holds for."""

@@ -112,7 +112,7 @@ def test_a_first_checkpoint_that_is_not_there_is_red(latents: Path):
     assert found.state == "bad" and f"there is no checkpoint {path}; set trainer.load_path" in found.text
     path.parent.mkdir(parents=True)
     path.touch()
-    (path.parents[1] / "config.yaml").touch()
+    (path.parents[1] / "config.yaml").write_text("exp_name: earlier")
     assert findings(latents, f"trainer.load_path={path}")["first weights"].state == "good"
 
 
@@ -138,6 +138,20 @@ def test_the_folder_of_another_run_is_red(latents: Path):
     assert "holds this run, which goes on" in findings(latents)["run folder"].text
     found = findings(latents, "optimizer.lr=1")["run folder"]
     assert found.state == "bad" and "run of another configuration, which differs in optimizer.lr=1" in found.text
+
+
+def test_stages_that_share_a_folder_are_red(latents: Path):
+    second = "quickstart_32_finetune"
+    found = {
+        finding.subject: finding for finding in examine(CONFIGS, [STAGE, second], overrides(latents, "exp_name=x"))
+    }
+    assert found[f"{STAGE} run folder"].state == "good" and found[f"{second} run folder"].state == "bad"
+    assert "runs/x is the run folder of an earlier stage; leave exp_name out" in found[f"{second} run folder"].text
+    shared = overrides(latents, f"trainer.save_folder={latents.parent}/checkpoints", "trust_checkpoint=true")
+    found = {finding.subject: finding for finding in examine(CONFIGS, [STAGE, second], shared)}
+    for stage in (STAGE, second):
+        assert found[f"{stage} configuration"].state == "bad"
+        assert f"put its exp_name, {stage}, into that path" in found[f"{stage} configuration"].text
 
 
 def test_an_interrupted_row_of_stages_goes_on(latents: Path):

@@ -41,8 +41,17 @@ def check(*overrides: str) -> None:
         (["trainer.load_path=other.pt"], "runs the code in it; set trust_checkpoint=true"),
         (["trainer.load_path=s3://bucket/a.pt"], "is not of a run below trained_models, the folder of your own runs"),
         (["trainer.load_path=trained_models/../other/a.pt"], "is not of a run below trained_models"),
-        (["trainer.save_folder=elsewhere"], "resuming would run the code in its checkpoints"),
+        (["trainer.save_folder=elsewhere/mine"], "resuming would run the code in its checkpoints"),
         *((["+trainer." + key], f"trainer.{key.partition('=')[0]} has no effect on checkpoints") for key in SAVING),
+        (
+            ["trainer.save_folder=mine2", "trainer.autoresume=false"],
+            "save_folder=mine2 is neither in trained_models/mine",
+        ),
+        (["loggers.metrics_file.path=a.jsonl"], "put its exp_name, mine, into that path"),
+        (
+            ["callbacks.image_logger.folder=trained_models/other"],
+            "folder=trained_models/other is neither in trained_mod",
+        ),
         (["accept_changes=[optimizer.lr]"], "accept_changes names optimizer.lr, which does not change within a run"),
         (["accept_changes=[schedule.nonsense]"], "accept_changes names schedule.nonsense, which is no setting"),
         (["accept_changes=[trainer.max_duration.x]"], "names trainer.max_duration.x, which is no setting"),
@@ -123,8 +132,8 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
         [LOAD, "trainer.load_weights_only=false"],
         ["trainer.load_path=trained_models/earlier/checkpoints/latest-rank0.pt"],
         ["trainer.load_path=other.pt", "trust_checkpoint=true"],
-        ["trainer.save_folder=elsewhere", "trust_checkpoint=true"],
-        ["trainer.save_folder=elsewhere", "trainer.autoresume=false"],
+        ["trainer.save_folder=elsewhere/mine", "trust_checkpoint=true", "loggers.metrics_file.path=mine.jsonl"],
+        ["trainer.save_folder=elsewhere/mine", "trainer.autoresume=false", "loggers.tensorboard.folder=of-mine/all"],
         ["trainer.save_folder=s3://bucket/mine", "trust_checkpoint=true"],
         ["init_from=trained_models/first", "init_weights=raw"],
         ["eval_loader=null"],
@@ -155,5 +164,11 @@ def test_a_checkpoint_is_of_a_run_of_ours_where_a_configuration_lies_above_it(tm
         with pytest.raises(ValueError, match="is not of a run below"):
             check(f"output_dir={folder}", place[1])
         (tmp_path / "config.yaml").unlink(missing_ok=True)
-    (tmp_path / "mine" / "config.yaml").touch()
+    config = tmp_path / "mine" / "config.yaml"
+    config.write_text("exp_name: mine")
     check(*place)
+    with pytest.raises(ValueError, match="is not of a run below"):  # of which it is not trained_models/mine
+        check(f"output_dir={tmp_path.parent}", place[1])
+    config.write_text("exp_name: another")
+    with pytest.raises(ValueError, match="is not of a run below"):
+        check(*place)

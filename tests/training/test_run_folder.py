@@ -34,10 +34,10 @@ def test_a_fresh_folder_is_neither_refused_nor_complete(tmp_path):
 
 
 def begin(folder, config):
-    """A run that has got as far as a checkpoint."""
+    """A run that has got as far as a picture."""
     RunFolder(folder, config).begin(step=0)
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "latest-rank0.pt").touch()
+    (folder / "samples").mkdir()
+    (folder / "samples" / "step_0000009.png").touch()
 
 
 def test_a_run_that_failed_at_once_does_not_hold_its_folder(tmp_path):
@@ -52,6 +52,19 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path):
         ValueError, match=r"differs in seed=1 \(was 0\), model.ratio=0.5 \(was 0.75\); choose another exp_name"
     ):
         RunFolder(tmp_path, other).check()
+
+
+def test_checkpoints_of_another_run_are_refused_wherever_they_are(tmp_path):
+    elsewhere = {"trainer": {"max_duration": "10ba", "save_folder": str(tmp_path / "shared")}}
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "ep0-ba3-rank0.pt").touch()
+    first, second = (RunFolder(tmp_path / name, CONFIG | elsewhere) for name in ("first", "second"))
+    first.begin(step=3)
+    first.check()
+    with pytest.raises(ValueError, match=r"shared holds checkpoints, but \S+/second no config.yaml of the run that"):
+        second.check()
+    with pytest.raises(ValueError, match=r"differs in seed=1 \(was 0\)"):  # though nothing but those is there yet
+        RunFolder(tmp_path / "first", CONFIG | elsewhere | {"seed": 1}).check()
 
 
 def test_what_changes_is_logged_and_kept(tmp_path, caplog):

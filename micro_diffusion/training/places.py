@@ -1,11 +1,13 @@
-"""Settings of checkpoints that have no effect, contradict each other, or read what is not to be trusted, are errors."""
+"""Where a run reads from and writes to: settings without effect, and places that may not be its own, are errors."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from micro_diffusion.checkpoint import CONFIG_FILE
+from micro_diffusion.checkpoint import CONFIG_FILE, read_config
 from micro_diffusion.training.bounds import Config, Rule
 
 SAVING = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
@@ -85,7 +87,27 @@ def _saving(config: Config) -> Iterator[str]:
             yield f"trainer.{key} has no effect on checkpoints, which this package writes itself; leave it out"
 
 
-RULES: tuple[Rule, ...] = (_initial_weights, _loading, _loaded, _checkpoints, _saving)
+def _outputs(config: Config) -> Iterator[str]:
+    run, name = _run_folder(config), re.compile(rf"(?<!\w){re.escape(config['exp_name'])}(?!\w)")
+    for key, place in _places(config):
+        if not _inside(place, run) and not name.search(place):
+            yield (
+                f"{key}={place} is neither in {run} nor named for this run, so that another run may write there too; "
+                f"put its exp_name, {config['exp_name']}, into that path"
+            )
+
+
+def _places(config: Config) -> Iterator[tuple[str, str]]:
+    """Keys and values of the files and folders that a run writes."""
+    if config["trainer"].get("save_folder") is not None:
+        yield "trainer.save_folder", config["trainer"]["save_folder"]
+    for group, argument in itertools.product(("callbacks", "loggers"), ("folder", "path")):
+        for name, node in config[group].items():
+            if argument in (node or {}) and node["_target_"].startswith("micro_diffusion."):
+                yield f"{group}.{name}.{argument}", node[argument]
+
+
+RULES: tuple[Rule, ...] = (_initial_weights, _loading, _loaded, _checkpoints, _saving, _outputs)
 
 
 def _run_folder(config: Config) -> Path:
@@ -98,10 +120,16 @@ def _saves_in_run(config: Config) -> bool:
 
 
 def _is_of_own_run(path: str, runs: Path) -> bool:
-    """Whether a checkpoint is below a run's configuration; an earlier stage is as much ours as this run."""
-    file = Path(path).resolve()
-    above = [folder for folder in file.parents if folder != runs.resolve() and _inside(str(folder), runs)]
-    return _inside(path, runs) and (not file.exists() or any((folder / CONFIG_FILE).is_file() for folder in above))
+    """Whether a checkpoint is below a run that was trained in this place; an earlier stage is as much ours as this."""
+    file, runs = Path(path).resolve(), runs.resolve()
+    return _inside(path, runs) and (not file.exists() or any(_is_run(folder, runs) for folder in file.parents))
+
+
+def _is_run(folder: Path, runs: Path) -> bool:
+    """Whether a folder is `output_dir/exp_name`, as its configuration calls it, and not just somewhere below."""
+    if not (folder.is_relative_to(runs) and (folder / CONFIG_FILE).is_file()):
+        return False
+    return folder.relative_to(runs) == Path(str(read_config(folder).get("exp_name")))
 
 
 def _inside(path: str, folder: Path) -> bool:
