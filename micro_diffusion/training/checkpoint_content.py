@@ -22,11 +22,11 @@ _OF_SCHEDULE = ("params", "lr", "initial_lr")
 
 
 class Content(NamedTuple):
-    """model: shapes by name. optimizers: settings of each one's groups. algorithms: names of those with a state."""
+    """model: shapes by name. optimizers: settings of each one's groups. algorithms: whether each one has a state."""
 
     model: Shapes
     optimizers: dict[str, list[dict[str, Any]]]
-    algorithms: list[str]
+    algorithms: dict[str, bool]
 
 
 def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
@@ -53,8 +53,44 @@ def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
             raise ValueError(f"{warning}, of {path}; correct trainer.load_ignore_keys") from warning
     state = content.get("state", {})
     optimizers = {name: held["param_groups"] for name, held in state.get("optimizers", {}).items()}
-    stateful = [name for name, held in state.get("algorithms", ()) if held.keys() - {"repr"}]
-    return Content({key: model[key] for key in state.get("model", {})}, optimizers, stateful)
+    algorithms = {name: bool(held.keys() - {"repr"}) for name, held in state.get("algorithms", ())}
+    return Content({key: model[key] for key in state.get("model", {})}, optimizers, algorithms)
+
+
+def check_algorithms(
+    content: Content, algorithms: Sequence[Algorithm], *, excluded: Sequence[str] = (), weights_only: bool, source: str
+) -> None:
+    """Compare the algorithms of a checkpoint with those of a training.
+
+    Composer adds those that change the model to a training without them, unless they are excluded.
+
+    Args:
+        content: of the checkpoint.
+        algorithms: of the training.
+        excluded: `trainer.load_exclude_algorithms`.
+        weights_only: whether the states of algorithms do not matter.
+        source: the checkpoint's name for messages.
+
+    Raises:
+        ValueError: when a state would be lost that is not excluded, or what is excluded is not there, or is loaded
+            since the training has it.
+    """
+    ours = [type(each).__qualname__ for each in algorithms]
+    for name in excluded:
+        if name not in content.algorithms:
+            held = ", ".join(content.algorithms) or "none"
+            raise ValueError(f"trainer.load_exclude_algorithms names {name}, but {source} holds {held}; leave it out")
+        if name in ours:
+            raise ValueError(
+                f"trainer.load_exclude_algorithms names {name}, which this training has and would load; take it out of "
+                "algorithms too, or set trainer.load_ignore_keys=[state/algorithms] for a new state"
+            )
+    stateful = [name for name, has_state in content.algorithms.items() if has_state and not weights_only]
+    if lost := [name for name in stateful if name not in [*ours, *excluded]]:
+        raise ValueError(
+            f"{source} holds the state of {len(lost)} algorithms that would be lost ({', '.join(lost)}); add them to "
+            "algorithms, or name them in trainer.load_exclude_algorithms"
+        )
 
 
 def check_all_is_taken(
@@ -82,23 +118,18 @@ def check_all_is_taken(
     stateful = [type(each).__qualname__ for each in algorithms if each.state_dict().keys() - {"repr"}]
     missing = [] if ours in content.optimizers or _leave_out("optimizers", ignored) else [ours]
     if not _leave_out("algorithms", ignored):
-        missing += [name for name in stateful if name not in content.algorithms]
+        missing += [name for name in stateful if not content.algorithms.get(name)]
     if missing:
         raise ValueError(
             f"{source} holds no state of {', '.join(missing)}, which would begin anew; set "
-            "trainer.load_weights_only=true, or choose a checkpoint that has it"
+            "trainer.load_weights_only=true, choose a checkpoint that has it, or, for algorithms, set "
+            "trainer.load_ignore_keys=[state/algorithms]"
         )
     settings = _other_settings(content.optimizers.get(ours, []), optimizer.param_groups)
     if settings:
         raise ValueError(
             f"{source} holds settings of the optimizer that would replace those of the configuration: "
             f"{', '.join(settings)}; set these, or trainer.load_weights_only=true"
-        )
-    left = [name for name in content.algorithms if name not in {type(each).__qualname__ for each in algorithms}]
-    if left:
-        raise ValueError(
-            f"{source} holds the state of {len(left)} algorithms that would be lost ({', '.join(left)}); add them to "
-            "algorithms, or set trainer.load_weights_only=true"
         )
 
 

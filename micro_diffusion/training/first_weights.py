@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from micro_diffusion.checkpoint import CONFIG_FILE, check_fit, choose_weights, initialise_from, read_config
 from micro_diffusion.sampling.pipeline import Resizable
-from micro_diffusion.training.checkpoint_content import check_all_is_taken, read_content
+from micro_diffusion.training.checkpoint_content import check_algorithms, check_all_is_taken, read_content
 from micro_diffusion.training.checkpoint_files import check_checkpoint
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,10 @@ def check_first_checkpoint(
     ignored = trainer.get("load_ignore_keys") or ()
     content = read_content(path, ignored=ignored)
     check_fit(model, content.model, source=str(path))
-    if not trainer.load_weights_only:
+    excluded = trainer.get("load_exclude_algorithms") or ()
+    weights_only = trainer.load_weights_only
+    check_algorithms(content, algorithms, excluded=excluded, weights_only=weights_only, source=str(path))
+    if not weights_only:
         check_all_is_taken(content, optimizer, algorithms, ignored=ignored, source=str(path))
     run = path.absolute().parent.parent
     if (run / CONFIG_FILE).is_file():

@@ -47,12 +47,11 @@ def _loaded(config: Config) -> Iterator[str]:
             f"trainer.load_path={path} is remote, where its optimizer and algorithms cannot be compared with these "
             "before they are loaded; copy it to a local folder, or set trainer.load_weights_only=true"
         )
-    for key in ("load_ignore_keys", "load_exclude_algorithms"):
-        if weights_only and trainer.get(key) is not None:
-            yield (
-                f"trainer.{key} has no effect where weights alone are loaded; leave it out, or set "
-                "trainer.load_weights_only=false"
-            )
+    if weights_only and trainer.get("load_ignore_keys") is not None:
+        yield (
+            "trainer.load_ignore_keys is for what is loaded beside the weights; leave it out, or set "
+            "trainer.load_weights_only=false"
+        )
     for key in FETCHING:
         if "://" not in path and key in trainer:
             yield f"trainer.{key} has no effect where trainer.load_path={path} is local; leave it out"

@@ -243,6 +243,7 @@ def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
         (["optimizer.lr=0.5"], r"that would replace those .* embeddings\.lr 0\.002 \(instead of 0\.5\)"),
         (["optimizer.betas=[0.5,0.9]"], r"\.betas \(0\.9, 0\.99\) \(instead of \(0\.5, 0\.9\)\)"),
         (["~algorithms.ema"], r"holds the state of 1 algorithms that would be lost \(EMA\); add them to algorithms"),
+        (["+trainer.load_exclude_algorithms=[EMA]"], r"names EMA, which this training has and would load; take it out"),
         (["+trainer.load_ignore_keys=[zzz]"], r"were ignored by load_ignore_key zzz, of .*; correct trainer\.load_ig"),
         (["+trainer.load_ignore_keys=['state/model/*patch*']"], r"does not fit the network: \d+ missing \(network\.p"),
     ],
