@@ -5,15 +5,15 @@ cannot be is known from `tests/config_leaves.py`.
 """
 
 import functools
+import os
 import re
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,14 +21,28 @@ from micro_diffusion.doctor.examination import all_stages
 from micro_diffusion.doctor.stage import build_on_meta
 from micro_diffusion.training.errors import one_sentence_errors
 from micro_diffusion.training.resolvers import register_resolvers
-from micro_diffusion.training.schema import ROOT
 from tests.config_leaves import LEAF_VALUES, MAPPING, Leaf, is_wrong, leaves_of, matches
+from tests.config_overrides import (
+    RIGHT,
+    RIGHT_OF_DIFFUSION,
+    RIGHT_OF_QUICKSTART,
+    SYNTAX,
+    UNKNOWN,
+    WRONG,
+    WRONG_OF_DIFFUSION,
+    in_range,
+    pairs,
+    several,
+)
 from tests.forked_process import run_script
 
 ROOT_FOLDER = Path(__file__).resolve().parents[1]
 STAGES = all_stages(ROOT_FOLDER / "configs")
 DIFFUSION = [stage for stage in STAGES if stage != "train_autoencoder"]
 QUICKSTART = [stage for stage in STAGES if stage.startswith("quickstart")]
+FULL = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
+SEED = int(os.environ.get("FUZZ_SEED", "18"))
+"""Of what is set in the full stages; the other examples are always the same."""
 
 
 def fuzz(examples: int) -> settings:
@@ -47,11 +61,6 @@ def hydra():
 def build(stage: str, overrides: list[str]) -> None:
     with one_sentence_errors():
         build_on_meta(compose(stage, overrides=overrides))
-
-
-def pairs(values: Mapping[str, Sequence]) -> st.SearchStrategy[str]:
-    """`key=value` with one of the key's values."""
-    return st.sampled_from([f"{key}={value}" for key, options in values.items() for value in options])
 
 
 @functools.cache
@@ -133,62 +142,6 @@ def test_the_leaves_are_all_of_them():
     assert not wrong & {"objective.P_mean=-1", "optimizer.momentum=0", "init_from=null", "train_loader.mixture={}"}
 
 
-NAMES = st.text(string.ascii_lowercase, min_size=4, max_size=9).filter(lambda name: name not in ROOT)
-SYNTAX = st.sampled_from(
-    ["seed", "=3", "seed=[1", "seed={a:", "~nothing", "++", "seed=1=2:]", "model.=3", "+seed=3", "@=1", "a b=c d"]
-)
-UNKNOWN = NAMES.flatmap(
-    lambda name: st.sampled_from(
-        [
-            *(f"{key}{name}=1" for key in ("", "+", "model.", "+model.", "+trainer.", "+machine.", "+callbacks.")),
-            *(f"{key}={name}" for key in ("optimizer", "+optimizer", "model._target_", "+loggers.new._target_")),
-            *(f"+algorithms.{name}.smoothing=1", f"~{name}"),
-        ]
-    )
-)
-WRONG = {
-    "train_loader.batch_size": ["'1'", "1.5", "{a: 1}"],
-    "optimizer.lr": ["nan", "'1'", "[1]"],
-    "trainer.max_duration": ["ten", "0ba", "-5ba", "[1]"],
-    "trainer.eval_interval": ["often", 0],
-    "trainer.load_path": ["elsewhere.pt"],
-    "+trainer.console_log_interval": ["5ba"],
-    "train_loader.cache_limit": ["10gb"],
-    "trainer.compile_config": ["yes", 3],
-    "trainer.device_train_microbatch_size": ["auto", 1.5, -4],
-    "trainer.save_num_checkpoints_to_keep": [0, -2],
-    "init_weights": ["raw", "best"],
-    "accept_changes": ["[optimizer.lr]", "[nothing]", "[schedule.nonsense]"],
-    "exp_name": ["../up", "/tmp/x", 2024, "'???'"],
-    "machine": ["abacus", "null"],
-    "callbacks": ["none", "3"],
-    "trust_checkpoint": ["true", "maybe"],
-    "output_dir": ["s3://me:my-password@host", "hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaa"],
-    "schedule.t_max": ["9ba"],
-    "seed": [2**32, "${nowhere}", "${oc.env:IT_IS_NOT_SET}", "${divide:7,2}", "${divide:7,0}"],
-    "optimizer.betas": ["[0.9,1]", "[-0.1,0.9]", "[0.9]"],
-    "+schedule.t_warmup": ["-5ba", "''"],
-    "callbacks.progress_lines.interval": ["-1ba", "''", "often"],
-}
-WRONG_OF_DIFFUSION = {
-    "resolution": [33, 1001],
-    "model.train_mask_ratio": [-0.1, 1, 1.5, "nan"],
-    "model.caption_drop": [-0.5, 2],
-    "model.noise_bands": ["[2,1]", "[0]", "[-1,1]", "3"],
-    "model.cpu_precision": ["fp16", "8"],
-    "model.backbone.depth": [3],
-    "callbacks.image_logger.pipeline.sampler.steps": [3],
-    "+objective.sigma_min": [90],
-    "backbone.dim": [-32, 33, "1.5"],
-    "backbone.head_dim": [7],
-    "backbone.patch_size": [3],
-    "prompts.captions": ["[]", "one", "[1,2]"],
-    "prompts.guidance_scale": ["inf", "nan"],
-    "text_encoder": ["bert"],
-    "sampler": ["ddim", "null"],
-    "backbone": ["huge"],
-    "autoencoder": ["null"],
-}
 ANY_STAGE = st.tuples(st.sampled_from(STAGES), st.one_of(SYNTAX, UNKNOWN, pairs(WRONG)))
 DIFFUSION_STAGE = st.tuples(st.sampled_from(DIFFUSION), pairs(WRONG_OF_DIFFUSION))
 
@@ -200,72 +153,10 @@ def test_what_is_wrong_otherwise_is_one_sentence(capsys: pytest.CaptureFixture[s
     says_one_sentence(capsys, *case)
 
 
-RIGHT = {
-    "seed": [0, 2**32 - 1],
-    "exp_name": ["mine", "group/mine", "a-b_c.d"],
-    "optimizer": ["adamw"],
-    "optimizer.lr": ["1e-3", 0, 1],
-    "optimizer.weight_decay": [0, 0.5],
-    "schedule": ["constant", "cosine", "cosine_to_zero", "warmup"],
-    "algorithms": ["standard", "ema", "ema_small"],
-    "callbacks": ["monitors"],
-    "train_loader.batch_size": [16, 512],
-    "train_loader.shuffle": ["false"],
-    "eval_loader": ["null"],
-    "trainer.max_duration": ["2000ba", "3ep", 5],
-    "trainer.save_interval": ["10ba", "1ep"],
-    "trainer.device_train_microbatch_size": ["null", 1, 4],
-    "accept_changes": ["[trainer.max_duration]"],
-    "machine": ["cpu", "gpu"],
-    "trainer.compile_config": ["{}", "{backend: aot_eager}"],
-    "init_from": ["trained_models/other"],
-}
-RIGHT_OF_DIFFUSION = {
-    "resolution": [64, 128, "${divide:512,2}"],
-    "model.train_mask_ratio": [0, 0.5, 0.9],
-    "model.caption_drop": [0.05, 1],
-    "model.noise_bands": ["[]", "[1]", "[0.1,0.2,5]"],
-    "optimizer": ["muon"],
-    "objective": ["edm", "edm_512", "edm_small"],
-    "objective.P_mean": [-3, 0.25],
-    "sampler": ["heun", "euler", "dpmpp_2m"],
-    "sampler.steps": [1, 250],
-    "backbone": ["nano", "tiny"],
-    "backbone.depth": [1, 3],
-    "backbone.position_scale": [0.5, 4],
-    "+backbone.expert_capacity": [0.5, 1, 3],
-    "+backbone.norm_eps": [1e-5],
-    "autoencoder": ["sdxl", "ostris_16ch", "bundled"],
-    "text_encoder": ["open_clip", "t5", "tiny"],
-    "prompts": ["photos", "shapes", "emoji"],
-    "prompts.captions": ["[a cat]", "[a cat, 'a dog: 2']"],
-    "callbacks": ["standard"],
-}
-RIGHT_OF_QUICKSTART = {
-    "optimizer.momentum": [0, 0.5, 0.99],
-    "optimizer.steps": [1, 5],
-    "optimizer.matrix_lr_scale": [0.5, 20],
-    "algorithms.ema.start": ["0ba", "1ba", "0.1dur"],
-    "algorithms.ema.smoothing": [0.5, 0.9999],
-    "trainer.eval_interval": ["1ba", 1, "0.5dur"],
-    "train_loader.caption_probabilities": ["[1]", "null"],
-    "train_loader.cache_limit": ["null"],
-    "callbacks.nan_guard.max_skipped_batches": [2],
-}
-
-
-def several(values: dict[str, list]) -> st.SearchStrategy[list[str]]:
-    """Up to three overrides of different keys; an option of a group comes without leaves of that group."""
-    unique = st.lists(
-        pairs(values), min_size=1, max_size=3, unique_by=lambda text: text.strip("+").split("=")[0].split(".")[0]
-    )
-    return unique.map(lambda chosen: sorted(chosen, key=lambda text: "." in text))
-
-
 RIGHT_CASES = st.one_of(
-    st.tuples(st.sampled_from(STAGES), several(RIGHT)),
-    st.tuples(st.sampled_from(DIFFUSION), several({**RIGHT, **RIGHT_OF_DIFFUSION})),
-    st.tuples(st.sampled_from(QUICKSTART), several({**RIGHT, **RIGHT_OF_QUICKSTART})),
+    st.tuples(st.sampled_from(STAGES), several(pairs(RIGHT))),
+    st.tuples(st.sampled_from(DIFFUSION), several(pairs({**RIGHT, **RIGHT_OF_DIFFUSION}))),
+    st.tuples(st.sampled_from(QUICKSTART), several(pairs({**RIGHT, **RIGHT_OF_QUICKSTART}))),
 )
 
 
@@ -319,6 +210,29 @@ def test_only_choices_and_references_to_nodes_are_not_set_again():
 def test_any_leaf_may_be_set_to_what_it_is(data: st.DataObject):
     leaf, value = data.draw(st.sampled_from(settable(data.draw(st.sampled_from(STAGES)))))
     build(leaf.stage, [leaf.override(value)])
+
+
+def try_out(stage: str, name: str, examples: int, cases: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Check so many cases, which are others for each stage."""
+    seed(f"{SEED}/{stage}/{name}")(fuzz(examples)(given(cases)(lambda case: check(case))))()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", FULL, ids=lambda stage: f"{stage}-FUZZ_SEED={SEED}")
+def test_200_wrong_overrides_of_a_full_stage(stage: str, capsys: pytest.CaptureFixture[str]):
+    leaves = st.sampled_from(wrong_overrides(stage))
+    others = st.one_of(SYNTAX, UNKNOWN, pairs(WRONG), pairs(WRONG_OF_DIFFUSION))
+    try_out(stage, "wrong leaves", 150, leaves, lambda case: check_wrong(capsys, *case))
+    try_out(stage, "other wrong overrides", 50, others, lambda override: says_one_sentence(capsys, stage, override))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", FULL, ids=lambda stage: f"{stage}-FUZZ_SEED={SEED}")
+def test_100_right_overrides_of_a_full_stage(stage: str):
+    same = st.sampled_from(settable(stage)).map(lambda case: [case[0].override(case[1])])
+    new = several(st.one_of(pairs({**RIGHT, **RIGHT_OF_DIFFUSION}), in_range()))
+    try_out(stage, "leaves at what they are", 30, same, lambda overrides: build(stage, overrides))
+    try_out(stage, "right overrides", 70, new, lambda overrides: build(stage, overrides))
 
 
 @pytest.mark.parametrize(
