@@ -238,6 +238,19 @@ def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureF
     assert error.endswith("there is no sampler heun in configs/sampler; give --configs the folder of the stages")
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--configs", "configs"], "--configs configs has no effect without --sampler"),
+        (["--guidance-scale", "1", "--guidance-interval", "0.1", "2"], "--guidance-interval has no effect with a guid"),
+        (["--guidance-interval", "1000", "2000"], "interval 1000 to 2000 holds none of the noise levels"),
+        (["--guidance-scale", "inf"], "the guidance scale is inf; choose a finite number"),
+    ],
+)
+def test_options_without_effect_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], problem: str):
+    assert problem in fails(capsys, "generate", "first", PROMPT, *options)
+
+
 def test_released_weights_become_a_run(capsys: pytest.CaptureFixture[str]):
     backbone, state = small_release()
     torch.save(state, "released.pt")

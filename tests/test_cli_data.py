@@ -68,3 +68,8 @@ def test_what_cannot_be_described_is_one_sentence(tmp_path, capsys):
     make_latents(tmp_path / "latents", count=3)
     assert cli.main(["data", "describe", str(tmp_path / "latents"), "--out", str(tmp_path / "a.txt")]) == 2
     assert "does not end in .json" in capsys.readouterr().err
+
+
+def test_pictures_need_no_autoencoder(data, capsys):
+    assert cli.main(["data", "describe", str(data / "images"), "--autoencoder", "a"]) == 2
+    assert "images holds pictures, which need no --autoencoder; leave it out" in capsys.readouterr().err

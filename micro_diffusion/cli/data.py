@@ -42,7 +42,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--samples", type=positive, default=4096, help="to look at, evenly spaced (default: 4096)")
     parser.add_argument(
         "--autoencoder",
-        default="bundled:autoencoder",
         metavar="FOLDER",
         help="the one that made the latents (default: the bundled one)",
     )
@@ -58,13 +57,15 @@ def execute(options: argparse.Namespace) -> None:
     if out.suffix != ".json":
         raise ValueError(f"--out {out} does not end in .json; the contact sheet gets the same name with .png")
     make_folder(out.parent)
+    if folder.holds_images and options.autoencoder is not None:
+        raise ValueError(f"{options.folder} holds pictures, which need no --autoencoder; leave it out")
     described = folder.describe()
     print("\n".join(lines(described)))
     out.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if folder.holds_images:
         sheet = contact_sheet(*folder.pictures(PICTURES, PICTURE_SIDE))
     else:
-        sheet = decoded_sheet(folder, options.autoencoder)
+        sheet = decoded_sheet(folder, options.autoencoder or "bundled:autoencoder")
     if sheet is None:
         print(
             f"\n{out}: the numbers; there is no contact sheet, because the autoencoder {described['autoencoder']} is "

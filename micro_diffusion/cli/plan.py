@@ -25,9 +25,7 @@ def add(commands: Any) -> None:
         "--machine", default="h100x8", help="h100, h200, a100, all also x8; 4090; cpu; or here, measured"
     )
     parser.add_argument("--devices", type=positive, help="how many of the machine's devices (default: as it is named)")
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="share of a machine's peak rate to assume (default: 0.4)"
-    )
+    parser.add_argument("--mfu", type=float, help="share of a machine's peak rate to assume (default: 0.4)")
     parser.add_argument("--price", type=float, help="dollars for an hour of one device")
     parser.add_argument("--pictures", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
     parser.add_argument("--latent-format", metavar="NAME", help="an option of configs/latent_format, for the disk")
@@ -39,7 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--caption-tokens", type=positive, default=20, help="of a caption, for formats up to end-of-text (default: 20)"
     )
-    parser.add_argument("--batch-size", type=positive, default=8, help="of the steps measured with --machine here")
+    parser.add_argument("--batch-size", type=positive, help="of the steps measured with --machine here (default: 8)")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
     parser.add_argument("--formulae", action="store_true", help="print the formulae too")
@@ -51,17 +49,19 @@ def execute(options: argparse.Namespace) -> None:
     from micro_diffusion.performance import plan  # imports Composer; drawing need not wait for it
     from micro_diffusion.performance.disk import data_size
 
+    _refuse_without_effect(options)
     configs = plan.stage_configs(options.configs, options.stages, options.set)
     if options.machine == "here":
         kind = device("cuda" if torch.cuda.is_available() else "cpu")
-        measured = {"device": kind, "batch_size": options.batch_size}
+        measured = {"device": kind, "batch_size": options.batch_size or 8}
         stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
         devices, basis = 1, "speed measured on this machine"
     else:
+        mfu = 0.4 if options.mfu is None else options.mfu
         machine = plan.machine_named(options.machine, options.devices)
-        stages = [plan.plan_stage(stage, config, machine, options.mfu) for stage, config in configs.items()]
+        stages = [plan.plan_stage(stage, config, machine, mfu) for stage, config in configs.items()]
         number = f"{machine.devices} devices" if machine.devices > 1 else "1 device"
-        devices, basis = machine.devices, f"{number}, speed assumed, at an MFU of {options.mfu:g}"
+        devices, basis = machine.devices, f"{number}, speed assumed, at an MFU of {mfu:g}"
     data = data_size(
         list(configs.values()),
         configs=options.configs,
@@ -74,3 +74,12 @@ def execute(options: argparse.Namespace) -> None:
     print(plan.report(stages, devices=devices, price=options.price, data=data))
     if options.formulae:
         print(f"\n{plan.__doc__}")
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option that only other machines take."""
+    is_measured = options.machine == "here"
+    for name in ("devices", "mfu") if is_measured else ("batch_size",):
+        if getattr(options, name) is not None:
+            reason = "with --machine here, which is measured" if is_measured else "without --machine here"
+            raise ValueError(f"--{name.replace('_', '-')} has no effect {reason}; leave it out")

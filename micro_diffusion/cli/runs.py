@@ -47,13 +47,15 @@ def drawing_options() -> argparse.ArgumentParser:
     drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
     drawing.add_argument("--compile", action="store_true", help="compile the network first; pays for many pictures")
     drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
-    drawing.add_argument("--configs", type=Path, default=Path("configs"), help="where --sampler is (default: configs)")
+    drawing.add_argument("--configs", type=Path, help="where --sampler is (default: configs)")
     return drawing
 
 
 def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:
     """The run that the options name, its pipeline, and how to draw: the options, or else the run's own."""
-    sampler = None if options.sampler is None else find_sampler(options.sampler, options.configs)
+    if options.sampler is None and options.configs is not None:
+        raise ValueError(f"--configs {options.configs} has no effect without --sampler; name one, or leave it out")
+    sampler = None if options.sampler is None else find_sampler(options.sampler, options.configs or Path("configs"))
     place = device(options.device)
     keep_freed_memory(place.type)
     run = load_run(find_run(options.run), weights=options.weights, device=place)
@@ -72,6 +74,8 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
     usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}
     settings = {key: usual[key] if value is None else value for key, value in asked.items()}
     if options.guidance_interval is not None:
+        if settings["guidance_scale"] == 1:
+            raise ValueError("--guidance-interval has no effect with a guidance scale of 1; leave one of them out")
         settings["guidance_interval"] = tuple(options.guidance_interval)
     return run, pipeline, settings
 

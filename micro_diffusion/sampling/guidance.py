@@ -60,11 +60,18 @@ def guided_denoiser(
         sigmas: every noise level that will be asked for, so that work on them is done at once; or none.
 
     Raises:
-        ValueError: for an interval that holds no noise level.
+        ValueError: for a scale that is no number, or an interval that holds no noise level, or none of `sigmas`.
     """
     low, high = interval
+    if not math.isfinite(scale):
+        raise ValueError(f"the guidance scale is {scale}; choose a finite number, such as 5")
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
+    if sigmas and not any(low < sigma <= high for sigma in sigmas):
+        raise ValueError(
+            f"the guidance interval {low:g} to {high:g} holds none of the noise levels that are drawn with, from "
+            f"{min(sigmas):g} to {max(sigmas):g}; choose one that does"
+        )
     levels = objective.level(torch.tensor(sigmas, device=text.tokens.device)) if sigmas else None
     guided = scale not in (0, 1)
     shown = prepared(backbone, text if scale else null_text(text), levels, null_rows=len(text.tokens) if guided else 0)

@@ -210,6 +210,19 @@ def test_an_override_that_is_no_good_is_one_sentence(capsys, override, problem):
     assert error.startswith(f"micro-diffusion: error: {problem}") and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--machine", "here", "--mfu", "0.5"], "--mfu has no effect with --machine here, which is measured; leave it"),
+        (["--machine", "here", "--devices", "2"], "--devices has no effect with --machine here"),
+        (["--batch-size", "4"], "--batch-size has no effect without --machine here; leave it out"),
+    ],
+)
+def test_options_without_effect_are_refused(capsys, options, problem):
+    assert cli.main(["plan", *options, "--configs", str(CONFIGS)]) == 2
+    assert problem in capsys.readouterr().err
+
+
 def test_the_report_adds_up():
     plan = plan_stage("s", config("quickstart_32_pretrain", *SMALL), MACHINES["4090"], mfu=1e-4)
     printed = report([plan, plan], devices=8, price=3.0, data=DataSize(1000, 1e6, "so")).splitlines()

@@ -149,7 +149,8 @@ def test_rounding_to_bytes():
     assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
 
 
-def test_guidance_outside_its_interval_is_none():
-    nowhere = draw(guidance_interval=(1000.0, 2000.0))
-    assert difference(nowhere, draw(guidance_scale=1.0)) <= 1
-    assert difference(nowhere, draw()) > 10
+def test_guidance_at_no_level_is_refused():
+    with pytest.raises(ValueError, match=r"interval 1000 to 2000 holds none of the noise levels that are drawn with"):
+        draw(guidance_interval=(1000.0, 2000.0))
+    with pytest.raises(ValueError, match="the guidance scale is nan; choose a finite number"):
+        draw(guidance_scale=float("nan"))
