@@ -14,7 +14,7 @@ from PIL import Image
 from micro_diffusion.training.errors import one_sentence_errors
 
 WAYS = ["empty", "zeros", "truncated", "flipped", "other", "huge"]
-TEXT = (".json", ".yaml")
+TEXT = (".json", ".jsonl", ".csv", ".yaml")
 
 
 def png(side: int = 24) -> bytes:
@@ -43,7 +43,7 @@ def damaged(path: Path, way: str) -> bytes:
 def flipped(content: bytes, generator: random.Random, bits) -> bytes:
     """Three bits of the second half turned over; in text the highest, so that no other valid text comes of it."""
     changed = bytearray(content)
-    for place in generator.sample(range(len(content) // 2, len(content) - 64), 3):
+    for place in generator.sample(range(len(content) // 2, max(len(content) - 64, len(content) // 2 + 8)), 3):
         changed[place] ^= 1 << generator.choice(list(bits))
     return bytes(changed)
 
@@ -63,13 +63,16 @@ def huge_archive(content: bytes) -> bytes:
 
 
 def huge_json(content: bytes) -> bytes:
-    """Numbers beyond all measure."""
-    return content.replace(b'"samples": 50', b'"samples": 5' + b"0" * 30).replace(b'"bytes": ', b'"bytes": 9999999')
+    """Numbers beyond all measure, or, where there are none that count, brackets without end."""
+    many = content.replace(b'"samples": 50', b'"samples": 5' + b"0" * 30).replace(b'"bytes": ', b'"bytes": 9999999')
+    return many if many != content else b"[" * 100_000
 
 
 HUGE: dict[str, Callable[[bytes], bytes]] = {
     ".png": huge_png,
     ".json": huge_json,
+    ".jsonl": lambda content: b'{"file_name": ' * 100_000,
+    ".csv": lambda content: content + b'a.png,"' + b"a" * 200_000 + b'"',
     ".mds": lambda content: content * 3,
     ".safetensors": lambda content: struct.pack("<Q", 2**62) + content[8:],
     ".yaml": lambda content: content.replace(b"dim: 32\n", b"dim: 1099511627776\n"),

@@ -109,7 +109,7 @@ def test_options_reach_the_drawing():
         ("--weights", "raw"),
         ("--precision", other),
         ("--resolution", "32x16"),
-        ("--guidance-interval", 0.1, 1.0),
+        ("--steps", 3, "--guidance-interval", 0.001, 1.0),
     ]
     for index, option in enumerate(options):
         assert run("generate", "first", PROMPT, "--out", f"{index}.png", *option) == 0

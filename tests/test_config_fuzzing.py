@@ -212,9 +212,18 @@ def test_any_leaf_may_be_set_to_what_it_is(data: st.DataObject):
     build(leaf.stage, [leaf.override(value)])
 
 
-def try_out(stage: str, name: str, examples: int, cases: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+def try_out(
+    stage: str, name: str, examples: int, cases: st.SearchStrategy[Any], check: Callable[[Any], object]
+) -> None:
     """Check so many cases, which are others for each stage."""
-    seed(f"{SEED}/{stage}/{name}")(fuzz(examples)(given(cases)(lambda case: check(case))))()
+
+    @seed(f"{SEED}/{stage}/{name}")
+    @fuzz(examples)
+    @given(cases)
+    def each(case: Any) -> None:
+        check(case)
+
+    each()
 
 
 @pytest.mark.slow

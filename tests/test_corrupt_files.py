@@ -1,27 +1,34 @@
-"""Sixty damaged files: each ends in one sentence, or is counted and left out; none in a traceback or in silence.
+"""Ninety damaged files: each ends in one sentence, or is counted and left out; none in a traceback or in silence.
 
-Nine kinds of files, each damaged in six ways that follow from its name; the tenth, checkpoints of Composer, are damaged
-in training/test_train.py, where there are some.
+Fourteen kinds of files, each damaged in six ways that follow from its name; the fifteenth, checkpoints of Composer, are
+damaged in training/test_train.py, where there are some.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from micro_diffusion import cli
+from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.checkpoint import initialise_from, write_config
 from micro_diffusion.data.convert import convert
 from micro_diffusion.data.engine import Processes
 from micro_diffusion.data.loader import build_loader
+from micro_diffusion.data.precompute import precompute
 from micro_diffusion.data.preparation import Preparation
 from micro_diffusion.data.sources.image_folder import ImageFolder
+from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.damage import WAYS, damaged, png, says_one_sentence
 from tests.data.test_loader import make_latents
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release
+
+ROW = {"file_name": "a.png", "caption": "a cat"}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -93,6 +100,51 @@ def test_convert(tmp_path: Path):
     assert record["samples"] == 1 and record["rejected"] == {"unreadable picture": len(WAYS)}
     lines = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
     assert {json.loads(line)["key"] for line in lines} == {f"{way}.png" for way in WAYS}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["metadata.jsonl", "captions.csv"])
+def test_lists_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, way: str):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png())
+    rows = ["file_name,caption", *["a.png,a cat"] * 9] if name.endswith("csv") else [json.dumps(ROW)] * 9
+    (folder / name).write_text("\n".join(rows))
+    (folder / name).write_bytes(damaged(folder / name, way))
+    assert str(folder) in says_one_sentence(capsys, lambda: ImageFolder(path=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "images"
+    convert(
+        source=Shapes(seed=0, count=3, resolution=16),
+        out=folder,
+        preparation=Preparation(),
+        engine=Processes(count=1),
+    )
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("file", ["index.json", "metadata.json", "shard"])
+def test_precompute(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, way: str):
+    folder = shutil.copytree(images, tmp_path / "images")
+    path = folder / file if file != "shard" else next(folder.rglob("*.mds"))
+    path.write_bytes(damaged(path, way))
+
+    def use() -> None:
+        precompute(
+            images=folder,
+            out=tmp_path / "latents",
+            resolutions=[16],
+            autoencoder=IdentityAutoencoder(std=0.5),
+            text_encoder=TinyTextEncoder(dim=6, max_length=4),
+            workers=0,
+        )
+
+    assert str(folder) in says_one_sentence(capsys, use)
+    assert not (tmp_path / "latents").exists()
 
 
 def test_the_bytes_of_every_tensor_count(run: Path, capsys: pytest.CaptureFixture[str]):

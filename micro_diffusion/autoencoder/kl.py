@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated, unit_noise
 from micro_diffusion.bundled import resolve_path
+from micro_diffusion.json_text import parse_json
 from micro_diffusion.provenance import weights_digest
 from micro_diffusion.weight_file import read_tensors, write_tensors
 
@@ -152,7 +153,7 @@ class KLAutoencoder(nn.Module):
                     "autoencoder.path to the autoencoder folder in its run folder, or to bundled:autoencoder"
                 )
         try:
-            autoencoder = cls(**json.loads((folder / _CONFIG).read_text()))
+            autoencoder = cls(**parse_json((folder / _CONFIG).read_text()))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{folder / _CONFIG} describes no autoencoder ({error}); copy it again") from error
         check_stated(str(path), "channels", channels, autoencoder.channels)

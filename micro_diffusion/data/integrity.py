@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -11,6 +10,8 @@ from typing import cast
 import xxhash
 from streaming import LocalDataset
 from streaming.base.format.mds import MDSReader
+
+from micro_diffusion.json_text import parse_json
 
 INDEX = "index.json"
 
@@ -39,7 +40,7 @@ def check_folder(path: Path, *, command: str) -> int:
     if not (path / INDEX).is_file():
         raise FileNotFoundError(f"the data folder {path} has no {INDEX}, so it is empty or incomplete; {remedy}")
     try:
-        shards = json.loads((path / INDEX).read_text(encoding="utf-8"))["shards"]
+        shards = parse_json((path / INDEX).read_text(encoding="utf-8"))["shards"]
         files = [info["zip_data"] or info["raw_data"] for info in shards]
         samples = sum(info["samples"] for info in shards)
         names = [(path / file["basename"], int(file["bytes"])) for file in files]
@@ -110,11 +111,11 @@ def _file_hash(path: Path, algorithm: str) -> str:
 
 def shard_files(folder: Path) -> list[tuple[Path, int]]:
     """The uncompressed shards of a folder, each with its number of samples."""
-    shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]
+    shards = parse_json((folder / INDEX).read_text(encoding="utf-8"))["shards"]
     return [(folder / info["raw_data"]["basename"], info["samples"]) for info in shards]
 
 
 def shard_names(folder: Path) -> set[str]:
     """Of all files that a folder's index lists."""
-    shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["shards"]
+    shards = parse_json((folder / INDEX).read_text(encoding="utf-8"))["shards"]
     return {file["basename"] for info in shards for file in (info["raw_data"], info["zip_data"]) if file}

@@ -28,6 +28,7 @@ from micro_diffusion.data.storage import (
     is_remote,
     scratch_folder,
 )
+from micro_diffusion.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         FileNotFoundError: when there is none.
     """
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = parse_json((folder / RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / RECORD} cannot be read ({error}); make the folder again") from error
     if not isinstance(record, dict):
@@ -118,9 +119,9 @@ class OutputFolder:
                 self._check(self._recipe_of(self.storage), self._unfinished)
                 self._rename()
                 return None
-        whole, begun = whole_parts(self.storage), self.storage.read(RECIPE)
+        whole = whole_parts(self.storage)
         if whole:
-            self._check(json.loads(begun or "{}"), self._unfinished)
+            self._check(_content(self.storage, RECIPE), self._unfinished)
             log.info("%s goes on: %d parts are there already", self.out, len(whole))
         self._publish({RECIPE: json.dumps(self.recipe, indent=2, ensure_ascii=False)})
         return whole
@@ -185,7 +186,7 @@ class OutputFolder:
 
     def _recipe_of(self, storage: Storage) -> Mapping[str, Any]:
         """Of the record of a complete data set."""
-        return self._renew(json.loads(storage.read(RECORD) or "{}").get("recipe", {}))
+        return self._renew(_content(storage, RECORD).get("recipe", {}))
 
     def _publish(self, files: Mapping[str, str]) -> None:
         with scratch_folder(self.storage) as scratch:
@@ -220,6 +221,19 @@ def _leaves(recipe: Any, name: str = "") -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _content(storage: Storage, name: str) -> Mapping[str, Any]:
+    """What a JSON file of a folder says; nothing where it is not there."""
+    try:
+        content = parse_json(storage.read(name) or "{}")
+    except ValueError as error:
+        raise ValueError(
+            f"{name} of {storage} cannot be read ({error}); remove that folder, or set another out"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{name} of {storage} is no record of a folder; remove that folder, or set another out")
+    return content
 
 
 def _locked(folder: Path) -> TextIO:

@@ -107,10 +107,9 @@ def precompute(
         sample=sample,
         seed=seed,
     )
-    made = read_record(images)["recipe"] if (images / RECORD).is_file() else str(images)
     layout = {"part_size": part_size, "size_limit": size_limit}
     recipe = {
-        "images": made,
+        "images": _made_from(images),
         "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes()),  # which has the hashes of the shards
         "sample": sample,
         "seed": seed,
@@ -135,6 +134,16 @@ def precompute(
         ranks.wait_for_all()
         if ranks.rank() == 0:
             _finish(folder, len(parts), encoder)
+
+
+def _made_from(images: Path) -> Any:
+    """The recipe of the pictures, or their folder where another program has made it."""
+    if not (images / RECORD).is_file():
+        return str(images)
+    record = read_record(images)
+    if "recipe" not in record:
+        raise ValueError(f"{images / RECORD} lacks the recipe of the pictures; make the folder again")
+    return record["recipe"]
 
 
 def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:

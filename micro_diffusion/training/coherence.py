@@ -143,8 +143,8 @@ def _evaluation(config: Config) -> Iterator[str]:
 def _precision(config: Config) -> Iterator[str]:
     if config["trainer"].get("precision_config") is not None and config["machine"]["precision"] != "amp_fp8":
         yield (
-            "trainer.precision_config has no effect but with machine.precision=amp_fp8, and machine.precision is "
-            f"{config['machine']['precision']}; leave it out"
+            f"trainer.precision_config={config['trainer']['precision_config']} has no effect with machine.precision="
+            f"{config['machine']['precision']}; leave it out, or set machine.precision=amp_fp8"
         )
     precision = config["model"].get("cpu_precision", "auto")
     if config["machine"]["device"] == "gpu" and precision != "auto":

@@ -34,6 +34,7 @@ _FULL = "HYDRA_FULL_ERROR"
 _active: ContextVar[bool] = ContextVar("active", default=False)
 _WORKER = re.compile(r"Caught (?P<kind>\w+) in DataLoader worker process .*\n(?P=kind): (?P<message>.*)", re.DOTALL)
 _RAISED = re.compile(r"\w+ raised while resolving interpolation: (?P<message>.*)")
+_ENVIRONMENT = re.compile(r"Environment variable '(?P<name>[^']+)' not found")
 _NOWHERE = re.compile(r"Interpolation key '(?P<key>[^']+)' not found")
 _NODE = re.compile(r"^full_key: (?P<key>\S+)$", re.MULTILINE)
 _SYSTEM: dict[type[OSError], str] = {
@@ -107,7 +108,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, InterpolationKeyError) and (reason := _NOWHERE.search(str(error))):
         return f"{error.full_key} refers to {reason['key']}, which the configuration does not have; set one of them"
     if isinstance(error, InterpolationResolutionError) and (reason := _RAISED.match(str(error))):
-        return f"{reason['message']} (wanted by {error.full_key}{_expression(error)})"
+        text = _ENVIRONMENT.sub(r"there is no environment variable \g<name>; set it", reason["message"].strip('"'))
+        return f"{text} (wanted by {error.full_key}{_expression(error)})"
     if isinstance(error, OverrideParseException):
         reason = _one_line(error.message.split("See https")[0])
         return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
@@ -182,6 +184,9 @@ def _expression(error: OmegaConfBaseException) -> str:
 def _other_kind(error: HydraException, cause: ConfigTypeError) -> str:
     """A list in the place of a mapping, or the other way round, which Hydra cannot merge."""
     override = _one_line(str(error)).removeprefix("Error merging override ")
+    node, _, name = str(cause.full_key).rpartition(".")
+    if str(cause).startswith("Index "):
+        return f"{node} is a list, which has no item {name} as in {override!r}; set {node} to a list, such as []"
     if isinstance(cause.parent_node, DictConfig):
         return f"the override {override!r} gives no mapping; set the keys of {cause.full_key} one by one"
     return f"the override {override!r} gives no list; set {cause.full_key} to one, such as []"

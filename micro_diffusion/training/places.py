@@ -125,10 +125,10 @@ def _is_of_own_run(path: str, runs: Path) -> bool:
 
 
 def _is_run(folder: Path, runs: Path) -> bool:
-    """Whether a folder is `output_dir/exp_name`, as its configuration calls it, and not just somewhere below."""
+    """Whether a folder is as deep in `output_dir` as its own `exp_name` says, and not just somewhere below."""
     if not (folder.is_relative_to(runs) and (folder / CONFIG_FILE).is_file()):
         return False
-    return folder.relative_to(runs) == Path(str(read_config(folder).get("exp_name")))
+    return len(folder.relative_to(runs).parts) == len(Path(str(read_config(folder).get("exp_name"))).parts)
 
 
 def _inside(path: str, folder: Path) -> bool:

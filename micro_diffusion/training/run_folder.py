@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
+from micro_diffusion.json_text import parse_json
 from micro_diffusion.training.changes import ACCEPTABLE, Change, changes, names_setting, refused
 from micro_diffusion.training.checkpoint_files import has_checkpoints
 from micro_diffusion.whole_file import whole_file
@@ -50,7 +51,7 @@ class RunFolder:
         if not complete.is_file():
             return False
         try:
-            duration = json.loads(complete.read_text())["max_duration"]
+            duration = parse_json(complete.read_text())["max_duration"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{complete} cannot be read ({error!r}); remove it to go on with this run") from error
         return duration == str(self.config["trainer"]["max_duration"])

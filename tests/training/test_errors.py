@@ -3,6 +3,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from torch._utils import ExceptionWrapper
 
 from micro_diffusion.training.errors import one_sentence_errors, sentence
@@ -13,7 +14,7 @@ from micro_diffusion.training.resolvers import register_resolvers
 def configs(tmp_path):
     (tmp_path / "sampler").mkdir()
     (tmp_path / "sampler" / "heun.yaml").write_text("_target_: micro_diffusion.sampling.heun.HeunSampler\nsteps: 5\n")
-    (tmp_path / "root.yaml").write_text("defaults: [{sampler: heun}, _self_]\nseed: 0\nmodel: {ratio: 1}\n")
+    (tmp_path / "root.yaml").write_text("defaults: [{sampler: heun}, _self_]\nseed: 0\nmodel: {ratio: 1}\nbands: [1]\n")
     return tmp_path
 
 
@@ -22,6 +23,7 @@ def configs(tmp_path):
     [
         ("+seed=1", "the configuration has seed already; leave out the plus sign: seed=VALUE"),
         ("~sede", "the configuration has no sede, which ~sede is to remove; correct the key, or leave it out"),
+        ("+bands.x=1", "bands is a list, which has no item x as in '+bands.x=1'; set bands to a list, such as []"),
         ("model=[1]", "the override 'model=[1]' gives no mapping; set the keys of model one by one"),
         ("sede=1", "nothing takes the key sede; did you mean seed? allowed there: accept_changes, "),
         ("model.ration=1", "nothing takes the key model.ration; did you mean ratio? allowed in model: ratio"),
@@ -104,13 +106,17 @@ def test_a_number_that_does_not_divide_is_one_sentence():
             "${divide:abc,4}",
             "'abc' cannot be divided by 4; set both to whole numbers (wanted by a, which is ${divide:abc,4})",
         ),
+        (
+            "${oc.env:IT_IS_NOT}",
+            "there is no environment variable IT_IS_NOT; set it (wanted by a, which is ${oc.env:IT_IS_NOT})",
+        ),
         ("${divide:32,0}", "32 cannot be divided by 0; divide by 1 or more (wanted by a, which is ${divide:32,0})"),
     ],
 )
-def test_what_cannot_be_divided_is_one_sentence(value, expected):
+def test_what_cannot_be_resolved_is_one_sentence(value, expected):
     register_resolvers()
     config = OmegaConf.create({"a": value})
-    with pytest.raises(Exception, match="divided") as caught:
+    with pytest.raises(InterpolationResolutionError) as caught:
         _ = config.a
     assert sentence(caught.value) == expected
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from micro_diffusion.data.sources.archives import PICTURES, File, read_zip
 from micro_diffusion.data.sources.caption_index import CaptionIndex, Lookup
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
+from micro_diffusion.json_text import parse_json
 
 _PICTURES_OF_AN_ARCHIVE = 1000
 _FILES = {
@@ -108,7 +108,7 @@ def _open_archive(path: Path) -> Iterator[Lookup]:
     if not isinstance(file, File):
         raise ValueError(f"{path} holds no JSON file of prompts; get this file again")
     try:
-        prompts = {name: row["p"] for name, row in json.loads(file.content).items()}
+        prompts = {name: row["p"] for name, row in parse_json(file.content).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no prompts ({error!r} in {file.name}); get this file again") from error
     yield lambda key: [{"prompt": prompts[key]}] if key in prompts else []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from micro_diffusion.data.sources.archives import PICTURES
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
+from micro_diffusion.json_text import parse_json
 
 CAPTION_COLUMNS = ("caption", "text")
 
@@ -57,13 +57,15 @@ def _read_list(path: Path) -> list[Entry]:
                 rows = [_parse(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error}); save it in that encoding") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table ({error}); correct it, or write metadata.jsonl instead") from error
     return [_entry(row, path, number) for number, row in enumerate(rows, 1)]
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"line {number} of {path} is no JSON ({error}); correct or remove it") from error
     if not isinstance(row, dict):
         raise ValueError(f"line {number} of {path} is no JSON object; write {{'file_name': ..., 'caption': ...}}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, read_lines, read_tar
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned
+from micro_diffusion.json_text import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def _read_prompts(path: Path) -> Iterator[tuple[str, Any]]:
     """Pairs of "000/NAME.jpg" and prompt."""
     for number, line in enumerate(read_lines(path, suffix_of_member=".jsonl"), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             yield "/".join(PurePosixPath(row["img_path"]).parts[-2:]), row.get("prompt")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"line {number} of {path} is no prompt ({error!r}); get this file again") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, text_of
+from micro_diffusion.json_text import parse_json
 
 PART = 32
 
@@ -115,6 +115,6 @@ def read_json(path: Path, *, layout: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; {layout}")
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); get this file again") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,6 +11,7 @@ from typing import Any
 from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, text_of
+from micro_diffusion.json_text import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def _texts(content: bytes, field: str) -> Any:
     if not field:
         return text
     try:
-        return json.loads(text)[field]
+        return parse_json(text)[field]
     except (ValueError, KeyError, TypeError):
         return None
 
