@@ -18,7 +18,7 @@ from tests.small_training import losses, make_latents, succeeded, train_command
 def test_a_training_from_s3_whose_machine_is_lost_equals_one_from_a_folder(tmp_path: Path):
     make_latents(tmp_path, count=32)
     copies = [f"train_loader.path={tmp_path}/copies", "train_loader.cache_limit=10mb"]
-    saving = ["trainer.save_folder=s3://data/checkpoints", "trust_checkpoint=true", "trainer.save_interval=4ba"]
+    saving = ["trainer.save_folder=s3://data/of/remote", "trust_checkpoint=true", "trainer.save_interval=4ba"]
     remote = ["exp_name=remote", "train_loader.remote=s3://data/latents", *copies, *saving]
     with s3_client("data") as client:
         for file in (tmp_path / "latents").iterdir():
