@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     if options.threads:
         torch.set_num_threads(options.threads)
     commands = ALL if options.command == "all" else [options.command]
+    warn_of_options_without_effect(options, commands)
     rows = [{"what": command, **COMMANDS[command](options)} for command in commands]
     print(table(rows))
     if options.json is not None:
@@ -138,6 +140,37 @@ COMMANDS = {
     "compare-train": compare_train,
     "compare-sample": compare_sample,
 }
+
+
+TIMING = {"batch_size", "warmup", "repeats"}
+OF_NETWORKS = {*NETWORK, *TIMING, "stage", "device", "overrides"}
+READ = {
+    "train": {*OF_NETWORKS, "mask_ratio"},
+    "sample": {*OF_NETWORKS, "sampler", "steps", "guidance", "unprepared"},
+    "loader": {*TIMING, "samples"},
+    "precompute": {*TIMING, "samples"},
+    "profile": {*OF_NETWORKS, "mask_ratio"} - {"warmup"},
+    "attention": {*TIMING, "dtype", "device"},
+    "compare-train": {*OF_NETWORKS, "mask_ratio", "reference"} - {"warmup"},
+    "compare-sample": {*OF_NETWORKS, "sampler", "steps", "guidance", "reference", "reference_steps"} - {"warmup"},
+}
+"""The options that each command reads, besides threads, clock and json, which all do."""
+
+
+def warn_of_options_without_effect(options: argparse.Namespace, commands: Iterable[str]) -> None:
+    """Say which options differ from their defaults though none of the commands reads them.
+
+    Raises:
+        ValueError: for the processor's time of work that a GPU does.
+    """
+    if options.clock == "process" and torch.device(options.device).type != "cpu":
+        raise ValueError(f"--clock process does not see the work of {options.device}; leave it out")
+    read = {"command", "threads", "clock", "json"}.union(*(READ[command] for command in commands))
+    defaults = vars(parser().parse_args([options.command]))
+    for name, value in vars(options).items():
+        if name not in read and value != defaults[name]:
+            option = "the overrides" if name == "overrides" else f"--{name.replace('_', '-')}"
+            warnings.warn(f"{option} {value}: no effect on {options.command}; leave it out", stacklevel=2)
 
 
 def asked(options: argparse.Namespace, measured: Measurement, *keys: str) -> Row:

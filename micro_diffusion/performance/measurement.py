@@ -63,6 +63,7 @@ class Measurement:
     def results(self, timing: Timing, images: int) -> Row:
         """What a repetition on so many pictures gives."""
         return {
+            "seconds_per_image": timing.seconds / images,
             "images_per_second": images / timing.seconds,
             "spread": timing.spread,
             "peak_memory_bytes": peak_memory(self.device),
@@ -113,8 +114,7 @@ class NetworkMeasurement(Measurement):
             Drawing(**common, batch_size=self.batch_size, device=self.device, compile=self.compile),
         )
         flops = count_flops(Drawing(**common, batch_size=1, device=torch.device("meta")))
-        row = {"seconds_per_image": timing.seconds / self.batch_size}
-        return row | self._network_results(timing, flops, rate)
+        return self._network_results(timing, flops, rate)
 
     def _training_step(self) -> TrainingStep:
         return TrainingStep(

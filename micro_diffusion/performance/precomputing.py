@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
-import torch
 from hydra.utils import call
 
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.plan import stage_configs
 from micro_diffusion.performance.report import Row
-from micro_diffusion.performance.timing import Timing, now
-
-CPU = torch.device("cpu")
+from micro_diffusion.performance.timing import forget_peak_memory
 
 
 def precomputing(measurement: Measurement, *, configs: Path, samples: int) -> Row:
-    """Pictures of shapes to latents of 32 px, once, by the quickstart's autoencoder and text encoder.
+    """Pictures of shapes to latents of 32 px, by the quickstart's autoencoder and text encoder, in this process.
 
     Args:
-        measurement: whose clock counts.
+        measurement: of which a batch is what the encoders see at once.
         configs: folder of the configurations.
-        samples: number of pictures.
+        samples: number of pictures, all encoded in each repetition.
     """
+    forget_peak_memory(measurement.device)
     with tempfile.TemporaryDirectory() as folder:
         _run(configs, "quickstart_convert_train", f"out={folder}/images", f"source.count={samples}", "engine.count=1")
-        start = now(CPU, measurement.clock)
-        latents = [f"images={folder}/images", f"out={folder}/latents", "resolutions=[32]", "workers=0"]
-        _run(configs, "quickstart_precompute", *latents)
-        seconds = now(CPU, measurement.clock) - start
-    return {
-        **measurement.results(Timing(seconds, 0.0, seconds), samples),
-        "seconds_per_image": seconds / samples,
-    }
+        made = itertools.count()
+
+        def precompute() -> None:
+            how = ["resolutions=[32]", "workers=0", f"batch_size={measurement.batch_size}"]
+            _run(configs, "quickstart_precompute", f"images={folder}/images", f"out={folder}/{next(made)}", *how)
+
+        return measurement.results(measurement.timed(precompute), samples)
 
 
 def _run(configs: Path, name: str, *overrides: str) -> None:

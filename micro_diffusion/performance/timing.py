@@ -23,10 +23,10 @@ PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}
 
 
 class Timing(NamedTuple):
-    """seconds: median of one repetition. spread: interquartile range over the median. first: the very first one."""
+    """seconds: median of one repetition. spread: interquartile range over it, if several. first: the very first."""
 
     seconds: float
-    spread: float
+    spread: float | None
     first: float
 
 
@@ -46,8 +46,10 @@ def measure(
         work()
         seconds.append(now(device, clock) - start)
     kept = seconds[-repeats:]
-    low, _, high = statistics.quantiles(kept, n=4, method="inclusive") if repeats > 1 else (0.0, 0.0, 0.0)
     median = statistics.median(kept)
+    if repeats == 1:
+        return Timing(median, None, seconds[0])
+    low, _, high = statistics.quantiles(kept, n=4, method="inclusive")
     return Timing(median, (high - low) / median, seconds[0])
 
 

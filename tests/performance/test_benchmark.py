@@ -13,11 +13,16 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 SMALL = ["backbone.depth=2", "backbone.mixer_depth=1", "text_encoder.max_length=7"]
 
 
-def benchmark(*arguments):
+def module():
+    """The script, imported."""
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([*map(str, arguments), "--repeats", "2", "--warmup", "0", "--device", "cpu"])
+    imported = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(imported)
+    return imported
+
+
+def benchmark(*arguments):
+    return module().main([*map(str, arguments), "--repeats", "2", "--warmup", "0", "--device", "cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,8 @@ def test_every_command_gives_its_figures(rows):
     for what in rows:
         assert rows[what]["images_per_second"] > 0 and rows[what]["peak_memory_bytes"] > 10_000_000
     assert rows["train"]["seconds_per_step"] * rows["train"]["images_per_second"] == pytest.approx(2)
-    for what in ("sample", "precompute"):
+    assert all(rows[what]["spread"] >= 0 for what in rows)
+    for what in ("sample", "loader", "precompute"):
         assert rows[what]["seconds_per_image"] * rows[what]["images_per_second"] == pytest.approx(1)
     for what in ("train", "sample"):
         row = rows[what]
@@ -90,6 +96,20 @@ def test_the_median_leaves_out_the_first_and_the_warm_up():
     assert timing.first > 0 and timing.seconds > 0 and timing.spread >= 0
     with pytest.raises(ValueError, match="0 repetitions"):
         measure(lambda: None, warmup=0, repeats=0, device=torch.device("cpu"))
+
+
+def test_one_repetition_has_no_spread():
+    assert measure(lambda: None, warmup=0, repeats=1, device=torch.device("cpu")).spread is None
+
+
+def test_options_without_effect_are_said():
+    with pytest.warns(UserWarning, match="--resolution 512: no effect on attention; leave it out"):
+        benchmark("attention", "--batch-size", 1, "--resolution", 512)
+
+
+def test_the_clock_of_a_processor_is_not_for_a_gpu():
+    with pytest.raises(ValueError, match="--clock process does not see the work of meta"):
+        module().main(["train", "--clock", "process", "--device", "meta"])
 
 
 def test_an_unknown_key_is_refused():
