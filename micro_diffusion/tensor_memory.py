@@ -1,6 +1,6 @@
 """The memory of tensors on a CPU, which the kernel would else map and clear anew, page by page, for every large one.
 
-Both settings together save 5 to 12 % of a training step (docs/performance.md).
+docs/performance.md has what that saves.
 """
 
 from __future__ import annotations
