@@ -6,5 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(x_noisy (B, C, h, w), sigma () or (B,)) -> x_clean (B, C, h, w), with x_noisy = x + sigma·n in latent units."""
+Denoiser = Callable[[Tensor, float], Tensor]
+"""(x_noisy (B, C, h, w), sigma) -> x_clean (B, C, h, w), with x_noisy = x + sigma·n in latent units.
+
+sigma is a number, so that the host can choose by it without waiting for a GPU.
+"""

@@ -108,7 +108,8 @@ class EDM:
     def denoiser(self, backbone: Backbone, text: TextCondition) -> Denoiser:
         """The backbone, conditioned on `text`, as D(x; sigma)."""
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise(backbone, x, torch.as_tensor(sigma, device=x.device), text)[0]
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            # filled on the device; a copy of the number to it would wait for the device
+            return self.denoise(backbone, x, x.new_full((), sigma, dtype=torch.float32), text)[0]
 
         return denoise

@@ -40,7 +40,7 @@ class DPMpp2MSampler(KarrasLevels):
         x = noise.double() * levels[0]
         before, width_before = x, math.inf  # an infinitely wide step before the first one: no slope is known yet
         for sigma, lower in itertools.pairwise(levels):
-            clean = denoiser(x.float(), x.new_tensor(sigma, dtype=torch.float32)).double()
+            clean = denoiser(x.float(), sigma).double()
             width = math.log(sigma / lower) if lower > 0 else 0.0
             middle = clean + width / (2 * width_before) * (clean - before)
             x = middle + (x - middle) * (lower / sigma)

@@ -35,6 +35,6 @@ class EulerSampler(KarrasLevels):
         levels = [*self.noise_levels(sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
         x = noise.double() * levels[0]
         for sigma, lower in itertools.pairwise(levels):
-            clean = denoiser(x.float(), x.new_tensor(sigma, dtype=torch.float32)).double()
+            clean = denoiser(x.float(), sigma).double()
             x = clean + (x - clean) * (lower / sigma)
         return x.float()

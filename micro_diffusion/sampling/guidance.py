@@ -88,9 +88,8 @@ def guided_denoiser(
 def _guided(both: Denoiser, scale: float) -> Denoiser:
     """At every noise level; `both` is of B null captions and then B others."""
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, device=x.device).expand(x.shape[0]).repeat(2)
-        uncond, cond = both(torch.cat([x, x]), level).chunk(2)
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        uncond, cond = both(torch.cat([x, x]), sigma).chunk(2)
         return uncond + scale * (cond - uncond)
 
     return denoise
@@ -100,13 +99,7 @@ def _within(interval: tuple[float, float], inside: Denoiser, outside: Denoiser) 
     """One denoiser at the noise levels low < sigma <= high, another at the others."""
     low, high = interval
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = torch.as_tensor(sigma, device=x.device)
-        guide = (low < sigma) & (sigma <= high)
-        if guide.all():
-            return inside(x, sigma)
-        if not guide.any():
-            return outside(x, sigma)
-        return torch.where(guide.view(-1, 1, 1, 1), inside(x, sigma), outside(x, sigma))
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return (inside if low < sigma <= high else outside)(x, sigma)
 
     return denoise

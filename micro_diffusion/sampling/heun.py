@@ -89,4 +89,4 @@ class HeunSampler(KarrasLevels):
 
 def _slope(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:
     """dx/dsigma = (x − D(x; sigma)) / sigma (eq. 3)."""
-    return (x - denoiser(x.float(), x.new_tensor(sigma, dtype=torch.float32)).double()) / sigma
+    return (x - denoiser(x.float(), sigma).double()) / sigma

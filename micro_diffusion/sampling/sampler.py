@@ -59,4 +59,7 @@ def fresh_noise(like: Tensor, generators: list[torch.Generator] | None) -> Tenso
         count = 0 if generators is None else len(generators)
         raise ValueError(f"a stochastic sampler needs one generator for each of {like.shape[0]} samples, not {count}")
     draws = [torch.randn(like.shape[1:], generator=g, device=g.device, dtype=torch.float32) for g in generators]
-    return torch.stack(draws).to(like)
+    noise = torch.stack(draws)
+    if like.is_cuda and not noise.is_cuda:
+        noise = noise.pin_memory().to(like.device, non_blocking=True)  # other memory is copied while the host waits
+    return noise.to(like)

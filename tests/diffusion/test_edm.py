@@ -87,10 +87,11 @@ def test_masked_loss_is_the_mean_over_visible_cells_only():
     torch.testing.assert_close(masked.per_sample, alone.per_sample)
 
 
-def test_scalar_and_batched_sigma_agree():
-    denoise = edm().denoiser(constant_backbone(0.5), TEXT)
+def test_one_sigma_and_batched_sigma_agree():
+    backbone = constant_backbone(0.5)
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(denoise(x, torch.tensor(2.0)), denoise(x, torch.full((4,), 2.0)))
+    batched, _ = edm().denoise(backbone, x, torch.full((4,), 2.0), TEXT)
+    torch.testing.assert_close(edm().denoiser(backbone, TEXT)(x, 2.0), batched)
 
 
 @pytest.mark.parametrize("changes", [{"sigma_data": 0.0}, {"P_std": -1.0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}])

@@ -1,16 +1,21 @@
-"""A sampling run that does the work on its captions once draws the same as the plain one, for less."""
+"""A sampling run that does the work on its captions once draws the same as the plain one, for less, without waiting."""
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler
+from micro_diffusion.sampling.euler import EulerSampler
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
 from micro_diffusion.sampling.heun import HeunSampler
 
 OBJECTIVE = EDM(sigma_data=0.9, P_mean=0.0, P_std=1.0)
+SPAN = {"sigma_min": 0.002, "sigma_max": 80.0}
+SAMPLERS = {"heun": HeunSampler, "euler": EulerSampler, "dpmpp_2m": DPMpp2MSampler}
 
 
 class Plain:
@@ -50,12 +55,11 @@ def sample(backbone, scale, known=True, interval=(0.01, 10.0)):
     generator = torch.Generator().manual_seed(1)
     text = TextCondition(torch.randn(2, 20, 12, generator=generator), torch.arange(20) < torch.tensor([[7], [20]]))
     noise = torch.randn(2, 4, 8, 8, generator=generator)
-    span = {"sigma_min": 0.002, "sigma_max": 80.0}
     sampler = HeunSampler(steps=4, churn=1, churn_sigma_min=0.1)
-    sigmas = sampler.noise_levels(**span) if known else []
+    sigmas = sampler.noise_levels(**SPAN) if known else []
     denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=interval, sigmas=sigmas)
     generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
-    return sampler(denoiser, noise, **span, generators=generators)
+    return sampler(denoiser, noise, **SPAN, generators=generators)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["levels known", "levels unknown"])
@@ -88,6 +92,54 @@ def test_a_level_that_was_not_prepared_is_an_error(network):
     text = TextCondition(torch.zeros(1, 20, 12), torch.ones(1, 20, dtype=torch.bool))
     denoiser = guided_denoiser(OBJECTIVE, network, text, 5.0, sigmas=[1.0, 2.0])
     x = torch.zeros(1, 4, 8, 8)
-    assert denoiser(x, torch.tensor(2.0)).isfinite().all()
+    assert denoiser(x, 2.0).isfinite().all()
     with pytest.raises(RuntimeError, match="noise level was asked for that was not prepared"):
-        denoiser(x, torch.tensor(1.5))
+        denoiser(x, 1.5)
+
+
+class Brought(TorchFunctionMode):
+    """Notes what brings numbers from the host to the device, for which the host waits unless their memory is pinned."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        brings = function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor) or getattr(
+            args[0], "is_cpu", False
+        )
+        if brings and isinstance(result, torch.Tensor) and not result.is_cpu:
+            self.by.append(function)
+        return result
+
+
+def run_on(device, network, sampler):
+    """A guided sampling run within an interval, made ready on a device."""
+    text = TextCondition(torch.zeros(2, 20, 12), torch.ones(2, 20, dtype=torch.bool)).to(device=device)
+    noise = torch.zeros(2, 4, 8, 8, device=device)
+    sigmas = sampler.noise_levels(**SPAN)
+    denoiser = guided_denoiser(OBJECTIVE, network.to(device), text, 5.0, interval=(0.01, 10.0), sigmas=sigmas)
+    generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
+    return lambda: sampler(denoiser, noise, **SPAN, generators=generators)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_run_asks_for_no_value_and_brings_none(network, sampler):
+    """Tensors on "meta" have no values: whatever would make a host wait for one raises an error there."""
+    run = run_on("meta", network, sampler(steps=3))
+    with Brought() as brought:
+        run()
+    assert brought.by == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", [made(steps=3) for made in SAMPLERS.values()] + [HeunSampler(steps=3, churn=1)])
+def test_a_run_does_not_synchronise(network, sampler):
+    run = run_on("cuda", network, sampler)
+    run()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
