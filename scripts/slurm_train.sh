@@ -24,9 +24,11 @@ ranks_per_node=${SLURM_GPUS_ON_NODE:?the job has no GPU; add --gpus-per-node=8 t
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first_node=${nodes%%$'\n'*}
 
-# Each node knows its own number only inside srun, hence the inner shell.
+# Since Slurm 22.05 srun has to be given the job's cores again. Each node knows its own number only inside srun, hence the
+# inner shell.
 # shellcheck disable=SC2016
-exec srun --kill-on-bad-exit=1 bash -c 'exec composer --node_rank "$SLURM_NODEID" "$@"' composer \
+exec srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+    bash -c 'exec composer --node_rank "$SLURM_NODEID" "$@"' composer \
     --nproc "$ranks_per_node" \
     --world_size $((SLURM_NNODES * ranks_per_node)) \
     --master_addr "$first_node" \

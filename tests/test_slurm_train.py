@@ -12,8 +12,9 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "slurm_train.sh"
 
 STAND_INS = {
     "scontrol": '[[ "$*" == "show hostnames node[3-4]" ]] && printf "node3\\nnode4\\n"',
-    "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "${@:2}"; done',
-    "composer": 'printf "%s\\n" "$*"',
+    "srun": """options=(); while [[ $1 == --* ]]; do options+=("$1"); shift; done
+for SLURM_NODEID in 0 1; do export SLURM_NODEID SRUN_OPTIONS="${options[*]}"; "$@"; done""",
+    "composer": 'printf "%s: %s\\n" "$SRUN_OPTIONS" "$*"',
 }
 
 JOB = {"SLURM_JOB_NODELIST": "node[3-4]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "8"}
@@ -32,11 +33,13 @@ def run(tmp_path):
     return start
 
 
-def test_every_node_starts_its_share_of_the_ranks(run):
-    result = run("256_pretrain", "exp_name=a b", "parallelism=hsdp", **JOB)
+@pytest.mark.parametrize(("cores", "options"), [({"SLURM_CPUS_PER_TASK": "64"}, " --cpus-per-task=64"), ({}, "")])
+def test_every_node_starts_its_share_of_the_ranks_with_the_cores_of_the_job(run, cores, options):
+    result = run("256_pretrain", "exp_name=a b", "parallelism=hsdp", **JOB, **cores)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
-        f"--node_rank {node} --nproc 8 --world_size 16 --master_addr node3 --master_port 20007 "
+        f"--kill-on-bad-exit=1{options}: --node_rank {node} "
+        "--nproc 8 --world_size 16 --master_addr node3 --master_port 20007 "
         "train.py --config-path ./configs --config-name 256_pretrain.yaml exp_name=a b parallelism=hsdp"
         for node in (0, 1)
     ]
