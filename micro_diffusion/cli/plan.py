@@ -37,7 +37,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--caption-tokens", type=positive, default=20, help="of a caption, for formats up to end-of-text (default: 20)"
     )
-    parser.add_argument("--batch-size", type=positive, help="of the steps measured with --machine here (default: 8)")
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        help="pictures at once that --machine here times (default: the microbatch, or what of it takes some seconds)",
+    )
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
     parser.add_argument("--formulae", action="store_true", help="print the formulae too")
@@ -53,9 +57,10 @@ def execute(options: argparse.Namespace) -> None:
     configs = plan.stage_configs(options.configs, options.stages, options.set)
     if options.machine == "here":
         kind = device("cuda" if torch.cuda.is_available() else "cpu")
-        measured = {"device": kind, "batch_size": options.batch_size or 8}
+        measured = {"device": kind, "batch_size": options.batch_size}
         stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
-        devices, basis = 1, "speed measured on this machine"
+        timed = ", ".join(str(stage.timed) for stage in stages)
+        devices, basis = 1, f"speed measured on this machine, with {timed} pictures at once"
     else:
         mfu = 0.4 if options.mfu is None else options.mfu
         machine = plan.machine_named(options.machine, options.devices)

@@ -1,6 +1,7 @@
 """What a recipe will cost on a machine, before it is started: operations, hours, money, memory and disk.
 
-    seconds     = pictures · FLOP a picture / (devices · peak FLOP/s · MFU), or pictures / measured pictures a second
+    seconds     = pictures · FLOP a picture / (devices · peak FLOP/s · MFU)
+                  measured: steps · (batch / pictures at once · seconds of forward and backward + seconds of an update)
     dollars     = hours · devices · price
     state       = 16 bytes a parameter: fp32 weight, gradient and two moments (12 with model.weight_dtype=bf16); 4 more
                   for a moving average
@@ -21,6 +22,7 @@ where the machine trains in it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,14 +35,18 @@ from omegaconf import DictConfig
 
 from micro_diffusion.performance.disk import DataSize
 from micro_diffusion.performance.memory import Memory, memory_of
-from micro_diffusion.performance.timing import Clock, measure, product_rate
+from micro_diffusion.performance.timing import Clock, measure_in_turn, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
 from micro_diffusion.precision import Precision, computes_in_bf16
+from micro_diffusion.tensor_memory import keep_freed_memory
 from micro_diffusion.training.errors import sentence
 from micro_diffusion.training.resolvers import register_resolvers
 
 USABLE = 0.9
 """Share of a device's memory that tensors may fill; the rest is lost to the context and to fragments."""
+
+TIMED_SECONDS = 2
+"""At the machine's peak rate, of a forward and backward pass: a microbatch that takes longer is timed in part."""
 
 
 class Machine(NamedTuple):
@@ -78,18 +84,24 @@ def machine_named(name: str, devices: int | None = None) -> Machine:
     """
     if name != "cpu" and name not in MACHINES:
         raise ValueError(f"there is no plan for the machine {name!r}; choose one of {', '.join(MACHINES)}, cpu, here")
-    machine = this_cpu() if name == "cpu" else MACHINES[name]
+    machine = this_machine(CPU) if name == "cpu" else MACHINES[name]
     return machine if devices is None else machine._replace(devices=devices)
 
 
-def this_cpu() -> Machine:
-    """The machine that this program runs on, without its GPUs."""
-    rate = product_rate(CPU, torch.bfloat16 if computes_in_bf16("cpu") else torch.float32)
+def this_machine(device: torch.device) -> Machine:
+    """One device of the machine that this program runs on, by the rate of its matrix products."""
+    rate = product_rate(device, torch.bfloat16 if computes_in_bf16(device.type) else torch.float32)
+    if device.type == "cuda":
+        return Machine(1, rate, torch.cuda.get_device_properties(device).total_memory)
     return Machine(1, rate, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), half=False)
 
 
 class StagePlan(NamedTuple):
-    """One stage on one machine. microbatch: the configuration's. largest: what fits, 0 where not even one does."""
+    """One stage on one machine.
+
+    microbatch: the configuration's. largest: what fits, 0 where not even one does. timed: pictures at once in the
+    passes that were measured, 0 where none were.
+    """
 
     stage: str
     pictures: int
@@ -98,6 +110,7 @@ class StagePlan(NamedTuple):
     memory: Memory
     microbatch: int
     largest: int
+    timed: int = 0
 
     @property
     def hours(self) -> float:
@@ -145,18 +158,34 @@ def measure_stage(
     config: DictConfig,
     *,
     device: torch.device,
-    batch_size: int,
+    batch_size: int | None = None,
     steps: int = 20,
     precision: Precision = "auto",
     clock: Clock = "wall",
 ) -> StagePlan:
-    """A stage on this very machine, from the median of some training steps of a small batch."""
-    step = TrainingStep(config=config, batch_size=batch_size, device=device, precision=precision, compile=False)
-    timing = measure(step, warmup=2, repeats=steps, device=device, clock=clock)
-    machine = this_cpu()
-    if device.type == "cuda":
-        machine = Machine(1, 0.0, torch.cuda.get_device_properties(device).total_memory)
-    return _plan(stage, config, training_flops(config), batch_size / timing.seconds, machine)
+    """A stage on this very machine, from the medians of some passes and updates, which a batch needs once.
+
+    Args:
+        stage: its name.
+        config: of the stage.
+        device: that trains.
+        batch_size: pictures at once; None for the configured microbatch, or as many of it as fit into the memory and
+            into `TIMED_SECONDS`.
+        steps: passes and updates that are timed.
+        precision: of the network's matrix products.
+        clock: by which they are timed.
+    """
+    keep_freed_memory(device.type)  # as training does
+    machine, flops = this_machine(device), training_flops(config)
+    plan = _plan(stage, config, flops, math.nan, machine)
+    in_time = int(TIMED_SECONDS * machine.flops_per_second / flops)
+    timed = batch_size or max(1, min(plan.microbatch, plan.largest, in_time))
+    step = TrainingStep(config=config, batch_size=timed, device=device, precision=precision, compile=False)
+    parts = [step.backward, step.update]
+    passes, update = measure_in_turn(parts, warmup=2, repeats=steps, device=device, clock=clock)
+    batch = config.train_loader.batch_size
+    speed = batch / (batch / timed * passes.seconds + update.seconds)
+    return plan._replace(pictures_per_second=speed, timed=timed)
 
 
 def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float, machine: Machine) -> StagePlan:

@@ -6,7 +6,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,13 +39,32 @@ def measure(
     Raises:
         ValueError: for fewer than one repetition.
     """
+    return measure_in_turn([work], warmup=warmup, repeats=repeats, device=device, clock=clock)[0]
+
+
+def measure_in_turn(
+    parts: Sequence[Callable[[], object]],
+    *,
+    warmup: int,
+    repeats: int,
+    device: torch.device,
+    clock: Clock = "wall",
+) -> list[Timing]:
+    """The same for each part of a work whose parts follow one another in every repetition."""
     if repeats < 1 or warmup < 0:
         raise ValueError(f"{repeats} repetitions after {warmup} were asked for; choose at least 1 after 0 or more")
     seconds = []
     for _ in range(1 + warmup + repeats):
-        start = now(device, clock)
-        work()
-        seconds.append(now(device, clock) - start)
+        ends = [now(device, clock)]
+        for part in parts:
+            part()
+            ends.append(now(device, clock))
+        seconds.append([end - start for start, end in pairwise(ends)])
+    return [_timing(repetitions, repeats) for repetitions in zip(*seconds, strict=True)]
+
+
+def _timing(seconds: Sequence[float], repeats: int) -> Timing:
+    """Of all repetitions, of which the last ones count."""
     kept = seconds[-repeats:]
     median = statistics.median(kept)
     if repeats == 1:

@@ -44,6 +44,12 @@ class TrainingStep:
 
     def __call__(self) -> torch.Tensor:
         """One step -> its loss, on the device."""
+        loss = self.backward()
+        self.update()
+        return loss
+
+    def backward(self) -> torch.Tensor:
+        """Forward and backward of the batch -> its loss; gradients add to those that are there."""
         draws = Draws.of(self.steps, size=len(self.batch["latents"]))
         drawn = {
             key: value.to(self.device, non_blocking=True) for key, value in self.model.draw(self.batch, draws).items()
@@ -51,11 +57,14 @@ class TrainingStep:
         with autocast(self.device.type, self.precision):
             loss = self.model.loss(self.model(drawn), drawn)
         loss.backward()
+        return loss.detach()
+
+    def update(self) -> None:
+        """Clipping and optimizer step, which a batch takes once, however many microbatches it has."""
         clip_gradients(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        return loss.detach()
 
 
 def build_model(config: DictConfig) -> LatentDiffusion:

@@ -13,6 +13,7 @@ from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.cli.plan import STAGES
 from micro_diffusion.data.caption_formats import CaptionFeatures
 from micro_diffusion.data.random_latents import write_latents
+from micro_diffusion.performance import plan as plan_module
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.performance.disk import DataSize, data_size
 from micro_diffusion.performance.loading import bytes_per_sample
@@ -27,7 +28,7 @@ from micro_diffusion.performance.plan import (
     report,
     stage_configs,
 )
-from micro_diffusion.performance.timing import now
+from micro_diffusion.performance.timing import Timing, now
 from micro_diffusion.performance.training_step import activation_bytes, build_model, random_batch, training_flops
 from micro_diffusion.training.build import train
 from micro_diffusion.training.draws import Draws
@@ -230,6 +231,37 @@ def test_the_report_adds_up():
     assert printed[-1].startswith("disk: 1 GB for 1,000 pictures, 1,000,000 bytes each (so); ")
 
 
+@pytest.mark.parametrize(
+    ("microbatch", "room", "rate", "asked", "timed"),
+    [
+        ("null", 1e12, 1e15, None, 64),  # the whole batch
+        (16, 1e12, 1e15, None, 16),
+        (16, 1e12, 5, None, 10),  # pictures that the machine multiplies in TIMED_SECONDS
+        (16, 1e12, 0.1, None, 1),
+        (16, 1.0, 1e15, None, 1),  # what does not fit is not tried
+        (16, 1e12, 1e15, 7, 7),
+    ],
+)
+def test_the_microbatch_is_timed_and_one_update_a_batch(monkeypatch, microbatch, room, rate, asked, timed):
+    sizes = []
+
+    class Step:
+        def __init__(self, *, batch_size, **_):
+            sizes.append(batch_size)
+
+        def backward(self) -> None: ...
+
+        def update(self) -> None: ...
+
+    small = config("quickstart_32_pretrain", *SMALL, f"trainer.device_train_microbatch_size={microbatch}")
+    monkeypatch.setattr(plan_module, "TrainingStep", Step)
+    monkeypatch.setattr(plan_module, "this_machine", lambda device: Machine(1, rate * training_flops(small), room))
+    monkeypatch.setattr(plan_module, "measure_in_turn", lambda parts, **_: [Timing(2.0, 0, 0), Timing(3.0, 0, 0)])
+    plan = measure_stage("s", small, device=CPU, batch_size=asked)
+    assert sizes == [timed] and plan.timed == timed
+    assert plan.pictures_per_second == pytest.approx(64 / (64 / timed * 2 + 3))
+
+
 class Clock(Callback):
     """Notes the processor time at the end of every step."""
 
@@ -246,7 +278,7 @@ def test_a_measured_plan_predicts_a_training(tmp_path):
     asked = [f"output_dir={tmp_path}/runs", f"train_loader.path={tmp_path}/latents", "eval_loader=null", "machine=cpu"]
     asked += ["trainer.max_duration=40ba", "algorithms.ema.start=5ba", "prompts.captions=[a circle]", "sampler.steps=1"]
     training = config("quickstart_64_pretrain", *asked, f"+callbacks.clock._target_={__name__}.Clock")
-    plan = measure_stage("s", training, device=CPU, batch_size=training.train_loader.batch_size, clock="process")
+    plan = measure_stage("s", training, device=CPU, clock="process")  # else as the command does
     train(training)
     taken = (Clock.ends[-1] - Clock.ends[9]) / (len(Clock.ends) - 10)
     assert plan.hours * 3600 / 40 == pytest.approx(taken, rel=0.15)
