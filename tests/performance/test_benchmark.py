@@ -93,7 +93,7 @@ def test_the_median_leaves_out_the_first_and_the_warm_up():
     calls = []
     timing = measure(lambda: calls.append(None), warmup=3, repeats=4, device=torch.device("cpu"))
     assert len(calls) == 8
-    assert timing.first > 0 and timing.seconds > 0 and timing.spread >= 0
+    assert timing.first > 0 and timing.seconds > 0 and timing.spread is not None and timing.spread >= 0
     with pytest.raises(ValueError, match="0 repetitions"):
         measure(lambda: None, warmup=0, repeats=0, device=torch.device("cpu"))
 

@@ -40,4 +40,4 @@ def test_a_known_fault_is_one_sentence(text, expected, capsys):
 
 def test_an_unknown_error_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), one_sentence_errors():
-        torch.zeros(2, 3) @ torch.zeros(2, 3)
+        torch.mm(torch.zeros(2, 3), torch.zeros(2, 3))
