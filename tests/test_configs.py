@@ -196,7 +196,7 @@ def test_any_option_of_a_group_fits_any_stage(group: str):
 def test_the_documented_commands_are_accepted(stage: str):
     checkpoint = "trained_models/earlier/checkpoints/latest-rank0.pt"
     changes = ["exp_name=masked_pretrain", "model.train_mask_ratio=0.5", f"trainer.load_path={checkpoint}"]
-    config = composed(f"{stage}.yaml", *changes)
+    config = composed(f"{stage}.yaml", *changes, "trust_checkpoint=true")
     validate(config)
     check_coherence(config)
     assert config.exp_name == config.trainer.run_name == "masked_pretrain"

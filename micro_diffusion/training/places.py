@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from micro_diffusion.checkpoint import CONFIG_FILE, read_config
 from micro_diffusion.training.bounds import Config, Rule
 
 SAVING = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
@@ -65,12 +64,12 @@ def _loaded(config: Config) -> Iterator[str]:
 def _checkpoints(config: Config) -> Iterator[str]:
     if config["trust_checkpoint"]:
         return
-    path, runs = config["trainer"].get("load_path"), Path(config["output_dir"])
-    if path is not None and not _is_of_own_run(path, runs):
+    path = config["trainer"].get("load_path")
+    if path is not None and not _inside(path, _run_folder(config)):
         yield (
-            f"trainer.load_path={path} is not of a run below {runs}, the folder of your own runs, and reading a "
-            "checkpoint of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set "
-            "init_from to a run folder"
+            f"trainer.load_path={path} is not in the run's own folder {_run_folder(config)}, and reading a checkpoint "
+            "of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set init_from to "
+            "a run folder"
         )
     if not _saves_in_run(config) and config["trainer"].get("autoresume"):
         yield (
@@ -116,19 +115,6 @@ def _run_folder(config: Config) -> Path:
 def _saves_in_run(config: Config) -> bool:
     folder = config["trainer"].get("save_folder")
     return folder is None or _inside(folder, _run_folder(config))
-
-
-def _is_of_own_run(path: str, runs: Path) -> bool:
-    """Whether a checkpoint is below a run that was trained in this place; an earlier stage is as much ours as this."""
-    file, runs = Path(path).resolve(), runs.resolve()
-    return _inside(path, runs) and (not file.exists() or any(_is_run(folder, runs) for folder in file.parents))
-
-
-def _is_run(folder: Path, runs: Path) -> bool:
-    """Whether a folder is as deep in `output_dir` as its own `exp_name` says, and not just somewhere below."""
-    if not (folder.is_relative_to(runs) and (folder / CONFIG_FILE).is_file()):
-        return False
-    return len(folder.relative_to(runs).parts) == len(Path(str(read_config(folder).get("exp_name"))).parts)
 
 
 def _inside(path: str, folder: Path) -> bool:

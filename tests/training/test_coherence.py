@@ -11,6 +11,7 @@ from micro_diffusion.training.schema import validate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LOAD = "trainer.load_path=trained_models/mine/checkpoints/latest-rank0.pt"
+OTHER = "trainer.load_path=trained_models/earlier/checkpoints/latest-rank0.pt"
 
 SAVING = [
     "save_weights_only=true",
@@ -39,8 +40,9 @@ def check(*overrides: str) -> None:
         ([LOAD, "+trainer.load_strict_model_weights=false"], "would keep random weights for every name"),
         (["trust_checkpoint=true"], "trust_checkpoint has no effect without trainer.load_path"),
         (["trainer.load_path=other.pt"], "runs the code in it; set trust_checkpoint=true"),
-        (["trainer.load_path=s3://bucket/a.pt"], "is not of a run below trained_models, the folder of your own runs"),
-        (["trainer.load_path=trained_models/../other/a.pt"], "is not of a run below trained_models"),
+        (["trainer.load_path=s3://bucket/a.pt"], "load_path=s3://bucket/a.pt is not in the run's own folder trained"),
+        (["trainer.load_path=trained_models/mine/../a.pt"], "is not in the run's own folder trained_models/mine,"),
+        ([OTHER], "latest-rank0.pt is not in the run's own folder trained_models/mine, and reading a checkpoint of"),
         (["trainer.save_folder=elsewhere/mine"], "resuming would run the code in its checkpoints"),
         *((["+trainer." + key], f"trainer.{key.partition('=')[0]} has no effect on checkpoints") for key in SAVING),
         (
@@ -133,7 +135,7 @@ def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], proble
     [
         [],
         [LOAD, "trainer.load_weights_only=false"],
-        ["trainer.load_path=trained_models/earlier/checkpoints/latest-rank0.pt"],
+        [OTHER, "trust_checkpoint=true"],
         ["trainer.load_path=other.pt", "trust_checkpoint=true"],
         ["trainer.save_folder=elsewhere/mine", "trust_checkpoint=true", "loggers.metrics_file.path=mine.jsonl"],
         ["trainer.save_folder=elsewhere/mine", "trainer.autoresume=false", "loggers.tensorboard.folder=of-mine/all"],
@@ -158,19 +160,19 @@ def test_what_fits_together_is_accepted(overrides: list[str]):
     check(*overrides)
 
 
-def test_a_checkpoint_is_of_a_run_of_ours_where_a_configuration_lies_above_it(tmp_path: Path):
-    checkpoint = tmp_path / "mine" / "checkpoints" / "latest-rank0.pt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+def test_another_run_beside_this_one_is_not_trusted_whatever_its_configuration_says(tmp_path: Path):
+    """A folder that was downloaded among the own ones names itself as it likes."""
+    for name in ("mine", "downloaded"):
+        checkpoint = tmp_path / name / "checkpoints" / "latest-rank0.pt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        (tmp_path / name / "config.yaml").write_text(f"exp_name: {name}")
     place = [f"output_dir={tmp_path}", f"trainer.load_path={checkpoint}"]
-    (tmp_path / "config.yaml").touch()  # of no run
-    for folder in (tmp_path, "/"):
-        with pytest.raises(ValueError, match="is not of a run below"):
-            check(f"output_dir={folder}", place[1])
-        (tmp_path / "config.yaml").unlink(missing_ok=True)
-    config = tmp_path / "mine" / "config.yaml"
-    config.write_text("exp_name: mine")
-    check(*place)
-    for folder in (tmp_path.parent, "/"):  # where trainings have put no runs
-        with pytest.raises(ValueError, match="is not of a run below"):
-            check(f"output_dir={folder}", place[1])
+    with pytest.raises(ValueError, match="downloaded/.* is not in the run's own folder .*/mine, and reading"):
+        check(*place)
+    check(*place, "trust_checkpoint=true")
+    link = tmp_path / "mine" / "link.pt"
+    link.symlink_to(checkpoint)
+    with pytest.raises(ValueError, match="link.pt is not in the run's own folder"):
+        check(place[0], f"trainer.load_path={link}")
+    check(place[0], f"trainer.load_path={tmp_path}/mine/checkpoints/latest-rank0.pt")

@@ -73,7 +73,8 @@ def test_the_names_and_shapes_of_the_weights_are_known_without_reading_them(whol
     ],
 )
 def test_a_state_that_would_be_loaded_in_part_is_refused(whole, workplace, changes, problem):
-    load = [f"trainer.load_path={whole}/checkpoints/{LATEST}", "trainer.load_weights_only=false"]
+    path = f"trainer.load_path={whole}/checkpoints/{LATEST}"
+    load = [path, "trust_checkpoint=true", "trainer.load_weights_only=false"]
     with pytest.raises(ValueError, match=problem):
         train_here(workplace, "exp_name=partial", *SCHEDULE, *SHARDED, *load, *changes)
 

@@ -29,6 +29,9 @@ from tests.small_training import (
     train_here,
 )
 
+TRUST = {"init_from": [], "trainer.load_path": ["trust_checkpoint=true"]}
+"""What a training needs beside the key of its first weights."""
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
@@ -190,6 +193,7 @@ def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
         workplace,
         "exp_name=loaded",
         f"trainer.load_path={reference}/checkpoints/latest-rank0.pt",
+        *TRUST["trainer.load_path"],
         "optimizer.lr=0.0",
         "trainer.max_duration=3ba",
         config="quickstart_64_finetune",
@@ -208,7 +212,7 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
     start, run = workplace / "runs" / f"start_{key}", workplace / "runs" / f"orphan_{key}"
     shutil.copytree(reference, start, symlinks=True)
     first = start if key == "init_from" else start / "checkpoints" / "latest-rank0.pt"
-    command = [f"exp_name={run.name}", f"{key}={first}", "trainer.max_duration=4ba"]
+    command = [f"exp_name={run.name}", f"{key}={first}", *TRUST[key], "trainer.max_duration=4ba"]
     with pytest.raises(SystemExit):
         train_here(workplace, *command, "+callbacks.kill={_target_: killer.KillAt, step: 2, name: SIGTERM}")
     shutil.rmtree(start)
@@ -228,11 +232,11 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
 
 
 def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
-    checkpoint = f"{reference}/checkpoints/latest-rank0.pt"
+    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt", *TRUST["trainer.load_path"]]
     with pytest.raises(
         ValueError, match=r"latest-rank0.pt does not fit the network: \d+ missing \(network\.mixer\.1\.norm1"
     ) as error:
-        train_here(workplace, "exp_name=unfit", f"trainer.load_path={checkpoint}", "backbone.mixer_depth=2")
+        train_here(workplace, "exp_name=unfit", *load, "backbone.mixer_depth=2")
     assert "\n" not in str(error.value)
 
 
@@ -249,9 +253,9 @@ def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
     ],
 )
 def test_a_state_that_would_be_loaded_in_part_is_refused(reference, workplace, changes, problem):
-    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt", "trainer.load_weights_only=false"]
+    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt", *TRUST["trainer.load_path"]]
     with pytest.raises(ValueError, match=problem):
-        train_here(workplace, "exp_name=partial", *load, *changes)
+        train_here(workplace, "exp_name=partial", *load, "trainer.load_weights_only=false", *changes)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -316,6 +320,6 @@ def test_a_compiled_network_learns_the_same_and_is_evaluated(workplace, referenc
 @pytest.mark.parametrize("key", ["init_from", "trainer.load_path"])
 def test_positions_that_the_first_weights_never_saw_are_mentioned(reference, workplace, caplog, key):
     place = reference if key == "init_from" else reference / "checkpoints" / "latest-rank0.pt"
-    changes = [f"exp_name=wide_{key}", f"{key}={place}", "trainer.max_duration=3ba", "backbone.position_scale=0.5"]
-    train_here(workplace, *changes)
+    changes = [f"exp_name=wide_{key}", f"{key}={place}", *TRUST[key], "backbone.position_scale=0.5"]
+    train_here(workplace, *changes, "trainer.max_duration=3ba")
     assert "were trained at positions below 4, but those of this stage reach 8" in caplog.text
