@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, float], Tensor]
-"""(x_noisy (B, C, h, w), sigma) -> x_clean (B, C, h, w), with x_noisy = x + sigma·n in latent units.
+NoiseLevel = float | Tensor
+"""A number for the whole batch, by which the host can choose without waiting for a GPU, or a tensor () or (B,)."""
 
-sigma is a number, so that the host can choose by it without waiting for a GPU.
-"""
+Denoiser = Callable[[Tensor, NoiseLevel], Tensor]
+"""(x_noisy (B, C, h, w), sigma) -> x_clean (B, C, h, w), with x_noisy = x + sigma·n in latent units."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.batch import TextCondition
-from micro_diffusion.diffusion.denoiser import Denoiser
+from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 from micro_diffusion.diffusion.objective import Loss
 
 if TYPE_CHECKING:
@@ -108,8 +108,9 @@ class EDM:
     def denoiser(self, backbone: Backbone, text: TextCondition) -> Denoiser:
         """The backbone, conditioned on `text`, as D(x; sigma)."""
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            # filled on the device; a copy of the number to it would wait for the device
-            return self.denoise(backbone, x, x.new_full((), sigma, dtype=torch.float32), text)[0]
+        def denoise(x: Tensor, sigma: NoiseLevel) -> Tensor:
+            # a number is filled in on the device; a copy of it would be waited for
+            level = sigma.to(x.device) if isinstance(sigma, Tensor) else x.new_full((), sigma, dtype=torch.float32)
+            return self.denoise(backbone, x, level, text)[0]
 
         return denoise

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from micro_diffusion.backbone.backbone import Backbone, PreparedText, PreparesText
 from micro_diffusion.batch import TextCondition
-from micro_diffusion.diffusion.denoiser import Denoiser
+from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 from micro_diffusion.diffusion.objective import Objective
 
 EVERY_LEVEL = (0.0, math.inf)
@@ -88,8 +88,9 @@ def guided_denoiser(
 def _guided(both: Denoiser, scale: float) -> Denoiser:
     """At every noise level; `both` is of B null captions and then B others."""
 
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        uncond, cond = both(torch.cat([x, x]), sigma).chunk(2)
+    def denoise(x: Tensor, sigma: NoiseLevel) -> Tensor:
+        levels = sigma.expand(len(x)).repeat(2) if isinstance(sigma, Tensor) else sigma
+        uncond, cond = both(torch.cat([x, x]), levels).chunk(2)
         return uncond + scale * (cond - uncond)
 
     return denoise
@@ -99,7 +100,10 @@ def _within(interval: tuple[float, float], inside: Denoiser, outside: Denoiser) 
     """One denoiser at the noise levels low < sigma <= high, another at the others."""
     low, high = interval
 
-    def denoise(x: Tensor, sigma: float) -> Tensor:
+    def denoise(x: Tensor, sigma: NoiseLevel) -> Tensor:
+        if isinstance(sigma, Tensor):
+            guide = ((low < sigma) & (sigma <= high)).view(-1, 1, 1, 1)
+            return torch.where(guide.to(x.device), inside(x, sigma), outside(x, sigma))
         return (inside if low < sigma <= high else outside)(x, sigma)
 
     return denoise

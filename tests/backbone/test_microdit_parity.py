@@ -97,8 +97,8 @@ def test_masked_forward(golden):
 
 
 def test_denoiser(golden):
-    x, sigma = golden.io["x_sigma"], golden.io["sigma"]
-    assert_equal(golden.objective.denoise(golden.backbone, x, sigma, golden.text)[0], golden.io["denoised"])
+    denoise = golden.objective.denoiser(golden.backbone, golden.text)
+    assert_equal(denoise(golden.io["x_sigma"], golden.io["sigma"]), golden.io["denoised"])
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -87,11 +87,11 @@ def test_masked_loss_is_the_mean_over_visible_cells_only():
     torch.testing.assert_close(masked.per_sample, alone.per_sample)
 
 
-def test_one_sigma_and_batched_sigma_agree():
-    backbone = constant_backbone(0.5)
+def test_a_number_a_scalar_and_a_batch_of_sigmas_agree():
+    denoise = edm().denoiser(constant_backbone(0.5), TEXT)
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(4))
-    batched, _ = edm().denoise(backbone, x, torch.full((4,), 2.0), TEXT)
-    torch.testing.assert_close(edm().denoiser(backbone, TEXT)(x, 2.0), batched)
+    torch.testing.assert_close(denoise(x, 2.0), denoise(x, torch.full((4,), 2.0)))
+    torch.testing.assert_close(denoise(x, torch.tensor(2.0)), denoise(x, torch.full((4,), 2.0)))
 
 
 @pytest.mark.parametrize("changes", [{"sigma_data": 0.0}, {"P_std": -1.0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}])

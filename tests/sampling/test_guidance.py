@@ -61,6 +61,14 @@ def test_levels_outside_the_interval_are_conditional_at_half_the_cost(text, sigm
     assert backbone.batches == [4 if guided else 2]
 
 
+def test_levels_of_one_batch_may_lie_on_both_sides_of_the_interval(text):
+    sigma = torch.tensor([1.0, 5.0])
+    made = guided_denoiser(OBJECTIVE, CaptionSum(), text, 3.0, interval=(0.5, 2.0))(X, sigma)
+    for sample, scale in enumerate([3.0, 1.0]):
+        expected = guided_denoiser(OBJECTIVE, CaptionSum(), text, scale)(X, sigma)
+        torch.testing.assert_close(made[sample], expected[sample])
+
+
 def test_an_empty_interval_is_refused(text):
     with pytest.raises(ValueError, match="interval is 2 to 1"):
         guided_denoiser(OBJECTIVE, CaptionSum(), text, 3.0, interval=(2.0, 1.0))
