@@ -25,6 +25,8 @@ LATEST = "latest-rank0.pt"
 _STEP = re.compile(r"ep\d+-ba(?P<step>\d+)(-rank0\.pt)?")
 UNFINISHED = "unfinished."
 """What the name of a checkpoint begins with until it is whole."""
+DAMAGED = ".damaged"
+"""What the name of one that was found damaged ends with."""
 _METADATA, DIGEST = ".metadata", "metadata.sha256"
 """The list of a sharded checkpoint's tensors, and its digest."""
 
@@ -75,11 +77,25 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     paths = [folder / name for name in by_step(path.name for path in folder.iterdir())]
     while paths and not is_whole(paths[-1]):
         damaged = paths.pop()
-        aside = damaged.with_name(damaged.name + ".damaged")
+        aside = damaged.with_name(damaged.name + DAMAGED)
         remove(aside)  # of an earlier time, since a folder does not replace another
         damaged.rename(aside)
         log.warning("the checkpoint %s is damaged and passed over; it is now called %s", damaged, aside.name)
     return paths
+
+
+def check_none_lost(folder: Path) -> None:
+    """Look for what is left of checkpoints in a folder without a whole one.
+
+    Raises:
+        ValueError: when there is any, since the run would begin again and replace what it has measured so far.
+    """
+    left = sorted(path.name for path in folder.glob("*") if path.name == LATEST or path.name.endswith(DAMAGED))
+    if left:
+        raise ValueError(
+            f"{folder} holds no whole checkpoint any more, only {' and '.join(left)}; put a copy of one there to go on "
+            "with this run, remove these to begin it again, or choose another exp_name"
+        )
 
 
 def by_step(names: Iterable[str]) -> list[str]:

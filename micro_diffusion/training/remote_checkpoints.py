@@ -57,7 +57,8 @@ class RemoteCheckpoints:
         """Bring the newest whole checkpoint to the run folder, unless one that is there is as new.
 
         Raises:
-            ValueError: when the checkpoints are of a run of another configuration, or of an unknown one.
+            ValueError: when the checkpoints are of a run of another configuration, or of an unknown one; or when none
+                is whole, here or there.
             OSError: when the store does not answer.
         """
         names = self._names()
@@ -76,6 +77,10 @@ class RemoteCheckpoints:
                 return
             log.warning("the remote checkpoint %s/%s is damaged and passed over", self.url, name)
             remove(folder / name)
+        raise ValueError(
+            f"{self.url} holds no whole checkpoint, only {' and '.join(names)}, nor does {folder}; remove those to "
+            "begin the run again, or choose another exp_name"
+        )
 
     def has(self, path: Path) -> bool:
         """Whether there is a copy of a checkpoint."""

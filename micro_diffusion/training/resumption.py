@@ -8,7 +8,7 @@ from typing import NamedTuple
 from composer import Callback, Logger, State
 from composer.utils import dist
 
-from micro_diffusion.training.checkpoint_files import whole_checkpoints
+from micro_diffusion.training.checkpoint_files import check_none_lost, whole_checkpoints
 from micro_diffusion.training.remote_checkpoints import RemoteCheckpoints
 from micro_diffusion.training.run_folder import RunFolder
 
@@ -27,6 +27,9 @@ def own_checkpoints(run: RunFolder, *, autoresume: bool) -> OwnCheckpoints | Non
     Args:
         run: its folder.
         autoresume: whether it goes on from the newest one, which then is fetched if only a copy is left.
+
+    Raises:
+        ValueError: when there were some, here or as copies, of which none is whole.
     """
     if run.checkpoints is None:
         return None
@@ -36,6 +39,8 @@ def own_checkpoints(run: RunFolder, *, autoresume: bool) -> OwnCheckpoints | Non
         if remote is not None and autoresume:
             remote.fetch_newest()
         found = [whole_checkpoints(run.checkpoints)]
+        if not found[0]:
+            check_none_lost(run.checkpoints)
     dist.broadcast_object_list(found)
     return OwnCheckpoints(run.checkpoints, found[0], remote)
 

@@ -14,8 +14,10 @@ from composer import Timestamp
 from composer.core import Event
 
 from micro_diffusion.training import checkpoint_files
-from micro_diffusion.training.checkpoint_files import LATEST, is_whole, whole_checkpoints
+from micro_diffusion.training.checkpoint_files import LATEST, check_none_lost, is_whole, whole_checkpoints
 from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
+from micro_diffusion.training.resumption import own_checkpoints
+from micro_diffusion.training.run_folder import RunFolder
 from tests.damage import WAYS, damaged
 
 LOGGER = SimpleNamespace(destinations=[])
@@ -98,11 +100,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog, way):
     assert is_whole(tmp_path / LATEST) and not newest.exists()
 
 
-def test_a_run_whose_only_checkpoint_is_damaged_begins_again(tmp_path):
-    (tmp_path / "ep0-ba2-rank0.pt").write_bytes(b"PK")
-    (tmp_path / LATEST).symlink_to("ep0-ba2-rank0.pt")
-    saver(tmp_path).init(at(0), LOGGER)
-    assert names(tmp_path) == ["ep0-ba2-rank0.pt.damaged"]
+def test_a_run_whose_only_checkpoint_is_damaged_or_gone_does_not_begin_again(tmp_path):
+    run = RunFolder(tmp_path, {"trainer": {"save_folder": str(tmp_path / "checkpoints")}})
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    check_none_lost(folder)
+    (folder / "ep0-ba2-rank0.pt").write_bytes(b"PK")
+    (folder / LATEST).symlink_to("ep0-ba2-rank0.pt")
+    for _ in range(2):  # the same command again
+        with pytest.raises(ValueError, match=rf"no whole .*, only ep0-ba2-rank0\.pt\.damaged and {LATEST}; put a copy"):
+            own_checkpoints(run, autoresume=True)
+    (folder / "ep0-ba2-rank0.pt.damaged").unlink()
+    with pytest.raises(ValueError, match=rf"checkpoints holds no whole checkpoint any more, only {LATEST}; put a copy"):
+        own_checkpoints(run, autoresume=True)
+    (folder / LATEST).unlink()
+    assert own_checkpoints(run, autoresume=True) == (folder, [], None)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])

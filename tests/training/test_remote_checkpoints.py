@@ -113,6 +113,17 @@ def test_a_damaged_copy_is_passed_over(client, copied, tmp_path, way, caplog):
     assert names(tmp_path / "elsewhere" / "checkpoints") == FILES[:1]
 
 
+def test_a_run_none_of_whose_checkpoints_is_whole_does_not_begin_again(client, copied, tmp_path):
+    for name in FILES:
+        client.put_object(Bucket="data", Key=f"mine/{name}", Body=b"PK")
+    assert there(copied) == FILES[1:]  # which is whole here
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"s3://data/mine holds no whole checkpoint, only ep1-ba2-rank0\.pt and ep"
+        ):
+            there(tmp_path / "elsewhere")
+
+
 def test_a_damaged_file_is_replaced_by_its_copy(copied):
     whole = copied / "checkpoints" / FILES[1]
     content = whole.read_bytes()

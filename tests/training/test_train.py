@@ -218,9 +218,15 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
     shutil.rmtree(start)
     checkpoint = (run / "checkpoints" / "latest-rank0.pt").resolve()
     content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content[:-100])
+    aside = (run / "checkpoints").rename(workplace / f"aside_{key}")
     with pytest.raises(OSError, match=str(start)):
         train_here(workplace, *command)
+    aside.rename(run / "checkpoints")
+    checkpoint.write_bytes(content[:-100])
+    measured = (run / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match="holds no whole checkpoint any more"):
+        train_here(workplace, *command)
+    assert (run / "metrics.jsonl").read_text() == measured
     checkpoint.write_bytes(content)
     checked = []
     monkeypatch.setattr(checkpoint_files, "check_archive", checked.append)
