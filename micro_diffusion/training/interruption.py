@@ -41,7 +41,10 @@ class Interruption(Callback):
         self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Ask the other ranks."""
+        """Ask the other ranks, if there are any: a GPU is waited for."""
+        if dist.get_world_size() == 1:
+            self._agreed = self._received
+            return
         received = state.device.tensor_to_device(torch.tensor([self._received]))
         dist.all_reduce(received, reduce_operation="MAX")
         self._agreed = int(received.item())

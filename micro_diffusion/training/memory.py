@@ -30,6 +30,8 @@ class SmallerMicrobatches(GradientsOfAllRanks):
     It always is one for several ranks that share a network, since they need each other within a step; for several ranks
     in fp16, whose scaler looks at the gradients before they are averaged; and in the optimizer, which may have changed
     some weights.
+
+    A single process asks nobody whether memory is lacking, since it would have to wait for its GPU to hear the answer.
     """
 
     def __init__(self) -> None:
@@ -37,7 +39,9 @@ class SmallerMicrobatches(GradientsOfAllRanks):
         self._microbatch: float | None = None
 
     def match(self, event: Event, state: State) -> bool:
-        """Runs around steps."""
+        """Runs around steps, and in a single process around Composer's question to the others after a forward pass."""
+        if event in (Event.AFTER_FORWARD, Event.BEFORE_LOSS):
+            return dist.get_world_size() == 1
         return event in (Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.AFTER_TRAIN_BATCH, Event.EVAL_END)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
@@ -53,8 +57,11 @@ class SmallerMicrobatches(GradientsOfAllRanks):
         elif event == Event.BEFORE_TRAIN_BATCH:
             if self._microbatch != state.device_train_microbatch_size:
                 end_backward(state.model)
+        elif event in (Event.AFTER_FORWARD, Event.BEFORE_LOSS):
+            state.auto_microbatching = event == Event.BEFORE_LOSS
         elif state.auto_microbatching:
-            generate_oom_hook(state.device)()  # raises here what another rank has met within its last microbatch
+            if dist.get_world_size() > 1:
+                generate_oom_hook(state.device)()  # raises here what another rank has met within its last microbatch
             state.auto_microbatching = False
             fits = self._microbatch == state.device_train_microbatch_size
             self._steps_left = self._steps_left - 1 if fits else TRIAL

@@ -39,8 +39,9 @@ def test_forward_and_backward_ask_for_no_value(mask_ratio):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mask_ratio", MASKS)
-def test_a_whole_step_does_not_synchronise(mask_ratio):
-    small = config("backbone=nano", *SMALL, f"model.train_mask_ratio={mask_ratio}")
+@pytest.mark.parametrize("choice", ["optimizer=adamw", "optimizer=muon", "model.weight_dtype=bf16"])
+def test_a_whole_step_does_not_synchronise(mask_ratio, choice):
+    small = config("backbone=nano", *SMALL, f"model.train_mask_ratio={mask_ratio}", choice)
     step = TrainingStep(config=small, batch_size=2, device=torch.device("cuda"), precision="bf16", compile=False)
     step()
     torch.cuda.set_sync_debug_mode("error")
