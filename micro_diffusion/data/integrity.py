@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import xxhash
 from streaming import LocalDataset
@@ -20,6 +21,59 @@ class DamagedShard(ValueError):
     """A shard whose bytes are not those that its index tells."""
 
 
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file of the folder whose index lists it. size: bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedShard:
+    """What an index tells of a shard."""
+
+    samples: int
+    raw: ListedFile
+    compressed: ListedFile | None
+
+    @property
+    def files(self) -> list[ListedFile]:
+        """Both forms, or the only one."""
+        return [file for file in (self.raw, self.compressed) if file is not None]
+
+
+def read_index(
+    path: Path, *, origin: str | None = None, remedy: str = "make the data folder again"
+) -> list[ListedShard]:
+    """The shards that an index lists, each a file of its own folder: it may come from others.
+
+    Args:
+        path: of the index.
+        origin: where it comes from, when that is not `path`.
+        remedy: what to do when it is of no use.
+
+    Raises:
+        ValueError: when it is no index of MDS shards, or names a file by more than a plain name, which could be
+            anywhere.
+    """
+    try:
+        entries = parse_json(path.read_text(encoding="utf-8"))["shards"]
+        shards = [
+            ListedShard(int(entry["samples"]), _file(entry["raw_data"]), entry["zip_data"] and _file(entry["zip_data"]))
+            for entry in entries
+        ]
+        kinds = {entry["format"] for entry in entries} - {"mds"}  # others have further files
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{origin or path} is no index of shards ({error!r}); {remedy}") from error
+    if kinds:
+        raise ValueError(f"{origin or path} lists shards of the format {min(kinds)!r} instead of 'mds'; {remedy}")
+    for name in (file.name for shard in shards for file in shard.files):
+        if Path(name).name != name or name in ("", ".."):
+            raise ValueError(f"{origin or path} lists the shard {name!r}, which is no plain name of a file; {remedy}")
+    return shards
+
+
 def check_folder(path: Path, *, command: str) -> int:
     """Check that a folder of MDS shards is there and every shard has its size.
 
@@ -32,25 +86,21 @@ def check_folder(path: Path, *, command: str) -> int:
 
     Raises:
         FileNotFoundError: when the folder, its index or a shard is missing, or it has no samples.
-        ValueError: when a shard was cut short, or is longer than it was written.
+        ValueError: when a shard was cut short, or is longer than it was written, or is none of the folder's own files.
     """
     remedy = f"make it with: {command.format(path=path)}"
     if not path.is_dir():
         raise FileNotFoundError(f"there is no data folder {path}; {remedy}")
     if not (path / INDEX).is_file():
         raise FileNotFoundError(f"the data folder {path} has no {INDEX}, so it is empty or incomplete; {remedy}")
-    try:
-        shards = parse_json((path / INDEX).read_text(encoding="utf-8"))["shards"]
-        files = [info["zip_data"] or info["raw_data"] for info in shards]
-        samples = sum(info["samples"] for info in shards)
-        names = [(path / file["basename"], int(file["bytes"])) for file in files]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / INDEX} is no index of shards ({error!r}); {remedy}") from error
-    for shard, size in names:
-        if not shard.is_file():
-            raise FileNotFoundError(f"the data folder {path} lacks its shard {shard.name}; {remedy}")
-        if shard.stat().st_size != size:
-            raise ValueError(f"{shard} has {shard.stat().st_size} bytes instead of {size}; {remedy}")
+    shards = read_index(path / INDEX, remedy=remedy)
+    for listed in (shard.compressed or shard.raw for shard in shards):
+        file = path / listed.name
+        if not file.is_file():
+            raise FileNotFoundError(f"the data folder {path} lacks its shard {file.name}; {remedy}")
+        if file.stat().st_size != listed.size:
+            raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {listed.size}; {remedy}")
+    samples = sum(shard.samples for shard in shards)
     if not samples:
         raise FileNotFoundError(f"the data folder {path} holds no samples; {remedy}")
     return samples
@@ -111,11 +161,13 @@ def _file_hash(path: Path, algorithm: str) -> str:
 
 def shard_files(folder: Path) -> list[tuple[Path, int]]:
     """The uncompressed shards of a folder, each with its number of samples."""
-    shards = parse_json((folder / INDEX).read_text(encoding="utf-8"))["shards"]
-    return [(folder / info["raw_data"]["basename"], info["samples"]) for info in shards]
+    return [(folder / shard.raw.name, shard.samples) for shard in read_index(folder / INDEX)]
 
 
 def shard_names(folder: Path) -> set[str]:
     """Of all files that a folder's index lists."""
-    shards = parse_json((folder / INDEX).read_text(encoding="utf-8"))["shards"]
-    return {file["basename"] for info in shards for file in (info["raw_data"], info["zip_data"]) if file}
+    return {file.name for shard in read_index(folder / INDEX) for file in shard.files}
+
+
+def _file(entry: Mapping[str, Any]) -> ListedFile:
+    return ListedFile(str(entry["basename"]), int(entry["bytes"]))

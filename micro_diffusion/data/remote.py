@@ -9,7 +9,7 @@ from pathlib import Path
 from streaming.base.storage.download import DOWNLOADER_MAPPINGS, CloudDownloader
 from torch import distributed
 
-from micro_diffusion.data.integrity import INDEX
+from micro_diffusion.data.integrity import INDEX, read_index
 from micro_diffusion.data.output_folder import RECORD
 from micro_diffusion.whole_file import concerns_disk, has_no_room
 
@@ -22,7 +22,8 @@ def fetch_description(remote: str, local: Path) -> None:
         local: the folder that keeps copies of its shards.
 
     Raises:
-        ValueError: when `remote` is no URL, cannot be read, or is another data set than the local copies.
+        ValueError: when `remote` is no URL, cannot be read, is another data set than the local copies, or lists shards
+            that would lie outside of `local`.
         OSError: when the local folder cannot be written.
     """
     scheme, separator, _ = remote.partition("://")
@@ -73,5 +74,7 @@ def _fetch(remote: str, local: Path) -> None:
                 raise fetch_failure(error, f"{remote}/{name}", local) from error
             if kept.is_file() and kept.read_bytes() != fetched.read_bytes():
                 raise ValueError(f"{local} holds another data set than {remote}; set path to a folder of its own")
+        remedy = "name a data set that scripts/precompute.py has made"
+        read_index(Path(scratch, INDEX), origin=f"{remote}/{INDEX}", remedy=remedy)
         for name in (INDEX, RECORD):
             Path(scratch, name).replace(local / name)

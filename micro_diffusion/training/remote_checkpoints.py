@@ -57,8 +57,8 @@ class RemoteCheckpoints:
         """Bring the newest whole checkpoint to the run folder, unless one that is there is as new.
 
         Raises:
-            ValueError: when the checkpoints are of a run of another configuration, or of an unknown one; or when none
-                is whole, here or there.
+            ValueError: when the checkpoints are of a run of another configuration, or of an unknown one; when none is
+                whole, here or there; or when one has objects that would be files outside of the run folder.
             OSError: when the store does not answer.
         """
         names = self._names()
@@ -126,10 +126,16 @@ class RemoteCheckpoints:
         """Objects become files under another name, which the checkpoint loses when all are there."""
         aside, whole = folder / f"{UNFINISHED}{name}", self._key(name)
         remove(aside)
+        with _named(f"{self.url}/{name} cannot be listed"):
+            keys = [key for key in self._store.list_objects(whole) if key == whole or key.startswith(f"{whole}/")]
+        parts = {key: key.removeprefix(whole).lstrip("/") for key in keys}
+        if outside := [key for key, part in parts.items() if ".." in part.split("/")]:
+            raise ValueError(
+                f"{self.url}/{name} has the object {outside[0]}, which would be outside of {folder}; remove it"
+            )
         with _named(f"{self.url}/{name} cannot be fetched"):
-            for key in self._store.list_objects(whole):
-                if key == whole or key.startswith(f"{whole}/"):
-                    self._store.download_object(key, aside / key.removeprefix(whole).lstrip("/"))
+            for key, part in parts.items():
+                self._store.download_object(key, aside / part)
         aside.replace(folder / name)
 
     def _key(self, name: str) -> str:

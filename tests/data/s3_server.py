@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -21,6 +22,8 @@ def s3_client(bucket: str) -> Iterator[Any]:
         patch.setattr(handler, "HTTP/1.0", raising=False)
         server.start()
         host, port = server.get_host_and_port()
+        # the servers of a process share their data
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         patch.setenv("S3_ENDPOINT_URL", f"http://{host}:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "nobody")

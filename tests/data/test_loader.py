@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +155,15 @@ def change_hash(shard, index):
     index.write_text(json.dumps(shards))
 
 
+def rename_in_index(shard, index, form, name):
+    """Let the index tell another file name of a shard, which is compressed or has no compressed form."""
+    content = json.loads(index.read_text())
+    for info in content["shards"]:
+        if any(file and file["basename"] == shard.name for file in (info["raw_data"], info["zip_data"])):
+            info[form]["basename"] = name
+    index.write_text(json.dumps(content))
+
+
 def remove(shard, index):
     shard.unlink()
 
@@ -166,6 +176,36 @@ def test_a_shard_that_is_damaged_while_it_is_used_is_named(folder, damage, worke
     damage(shard, folder / "index.json")
     with pytest.raises((ValueError, OSError), match=shard.name):
         list(loader)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "compression"),
+    [
+        ("../outside.mds", "raw_data", None),
+        ("../outside.mds", "raw_data", "zstd"),
+        ("../outside.mds", "zip_data", "zstd"),
+        ("/etc/passwd", "raw_data", None),
+        ("a/b.mds", "raw_data", None),
+        ("..", "raw_data", None),
+        ("", "raw_data", None),
+    ],
+)
+def test_an_index_names_no_files_outside_of_its_folder(tmp_path, name, form, compression):
+    folder = make_latents(tmp_path / "latents", compression=compression)
+    shard = sorted(folder.glob("*.mds*"))[3]
+    shutil.copy(shard, tmp_path / "outside.mds")
+    rename_in_index(shard, folder / "index.json", form, name)
+    with pytest.raises(
+        ValueError, match=f"index.json lists the shard '{name}', which is no plain name of a file; make"
+    ):
+        load(folder)
+
+
+def test_an_index_of_other_files_than_mds_is_refused(folder):
+    index = folder / "index.json"
+    index.write_text(index.read_text().replace('"format": "mds"', '"format": "csv"'))
+    with pytest.raises(ValueError, match="index.json lists shards of the format 'csv' instead of 'mds'; make it with"):
+        load(folder)
 
 
 def test_a_shard_that_vanishes_is_said_to_be_gone(folder):

@@ -13,7 +13,17 @@ from streaming import Stream
 
 from micro_diffusion.data.loader import build_loader
 from tests.data.s3_server import s3_client
-from tests.data.test_loader import COUNT, change, change_hash, empty, make_latents, numbers, remove, truncate
+from tests.data.test_loader import (
+    COUNT,
+    change,
+    change_hash,
+    empty,
+    make_latents,
+    numbers,
+    remove,
+    rename_in_index,
+    truncate,
+)
 from tests.forked_training import fork
 
 
@@ -77,6 +87,21 @@ def test_the_cache_stays_below_its_limit(client, tmp_path):
         assert sorted(numbers(loader)) == list(range(200))
         copies = [file.stat().st_size for file in (tmp_path / "cache").glob("*.mds")]
         assert sum(copies) <= limit + 2 * max(copies)  # three threads fetch, each counts what was there before
+
+
+@pytest.mark.parametrize(("form", "compression"), [("raw_data", None), ("zip_data", "zstd")])
+def test_copies_stay_in_their_folder(client, tmp_path, form, compression):
+    """An object of that name is there, which the library would write above the folder of copies."""
+    folder = make_latents(tmp_path / "latents", compression=compression)
+    shard = sorted(folder.glob("*.mds*"))[3]
+    rename_in_index(shard, folder / "index.json", form, f"../../{shard.name}")
+    remote, cache = upload(client, folder), tmp_path / "copies" / "cache"
+    client.upload_file(str(shard), "data", f"{remote.removeprefix('s3://data/')}/../../{shard.name}")
+    with pytest.raises(
+        ValueError, match=rf"{remote}/index.json lists the shard '../../{shard.name}', which is no plain"
+    ):
+        load(remote, cache)
+    assert [path for path in cache.parent.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

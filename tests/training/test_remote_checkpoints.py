@@ -145,6 +145,16 @@ def test_shares_count_when_their_digest_is_there(client, copied, tmp_path):
     assert there(tmp_path / "elsewhere") == FILES[1:]  # after they were fetched, and found to be none
 
 
+def test_objects_stay_in_their_folder(client, copied, tmp_path):
+    for name in (".metadata", "metadata.sha256", "../../../escaped"):
+        client.put_object(Bucket="data", Key=f"mine/ep1-ba6/{name}", Body=b"")
+    with pytest.raises(
+        ValueError, match=r"s3://data/mine/ep1-ba6 has the object mine/ep1-ba6/\.\./\.\./\.\./escaped, w"
+    ):
+        there(tmp_path / "deep" / "elsewhere")
+    assert list(tmp_path.rglob("escaped")) == []
+
+
 def test_a_run_of_another_configuration_is_refused(copied, tmp_path):
     with pytest.raises(ValueError, match=r"s3://data/mine holds a run of another configuration, which differs in seed"):
         there(tmp_path / "elsewhere", seed=2)
