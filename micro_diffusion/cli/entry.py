@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from micro_diffusion.cli import data, doctor, evaluate, export, generate, import_microdit, plan
+from micro_diffusion.training.secrets import redact_output, redacted
 
 COMMANDS = (generate, evaluate, export, import_microdit, plan, doctor, data)
 
@@ -18,6 +19,7 @@ COMMANDS = (generate, evaluate, export, import_microdit, plan, doctor, data)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after an error, which is one sentence on stderr."""
     options = parse(arguments)
+    redact_output()
     try:
         with plain_warnings():
             options.command(options)
@@ -57,7 +59,7 @@ def plain_warnings() -> Iterator[None]:
     """Warnings of this package as plain lines on stderr, each once; those of libraries are left out."""
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        print(f"micro-diffusion: warning: {message}", file=sys.stderr)
+        print(f"micro-diffusion: warning: {redacted(str(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,5 +69,5 @@ def plain_warnings() -> Iterator[None]:
 
 
 def _fail(sentence: str) -> int:
-    print(f"micro-diffusion: error: {sentence}", file=sys.stderr)
+    print(f"micro-diffusion: error: {redacted(sentence)}", file=sys.stderr)
     return 2

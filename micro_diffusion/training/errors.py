@@ -28,7 +28,7 @@ from omegaconf.errors import (
 
 from micro_diffusion.training.machine_faults import machine_fault
 from micro_diffusion.training.schema import ROOT, accepted, unknown_key
-from micro_diffusion.training.secrets import redacted
+from micro_diffusion.training.secrets import redact_output, redacted
 
 _FULL = "HYDRA_FULL_ERROR"
 _active: ContextVar[bool] = ContextVar("active", default=False)
@@ -66,8 +66,9 @@ def one_sentence_errors() -> Iterator[None]:
     """Turn expected errors, those of Hydra included, into one sentence on stderr and exit status 1.
 
     Within a function that Hydra runs it is used a second time, since Hydra repeats the command line, secrets and all,
-    when an exception leaves that function.
+    when an exception leaves that function. By then Hydra has set up the log, whose lines lose their secrets too.
     """
+    redact_output()
     within = _active.get()
     if not within and os.environ.get(_FULL, "0") not in ("", "0"):
         yield

@@ -17,10 +17,20 @@ SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
 }
 
+TALKER = """
+import logging, os
+from composer import Callback
+
+class Talker(Callback):
+    def fit_start(self, state, logger):
+        logging.getLogger("a.library").warning("the token is %s", os.environ["HF_TOKEN"])
+"""
+
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_latents(tmp_path / "data", count=8)
+    (tmp_path / "data" / "talker.py").write_text(TALKER)
     for name, secret in SECRETS.items():
         monkeypatch.setenv(name, secret)
     return tmp_path / "data"
@@ -35,8 +45,8 @@ def leaks(folder: Path, result: subprocess.CompletedProcess[str], secrets: Itera
 
 def test_secrets_stay_outside_of_a_run(workplace: Path):
     short = ["exp_name=short", "trainer.max_duration=3ba", "trainer.eval_interval=3ba"]
-    result = train_command(workplace, *short)
-    succeeded(result)
+    result = train_command(workplace, *short, "+callbacks.talker={_target_: talker.Talker}")
+    assert "the token is ***" in succeeded(result)
     run = workplace / "runs" / "short"
     assert {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints"} <= {path.name for path in run.iterdir()}
     assert leaks(run, result, SECRETS.values()) == []
