@@ -115,17 +115,30 @@ class EMA(Algorithm):
 
     @torch.no_grad()
     def _swap_in(self, network: nn.Module) -> None:
-        if self.average and not self._raw:
-            weights = trainable_weights(network)
-            self._place(weights)
-            self._raw = {name: weight.clone() for name, weight in weights.items()}
-            _copy(self.average, weights)
+        """Exchange weights and average tensor by tensor, which takes room for one of them, not for all."""
+        if not self.average or self._raw:
+            return
+        weights = trainable_weights(network)
+        self._place(weights)
+        for name, weight in weights.items():
+            average = self.average[name]
+            if weight.dtype == average.dtype:
+                _exchange(weight, average)
+                self.average[name], self._raw[name] = weight, average
+            else:  # a weight in bf16 has no room for its average
+                self._raw[name] = weight.clone()
+                weight.copy_(average)
 
     @torch.no_grad()
     def _swap_out(self, network: nn.Module) -> None:
-        if self._raw:
-            _copy(self._raw, trainable_weights(network))
-            self._raw = {}
+        weights = trainable_weights(network) if self._raw else {}
+        for name, raw in self._raw.items():
+            if raw.dtype == self.average[name].dtype:
+                _exchange(weights[name], raw)
+                self.average[name] = raw
+            else:
+                weights[name].copy_(raw)
+        self._raw = {}
 
     def _place(self, weights: dict[str, Tensor]) -> None:
         """A checkpoint's average comes in one piece on the CPU."""
@@ -142,8 +155,11 @@ def find_average(state: State) -> EMA | None:
     return next((algorithm for algorithm in state.algorithms if isinstance(algorithm, EMA)), None)
 
 
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    torch._foreach_copy_([local(tensor) for tensor in target.values()], [local(source[name]) for name in target])
+def _exchange(first: Tensor, second: Tensor) -> None:
+    first, second = local(first), local(second)
+    kept = first.clone()
+    first.copy_(second)
+    second.copy_(kept)
 
 
 def _in_batches(time: Time, epoch: Time) -> int:

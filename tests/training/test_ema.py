@@ -1,9 +1,12 @@
+import copy
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
 import torch
 from composer import ComposerModel, Event, Time, Timestamp
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from micro_diffusion.training.ema import EMA
 
@@ -72,6 +75,30 @@ def test_before_its_start_evaluation_sees_the_weights():
     fit(ema, model, [1.0])
     with ema.averaged(model.network) as there_is_one:
         assert not there_is_one and torch.equal(model.network.weight.detach(), torch.full((1, 2), 1.0))
+
+
+@pytest.mark.parametrize(("dtype", "extra"), [(torch.float32, 1), (torch.bfloat16, 6)])
+def test_showing_the_average_takes_room_for_one_tensor(dtype, extra):
+    """In bf16 for a copy of all weights, for they have no room for an average in fp32."""
+    network = nn.Sequential(*[nn.Linear(64, 64, bias=False, dtype=dtype) for _ in range(6)])
+    ema = EMA(smoothing=0.3, start="0ba")
+    ema.update(network)
+    network.load_state_dict({name: torch.randn_like(weight) for name, weight in network.state_dict().items()})
+    ema.update(network)
+    weights, average = copy.deepcopy(network.state_dict()), copy.deepcopy(ema.average)
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled, ema.averaged(network):
+        pass
+    changes = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    assert max(accumulate(event.nbytes() for event in changes)) == extra * 64 * 64 * dtype.itemsize
+
+    with ema.averaged(network):
+        shown, kept = copy.deepcopy(network.state_dict()), ema.whole()
+        torch.testing.assert_close(kept, average, rtol=0, atol=0)  # in fp32, for the finished run's files
+        torch.testing.assert_close(shown, {name: mean.to(dtype) for name, mean in average.items()}, rtol=0, atol=0)
+    torch.testing.assert_close(network.state_dict(), weights, rtol=0, atol=0)
+    torch.testing.assert_close(ema.average, average, rtol=0, atol=0)
 
 
 def test_goes_on_from_a_checkpoint():
