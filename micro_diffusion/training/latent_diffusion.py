@@ -100,15 +100,17 @@ class LatentDiffusion(ComposerModel):
         return self.backbone.parameter_groups()
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
-        """Adds level_normal (B,), noise (B, C, h, w) and keep (B, K), and drops captions, in a new batch."""
+        """Adds level_normal (B,), noise (B, C, h, w), caption_dropped (B,) and keep (B, K), in a new batch.
+
+        Captions are dropped by `forward`: here, on the host, it would copy all of them, out of their pinned memory.
+        """
         batch = self._with_features(batch)
         latents = batch["latents"]
-        text = TextCondition(batch["caption_tokens"], batch["caption_mask"])
         drawn = {
             **batch,
             "level_normal": draws.normal(),
             "noise": draws.normal(*latents.shape[1:]),
-            "caption_tokens": drop_captions(text, self.caption_drop, draws.uniform()).tokens,
+            "caption_dropped": draws.uniform() < self.caption_drop,
         }
         if not self.train_mask_ratio:
             return drawn
@@ -133,11 +135,14 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
+        text = TextCondition(batch["caption_tokens"], batch["caption_mask"])
+        if "caption_dropped" in batch:
+            text = drop_captions(text, batch["caption_dropped"])
         with self.cpu_autocast(batch["latents"].device):
             return self.objective.loss(
                 self.backbone,
                 batch["latents"],
-                TextCondition(batch["caption_tokens"].float(), batch["caption_mask"]),
+                text.to(torch.float32),
                 level_normal=batch["level_normal"],
                 noise=batch["noise"],
                 keep=batch.get("keep"),

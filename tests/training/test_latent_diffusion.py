@@ -1,7 +1,10 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from composer import Timestamp
+from composer.devices import DeviceCPU, DeviceGPU
 from torch import nn
 
 from micro_diffusion.backbone.backbone import Prediction
@@ -9,7 +12,7 @@ from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.batch import TextCondition
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.text.tiny import TinyTextEncoder
-from micro_diffusion.training.draws import Draws
+from micro_diffusion.training.draws import Draws, SeededDraws
 from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
 
 
@@ -87,9 +90,32 @@ def test_drawing_leaves_the_global_generator_and_the_batch_alone():
     copy, state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, torch.get_rng_state()
     drawn = model.draw(batch, draws(0))
     assert equal(batch, copy) and torch.equal(torch.get_rng_state(), state)
-    dropped = (drawn["caption_tokens"] == 0).flatten(1).all(dim=1)
-    assert 0 < dropped.sum() < len(dropped)
-    assert torch.equal(drawn["caption_tokens"][~dropped], batch["caption_tokens"][~dropped])
+    assert drawn["caption_tokens"] is batch["caption_tokens"]  # in pinned memory, for a GPU
+
+
+def test_captions_are_dropped_at_their_rate_where_the_loss_is_computed():
+    model, batch = make_model(caption_drop=0.3), make_batch(1000)
+    model(drawn := model.draw(batch, draws(0, size=1000)))
+    assert drawn["caption_dropped"].float().mean().item() == pytest.approx(0.3, abs=0.05)
+    _, _, text, _ = model.backbone.seen[0]
+    assert torch.equal((text.tokens == 0).flatten(1).all(dim=1), drawn["caption_dropped"])
+
+
+@pytest.mark.parametrize(("probability", "share"), [(0.0, 0), (1.0, 1)])
+def test_no_caption_is_dropped_or_every_one(probability, share):
+    drawn = make_model(caption_drop=probability).draw(make_batch(), draws(0))
+    assert drawn["caption_dropped"].float().mean() == share
+
+
+@pytest.mark.parametrize("event", ["after_dataloader", "eval_batch_start"])
+def test_a_gpu_gets_its_batch_in_pinned_memory(monkeypatch, event):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: None)
+    state = SimpleNamespace(model=make_model(), timestamp=Timestamp(), eval_timestamp=Timestamp())
+    for device, left in ((DeviceCPU(), True), (DeviceGPU.__new__(DeviceGPU), False)):
+        state.device, state.batch = device, make_batch()
+        getattr(SeededDraws(seed=0), event)(state, None)
+        assert any(isinstance(value, torch.Tensor) for value in state.batch.values()) == left
+        assert state.batch["caption"] == make_batch()["caption"] and "noise" in state.batch
 
 
 def test_mask_keeps_its_share_of_patches_and_none_is_no_mask():
