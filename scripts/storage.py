@@ -100,7 +100,7 @@ def sizes(layers: int) -> list[Row]:
 def losses(count: int) -> list[Row]:
     """Change of the bundled demo model's evaluation loss, and errors, on shapes at its resolution."""
     run = load_run(find_run("demo"))
-    resolution = run.config["resolution"]
+    resolution = run.backbone.input_size[0] * run.autoencoder.downsampling
     scenes = [scene(1, index, held_out="include") for index in range(count)]
     captions = [caption(item) for item in scenes]
     pictures = torch.stack([torch.tensor(render(item, resolution)).permute(2, 0, 1) for item in scenes])

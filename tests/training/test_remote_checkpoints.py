@@ -84,7 +84,8 @@ def copied(client, tmp_path) -> Path:
 
 
 def objects(client) -> list[str]:
-    return sorted(held["Key"] for held in client.list_objects_v2(Bucket="data").get("Contents", []))
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="data")
+    return sorted(held["Key"] for page in pages for held in page.get("Contents", []))
 
 
 def there(folder: Path, **changes) -> list[str]:
