@@ -18,7 +18,7 @@ from micro_diffusion.data.batch_memory import CaptionMemory
 from micro_diffusion.data.column_reader import ColumnReader, Columns
 from micro_diffusion.data.copies import claim
 from micro_diffusion.data.integrity import DamagedShard, check_shard, shard_path
-from micro_diffusion.data.mixture import Part, check_weights, common_metadata
+from micro_diffusion.data.mixture import Part, check_weights, common_metadata, identity
 from micro_diffusion.data.shard_stream import ShardStream
 from micro_diffusion.data.shared_memory import registration
 
@@ -73,6 +73,7 @@ class LatentDataset(StreamingDataset):
             _check_removable(parts, cache_limit)
         held = [part.open() for part in parts]
         self.metadata = common_metadata(parts, held, resolution)
+        self.identity = identity(parts, held)
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
         self._prepared: set[int] = set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from micro_diffusion.data.caption_choice import CaptionChoice
-from micro_diffusion.data.integrity import check_folder
+from micro_diffusion.data.integrity import INDEX, check_folder
 from micro_diffusion.data.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.remote import fetch_description
 from micro_diffusion.data.shard_stream import ShardStream
@@ -108,6 +109,16 @@ def check_weights(parts: Sequence[Part]) -> None:
     without = [part.path for part in parts if part.proportion is None]
     if 0 < len(without) < len(parts):
         raise ValueError(f"{without[0]} has no proportion, but other parts of the mixture have; set it for all or none")
+
+
+def identity(parts: Sequence[Part], held: Sequence[LatentMetadata]) -> str:
+    """What tells the data of some folders from others, wherever they are: of each, its samples and its index's digest.
+
+    The index holds the hashes of all shards.
+    """
+    digests = [hashlib.sha256((part.folder / INDEX).read_bytes()).hexdigest()[:16] for part in parts]
+    each = zip(held, digests, strict=True)
+    return ", ".join(f"{metadata.samples} samples of index {digest}" for metadata, digest in each)
 
 
 def common_metadata(parts: Sequence[Part], held: Sequence[LatentMetadata], resolution: int) -> LatentMetadata:

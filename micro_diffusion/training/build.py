@@ -32,6 +32,7 @@ from micro_diffusion.training.interruption import Interruption, end_with_launche
 from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
 from micro_diffusion.training.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints
 from micro_diffusion.training.run_folder import RunFolder
+from micro_diffusion.training.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.schema import validate
 from micro_diffusion.training.sharding import shard_by_layer, whole_state
 from micro_diffusion.training.shared_pages import shared_with_workers
@@ -69,7 +70,7 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
     if dist.get_global_rank() == 0:
-        run.begin(step=int(trainer.state.timestamp.batch))
+        run.begin(step=int(trainer.state.timestamp.batch), also=changed_data(trainer.state))
     start = time.monotonic()
     if not _has_ended(trainer):
         with shared_with_workers():
@@ -104,7 +105,8 @@ def build_trainer(config: DictConfig, model: Any, checkpoints: OwnCheckpoints | 
     optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
     algorithms = [*_values(config.algorithms), AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
     check_first_checkpoint(model, optimizer, algorithms, config.trainer)
-    first, interruption = [SeededDraws(config.seed), NextEpochAfterLoad()], Interruption()
+    first = [SeededDraws(config.seed), NextEpochAfterLoad(), *_same_data(train_loader, config)]
+    interruption = Interruption()
     last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then
     with refusals_named("trainer"):
         return instantiate(config.trainer, _convert_="all")(
@@ -165,6 +167,12 @@ def _savers(trainer: DictConfig, checkpoints: OwnCheckpoints | None, interruptio
             is_urgent=interruption.is_agreed,
         )
     ]
+
+
+def _same_data(train_loader: Any, config: DictConfig) -> list[Callback]:
+    """For a loader that says what identifies its data."""
+    data = getattr(train_loader.dataset, "identity", None)
+    return [] if data is None else [SameData(data=data, accepted=PATH in config.accept_changes)]
 
 
 def _has_ended(trainer: Trainer) -> bool:

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,14 @@ class RunFolder:
     def _has_checkpoints(self) -> bool:
         return self.checkpoints is not None and has_checkpoints(self.checkpoints)
 
-    def begin(self, *, step: int) -> None:
-        """Write the configuration, and note what has changed in it. step: the first one that it holds for."""
-        for change in self.changes():
+    def begin(self, *, step: int, also: Sequence[Change] = ()) -> None:
+        """Write the configuration, and note what has changed.
+
+        Args:
+            step: the first one that it holds for.
+            also: what has changed beside the configuration.
+        """
+        for change in [*self.changes(), *also]:
             log.info("goes on at step %d with %s", step, change)
             with (self.path / CHANGES_FILE).open("a") as file:
                 file.write(json.dumps({"step": step, **change._asdict()}) + "\n")

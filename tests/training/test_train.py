@@ -171,6 +171,30 @@ def test_a_resumed_run_draws_the_captions_that_the_uninterrupted_one_draws(tmp_p
     assert losses(tmp_path / "runs" / "first") != whole
 
 
+def test_other_data_at_the_same_path_are_refused_unless_accepted(tmp_path):
+    make_latents(tmp_path, 8)
+    train_here(tmp_path, "exp_name=mine", "trainer.max_duration=3ba")
+    (tmp_path / "runs" / "mine" / "complete.json").unlink()
+    train_here(tmp_path, "exp_name=mine", "trainer.max_duration=3ba")
+    measured = (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text()
+    for folder in ("images", "latents"):
+        shutil.rmtree(tmp_path / folder)
+    make_latents(tmp_path, 24, Shapes(seed=99, count=24, resolution=16))
+    longer = ["exp_name=mine", "trainer.max_duration=5ba"]
+    with pytest.raises(
+        ValueError, match=r"on other data \(8 samples of index \w{16}\) than train_loader\.path holds now \(24 samples"
+    ):
+        train_here(tmp_path, *longer, "accept_changes=[trainer.max_duration]")
+    assert (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text() == measured
+    for _ in range(2):  # to the end, and there once more
+        train_here(tmp_path, *longer, "accept_changes=[trainer.max_duration,train_loader.path]")
+        (tmp_path / "runs" / "mine" / "complete.json").unlink()
+    assert sorted(losses(tmp_path / "runs" / "mine")) == [0, 1, 2, 3, 4]
+    noted = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "changes.jsonl").read_text().splitlines()]
+    (change,) = [line for line in noted if line["key"] == "data of train_loader.path"]
+    assert change["step"] == 3 and change["before"].startswith("8 samples") and change["after"].startswith("24 samples")
+
+
 def test_the_next_stage_starts_from_the_average(reference, workplace, caplog):
     with caplog.at_level("INFO"):
         train_here(
