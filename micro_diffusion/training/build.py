@@ -29,8 +29,9 @@ from micro_diffusion.training.ema import find_average
 from micro_diffusion.training.errors import refusals_named
 from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, without_first_weights
 from micro_diffusion.training.interruption import Interruption, end_with_launcher
+from micro_diffusion.training.machine_faults import way_on_known
 from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
-from micro_diffusion.training.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints
+from micro_diffusion.training.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints, way_on
 from micro_diffusion.training.run_folder import RunFolder
 from micro_diffusion.training.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.schema import validate
@@ -55,6 +56,7 @@ def train(config: DictConfig) -> None:
     if run.is_complete:
         log.info("%s is complete already; nothing to do", run.path)
         return
+    run.check_may_begin()
     keep_freed_memory(config.trainer.device)
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
@@ -73,7 +75,7 @@ def _train(config: DictConfig, run: RunFolder) -> None:
         run.begin(step=int(trainer.state.timestamp.batch), also=changed_data(trainer.state))
     start = time.monotonic()
     if not _has_ended(trainer):
-        with shared_with_workers():
+        with shared_with_workers(), way_on_known(way_on(config.trainer)):
             trainer.fit()
     elif trainer.state.evaluators:  # it was killed after its last checkpoint, perhaps in its last evaluation
         trainer.eval()
@@ -106,7 +108,7 @@ def build_trainer(config: DictConfig, model: Any, checkpoints: OwnCheckpoints | 
     algorithms = [*_values(config.algorithms), AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
     check_first_checkpoint(model, optimizer, algorithms, config.trainer)
     first = [SeededDraws(config.seed), NextEpochAfterLoad(), *_same_data(train_loader, config)]
-    interruption = Interruption()
+    interruption = Interruption(way_on=way_on(config.trainer))
     last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then
     with refusals_named("trainer"):
         return instantiate(config.trainer, _convert_="all")(

@@ -26,7 +26,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from micro_diffusion.training.machine_faults import machine_fault
+from micro_diffusion.training.machine_faults import machine_fault, way_on
 from micro_diffusion.training.schema import ROOT, accepted, unknown_key
 from micro_diffusion.training.secrets import redact_output, redacted
 
@@ -101,9 +101,10 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a microbatch, or what else this step needs; set "
-            "trainer.device_train_microbatch_size to a smaller number, and the same command goes on from the last "
-            f"checkpoint ({_one_line(str(error))})"
+            f"trainer.device_train_microbatch_size to a smaller number, and {way_on(error)} ({_one_line(str(error))})"
         )
+    if isinstance(error, FloatingPointError):
+        return f"{error}; {way_on(error)}"
     if type(error) in _SYSTEM and isinstance(error, OSError) and error.filename is not None:
         return _SYSTEM[type(error)].format(path=error.filename)
     if isinstance(error, InterpolationKeyError) and (reason := _NOWHERE.search(str(error))):

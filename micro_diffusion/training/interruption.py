@@ -25,9 +25,13 @@ class Interruption(Callback):
 
     It stands after the checkpoint saver, to which `is_agreed` gives the reason to save. The ranks agree on the step,
     as a signal reaches them in different ones. A second Ctrl-C ends at once.
+
+    Args:
+        way_on: what can be done after that, for the log.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, way_on: str) -> None:
+        self._way_on = way_on
         self._received = 0
         self._agreed = 0
         self._before: dict[int, Any] = {}
@@ -55,9 +59,10 @@ class Interruption(Callback):
             return
         if dist.get_global_rank() == 0:
             log.warning(
-                "%s: ends after step %d, which is saved; the same command goes on from there",
+                "%s: ends after step %d; %s",
                 signal.Signals(self._agreed).name,
                 state.timestamp.batch.value,
+                self._way_on,
             )
         dist.barrier()  # the launcher kills who is left 30 s after the first rank has ended
         for number in SIGNALS:

@@ -71,8 +71,7 @@ class NaNGuard(Callback):
             raise FloatingPointError(
                 f"the loss or gradient is not finite {place}: {found} on rank {dist.get_global_rank()}; "
                 f"look at the samples whose keys are in {path}, lower optimizer.lr, or raise "
-                f"callbacks.nan_guard.max_skipped_batches from {self.max_skipped_batches}; the same command goes on "
-                "from the last checkpoint"
+                f"callbacks.nan_guard.max_skipped_batches from {self.max_skipped_batches}"
             )
         self.skipped += 1
         for parameter in _trained(state):

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from composer import Callback, Logger, State
 from composer.utils import dist
+from omegaconf import DictConfig
 
 from micro_diffusion.training.checkpoint_files import check_none_lost, whole_checkpoints
+from micro_diffusion.training.machine_faults import GOES_ON
 from micro_diffusion.training.remote_checkpoints import RemoteCheckpoints
 from micro_diffusion.training.run_folder import RunFolder
 
@@ -43,6 +45,18 @@ def own_checkpoints(run: RunFolder, *, autoresume: bool) -> OwnCheckpoints | Non
             check_none_lost(run.checkpoints)
     dist.broadcast_object_list(found)
     return OwnCheckpoints(run.checkpoints, found[0], remote)
+
+
+def way_on(trainer: DictConfig) -> str:
+    """What can be done when a training has stopped before its end, by the settings of its trainer."""
+    if trainer.autoresume:
+        return GOES_ON
+    if trainer.save_folder is not None:
+        return (
+            "with trainer.autoresume=false it does not go on, but another exp_name may start from its last checkpoint "
+            "with trainer.load_path and trust_checkpoint=true"
+        )
+    return "with trainer.save_folder=null nothing is saved, so begin again with another exp_name"
 
 
 class NextEpochAfterLoad(Callback):

@@ -106,6 +106,18 @@ class RunFolder:
         else:
             self._check_no_checkpoints()
 
+    def check_may_begin(self) -> None:
+        """Look whether a training was in the folder before, with which a new one would mix its files.
+
+        Raises:
+            ValueError: when there was one, and this does not go on with it.
+        """
+        if not self.config["trainer"].get("autoresume", True) and (self.path / CONFIG_FILE).is_file():
+            raise ValueError(
+                f"{self.path} holds a training already, with which this one does not go on since trainer.autoresume is "
+                "false; choose another exp_name"
+            )
+
     def adopt(self, earlier: dict[str, Any], source: str) -> None:
         """Go on with a run that was begun in a folder of another machine.
 

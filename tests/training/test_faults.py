@@ -200,7 +200,7 @@ def own_group(rank: int) -> list[str]:
 def test_a_signal_saves_the_step_and_ends(workplace, whole, action, status, name):
     arguments = ["train_loader.workers=1", "trainer.save_interval=100ba"]
     assert train(workplace, name, *arguments, at(6, action), prepare=own_group) == [status], output(workplace)
-    assert f"{name}: ends after step 7, which is saved; the same command goes on from there" in output(workplace)
+    assert f"{name}: ends after step 7; the same command goes on from the last checkpoint" in output(workplace)
     assert latest(workplace, name) == "ep1-ba7-rank0.pt"
     assert_goes_on(workplace, name, whole, *arguments)
 

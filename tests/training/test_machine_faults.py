@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.machine_faults import machine_fault
+from micro_diffusion.training.errors import one_sentence_errors, sentence
+from micro_diffusion.training.machine_faults import machine_fault, way_on_known
 
 
 class Broken(Dataset):
@@ -36,6 +36,14 @@ def test_a_known_fault_is_one_sentence(text, expected, capsys):
     with pytest.raises(SystemExit, match="1"), one_sentence_errors():
         raise RuntimeError(text)
     assert expected in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_fault_promises_only_what_its_training_keeps():
+    for error in (RuntimeError("Connection closed by peer"), FloatingPointError("the loss is nan")):
+        assert sentence(error).endswith("; the same command goes on from the last checkpoint")
+        with pytest.raises(type(error)), way_on_known("nothing is saved"):
+            raise error
+        assert sentence(error).endswith("; nothing is saved")
 
 
 def test_an_unknown_error_keeps_its_traceback():

@@ -141,10 +141,31 @@ def test_a_run_that_is_told_to_end_saves_its_step_first(reference, workplace, ca
         with pytest.raises(SystemExit) as end:
             train_here(workplace, f"exp_name={name}", *told)
         assert end.value.code == 128 + signal.Signals[name]
-        assert f"{name}: ends after step 8, which is saved; the same command goes on from there" in caplog.text
+        assert f"{name}: ends after step 8; the same command goes on from the last checkpoint" in caplog.text
         train_here(workplace, f"exp_name={name}")
     assert "resumes at step 8" in caplog.text
     assert losses(workplace / "runs" / name) == losses(reference)
+
+
+@pytest.mark.parametrize(
+    ("folder", "way"),
+    [
+        ("null", "with trainer.save_folder=null nothing is saved, so begin again with another exp_name"),
+        ("${output_dir}/${exp_name}/checkpoints", "it does not go on, but another exp_name may start from its last"),
+    ],
+)
+def test_a_run_that_does_not_go_on_says_so(workplace, caplog, monkeypatch, folder, way):
+    monkeypatch.syspath_prepend(workplace)
+    command = [f"exp_name=ends_{folder == 'null'}", f"trainer.save_folder={folder}", "trainer.autoresume=false"]
+    told = "+callbacks.kill={_target_: killer.KillAt, step: 2, name: SIGTERM}"
+    with pytest.raises(SystemExit):
+        train_here(workplace, *command, told)
+    assert "SIGTERM: ends after step 3; " in caplog.text and way in caplog.text
+    run = workplace / "runs" / command[0].partition("=")[2]
+    measured = (run / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"holds a training already, .* trainer\.autoresume is false; choose another"):
+        train_here(workplace, *command)
+    assert (run / "metrics.jsonl").read_text() == measured and not (run / "changes.jsonl").exists()
 
 
 @dataclass(frozen=True, kw_only=True)
