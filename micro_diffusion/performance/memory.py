@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from micro_diffusion.checkpoint import parameter_count
-from micro_diffusion.performance.training_step import activation_bytes
+from micro_diffusion.performance.training_step import activation_bytes, without_checkpointing
 from micro_diffusion.training.sharding import layers
 
 AVERAGE, GATHERED, COPY = 4, 4, 4
@@ -100,6 +100,5 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
         fixed += stored.bucket * parameters
     each = activation_bytes(config, half=half)
     if config.backbone.activation_checkpointing:
-        kept = OmegaConf.merge(config, {"backbone": {"activation_checkpointing": False}})
-        each += LARGEST_LAYER * activation_bytes(cast(DictConfig, kept), half=half) // len(layers(network))
+        each += LARGEST_LAYER * activation_bytes(without_checkpointing(config), half=half) // len(layers(network))
     return Memory(parameters, fixed, each, drawing, saved_by(config, parameters).checkpoint)

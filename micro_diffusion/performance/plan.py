@@ -17,7 +17,8 @@
                   written in the chosen formats to see, with the latents of every resolution and the caption
 
 FLOP and activation bytes are counted by running the network on tensors without data, activations in half precision
-where the machine trains in it.
+where the machine trains in it. What activation checkpointing computes a second time counts in the FLOP, for it takes
+its time; the MFU that scripts/benchmark.py measures leaves it out.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float) -> 
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"the MFU is {mfu}; choose a share of the peak rate, above 0 and at most 1")
-    flops = training_flops(config)
+    flops = training_flops(config, recomputed=True)
     return _plan(stage, config, flops, machine.devices * machine.flops_per_second * mfu / flops, machine)
 
 
@@ -176,7 +177,7 @@ def measure_stage(
         clock: by which they are timed.
     """
     keep_freed_memory(device.type)  # as training does
-    machine, flops = this_machine(device), training_flops(config)
+    machine, flops = this_machine(device), training_flops(config, recomputed=True)
     plan = _plan(stage, config, flops, math.nan, machine)
     in_time = int(TIMED_SECONDS * machine.flops_per_second / flops)
     timed = batch_size or max(1, min(plan.microbatch, plan.largest, in_time))

@@ -5,9 +5,11 @@ Legend: B batch, C latent channels, h w latent cells, L caption tokens, D captio
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
@@ -91,15 +93,23 @@ def random_batch(config: DictConfig, size: int) -> Batch:
     }
 
 
-def training_flops(config: DictConfig) -> int:
+def training_flops(config: DictConfig, *, recomputed: bool = False) -> int:
     """Floating-point operations of forward and backward for one picture, counted, not estimated.
 
-    What activation checkpointing computes a second time counts twice.
+    Args:
+        config: a training configuration.
+        recomputed: whether what activation checkpointing computes a second time counts twice, as it does in the time
+            and in hardware utilisation, not in MFU (Chowdhery et al. 2022, "PaLM", appendix B).
     """
     with torch.device("meta"):
-        model = build_model(config).train()
+        model = build_model(config if recomputed else without_checkpointing(config)).train()
     batch = {key: value.to("meta") for key, value in _drawn(model, config, 1).items()}
     return count_flops(lambda: model.loss(model(batch), batch).backward())
+
+
+def without_checkpointing(config: DictConfig) -> DictConfig:
+    """The same training, in which activations are kept rather than computed again."""
+    return cast(DictConfig, OmegaConf.merge(config, {"backbone": {"activation_checkpointing": False}}))
 
 
 def activation_bytes(config: DictConfig, *, half: bool = False) -> int:

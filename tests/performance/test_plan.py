@@ -92,6 +92,9 @@ def test_checkpointing_keeps_less_and_computes_one_layer_again():
     assert economical.fixed == plain.fixed
     kept = activation_bytes(checkpointed, half=True)
     assert kept < plain.each and economical.each == kept + LARGEST_LAYER * plain.each // 3  # three layers
+    assert training_flops(checkpointed) == training_flops(small) == training_flops(small, recomputed=True)
+    planned = plan_stage("s", checkpointed, Machine(1, 1e12, 1e9), mfu=0.5).flops_per_picture
+    assert planned == training_flops(checkpointed, recomputed=True) > 1.2 * training_flops(small)
 
 
 def test_weights_in_bf16_take_less():
