@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 import torch
 
@@ -23,6 +24,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is too few; use at least 1")
     return number
+
+
+def price(text: str) -> float:
+    """Dollars, at least none, for argparse."""
+    dollars = float(text)
+    if not 0 <= dollars < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no price; use a number of dollars of at least 0")
+    return dollars
 
 
 def resolution(text: str) -> int | tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from micro_diffusion.cli.arguments import device, positive
+from micro_diffusion.cli.arguments import device, positive, price
 
 _DESCRIPTION = """Operations, hours, dollars, memory and disk of training stages. Operations and memory are counted by
 running the network on tensors without data; the speed is measured, or follows from a share of the machine's
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--devices", type=positive, help="how many of the machine's devices (default: as it is named)")
     parser.add_argument("--mfu", type=float, help="share of a machine's peak rate to assume (default: 0.4)")
-    parser.add_argument("--price", type=float, help="dollars for an hour of one device")
+    parser.add_argument("--price", type=price, help="dollars for an hour of one device")
     parser.add_argument("--pictures", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
     parser.add_argument("--latent-format", metavar="NAME", help="an option of configs/latent_format, for the disk")
     parser.add_argument(

@@ -91,10 +91,11 @@ def machine_named(name: str, devices: int | None = None) -> Machine:
 
 def this_machine(device: torch.device) -> Machine:
     """One device of the machine that this program runs on, by the rate of its matrix products."""
-    rate = product_rate(device, torch.bfloat16 if computes_in_bf16(device.type) else torch.float32)
+    half = computes_in_bf16(device.type)
+    rate = product_rate(device, torch.bfloat16 if half else torch.float32)
     if device.type == "cuda":
-        return Machine(1, rate, torch.cuda.get_device_properties(device).total_memory)
-    return Machine(1, rate, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), half=False)
+        return Machine(1, rate, torch.cuda.get_device_properties(device).total_memory, half)
+    return Machine(1, rate, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), half)
 
 
 class StagePlan(NamedTuple):
@@ -194,6 +195,11 @@ def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float
     if not duration.endswith("ba"):
         raise ValueError(f"trainer.max_duration is {duration}; a plan needs steps, such as 1000ba")
     batch = config.train_loader.batch_size
+    if batch % machine.devices:
+        raise ValueError(
+            f"{stage} has a train_loader.batch_size of {batch}, which {machine.devices} devices cannot share equally; "
+            "choose a number of devices that divides it"
+        )
     share = batch // machine.devices
     memory = memory_of(config, devices=machine.devices, half=machine.half)
     return StagePlan(

@@ -30,6 +30,7 @@ from micro_diffusion.performance.plan import (
 )
 from micro_diffusion.performance.timing import Timing, now
 from micro_diffusion.performance.training_step import activation_bytes, build_model, random_batch, training_flops
+from micro_diffusion.precision import computes_in_bf16
 from micro_diffusion.training.build import train
 from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.resolvers import register_resolvers
@@ -76,6 +77,8 @@ def test_the_formulae():
     assert plan.microbatch == small.train_loader.batch_size // 2 and plan.fits == (plan.microbatch <= room)
     too_small = plan_stage("s", small, Machine(1, 1e12, 1e6), mfu=0.5)
     assert too_small.largest == 0 and not too_small.fits
+    with pytest.raises(ValueError, match="batch_size of 32, which 3 devices cannot share equally; choose a number"):
+        plan_stage("s", small, Machine(3, 1e12, 1e9), mfu=0.5)
     with pytest.raises(ValueError, match="MFU is 40"):
         plan_stage("s", small, machine, mfu=40)
 
@@ -152,7 +155,8 @@ def test_what_drawing_needs_is_needed():
 
 def test_a_cpu_is_planned_by_its_own_rate():
     machine = machine_named("cpu")
-    assert machine.flops_per_second > 1e9 and machine.memory > 1e9 and not machine.half
+    assert machine.flops_per_second > 1e9 and machine.memory > 1e9
+    assert machine.half == computes_in_bf16("cpu")  # activations as the products whose rate it is
     assert machine_named("h200", 16) == Machine(16, 989e12, 141e9)
     with pytest.raises(ValueError, match=r"no plan for the machine 'abacus'; choose one of h100, .*, cpu, here"):
         machine_named("abacus")
@@ -225,6 +229,13 @@ def test_an_override_that_is_no_good_is_one_sentence(capsys, override, problem):
 def test_options_without_effect_are_refused(capsys, options, problem):
     assert cli.main(["plan", *options, "--configs", str(CONFIGS)]) == 2
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("price", ["-3", "nan", "inf"])
+def test_a_price_is_a_number_of_dollars(capsys, price):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--price", price])
+    assert f"argument --price: {price} is no price; use a number of dollars of at least 0" in capsys.readouterr().err
 
 
 def test_the_report_adds_up():
