@@ -7,31 +7,21 @@ from typing import NamedTuple
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from micro_diffusion.checkpoint import parameter_count
-from micro_diffusion.performance.training_step import activation_bytes, without_checkpointing
+from micro_diffusion.performance.training_step import activation_bytes, build_model, without_checkpointing
 from micro_diffusion.training.sharding import layers
 
-AVERAGE, GATHERED, COPY = 4, 4, 4
-"""Bytes a parameter: average; gathered weight; weight of the copy that the first rank draws with."""
+AVERAGE, GATHERED, COPY, AUTOCAST = 4, 4, 4, 2
+"""Bytes a parameter: average; gathered weight; weight of the copy that the first rank draws with; autocast's copy."""
 
 
-class Stored(NamedTuple):
-    """Bytes a parameter.
+WEIGHT = {"fp32": 4, "bf16": 2}
+"""Bytes of one by `model.weight_dtype`; vectors, which are fp32 in any case, are too few to count."""
 
-    state: weight, gradient and two moments. autocast: its copy. bucket: of DDP. checkpoint: weight and moments, saved.
-    """
-
-    state: int
-    autocast: int
-    bucket: int
-    checkpoint: int
-    weight: int
-
-
-STORED = {"fp32": Stored(16, 2, 4, 12, 4), "bf16": Stored(12, 0, 2, 10, 2)}
-"""By `model.weight_dtype`; vectors, which are fp32 in any case, are too few to count."""
+MOMENTS = 8
+"""Bytes a parameter of AdamW's two; no optimizer here keeps more."""
 
 LARGEST_LAYER = 3
 """Activations of the largest layer over those of the mean one, at most: of a mixer, which sees hidden patches too."""
@@ -45,9 +35,9 @@ class Saved(NamedTuple):
 
 
 def saved_by(config: DictConfig, parameters: int) -> Saved:
-    """What a training of so many parameters by this configuration saves."""
-    stored, average = STORED[config.model.get("weight_dtype", "fp32")], _average(config) * parameters
-    return Saved(stored.checkpoint * parameters + average, stored.weight * parameters + average)
+    """The most that a training of so many parameters by this configuration saves, with AdamW's moments."""
+    weights = (WEIGHT[config.model.get("weight_dtype", "fp32")] + _average(config)) * parameters
+    return Saved(weights + MOMENTS * parameters, weights)
 
 
 def _average(config: DictConfig) -> int:
@@ -85,20 +75,38 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
         half: whether activations are in half precision.
     """
     with torch.device("meta"):
-        network: nn.Module = instantiate(config.backbone, _convert_="all")
+        model = build_model(config)
+    network, fsdp = model.network, config.parallelism.fsdp
     parameters = parameter_count(network)
-    stored, fsdp = STORED[config.model.get("weight_dtype", "fp32")], config.parallelism.fsdp
-    state = (stored.state + _average(config)) * parameters
-    fixed, drawing = state + stored.autocast * parameters, 0
+    copies = sum(AUTOCAST * weight.numel() for weight in network.parameters() if weight.dtype == torch.float32)
+    weights = sum(weight.nbytes for weight in network.parameters())  # and their gradients as much
+    kept = weights + optimizer_bytes(config) + _average(config) * parameters
+    fixed, drawing = kept + weights + copies, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]
         gathered = 2 * max(in_layers) + parameters - sum(in_layers)
-        share = state // (devices // (fsdp.replicas or 1))
-        fixed = share + stored.autocast * parameters + GATHERED * gathered
+        share = (kept + weights) // (devices // (fsdp.replicas or 1))
+        fixed = share + copies + GATHERED * gathered
         drawing = share + COPY * parameters if config.callbacks.get("image_logger") is not None else 0
     elif devices > 1:
-        fixed += stored.bucket * parameters
+        fixed += weights  # the buckets
     each = activation_bytes(config, half=half)
     if config.backbone.activation_checkpointing:
         each += LARGEST_LAYER * activation_bytes(without_checkpointing(config), half=half) // len(layers(network))
-    return Memory(parameters, fixed, each, drawing, saved_by(config, parameters).checkpoint)
+    return Memory(parameters, fixed, each, drawing, kept)
+
+
+def optimizer_bytes(config: DictConfig) -> int:
+    """What the configured optimizer keeps between steps, counted by a step on tensors without data."""
+    with torch.device("meta"):
+        model = build_model(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        groups = model.parameter_groups()
+        optimizer = instantiate(config.optimizer, _convert_="all")(groups)
+        for group in groups:
+            for parameter in group["parameters"]:
+                parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+    kept = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    return sum(tensor.nbytes for tensor in kept if tensor.ndim > 0)  # the number of its step is no memory

@@ -3,8 +3,8 @@
     seconds     = pictures · FLOP a picture / (devices · peak FLOP/s · MFU)
                   measured: steps · (batch / pictures at once · seconds of forward and backward + seconds of an update)
     dollars     = hours · devices · price
-    state       = 16 bytes a parameter: fp32 weight, gradient and two moments (12 with model.weight_dtype=bf16); 4 more
-                  for a moving average
+    state       = weight and gradient, 4 bytes each (2 with model.weight_dtype=bf16), and what the optimizer keeps of a
+                  parameter, counted: 8 bytes with AdamW, with Muon 4 of a hidden matrix; 4 more for a moving average
     fixed bytes = state + 2 a parameter: the bf16 copies that autocast makes (none of bf16 weights)
                   several devices: + 4 a parameter: the buckets in which DDP averages gradients
                   sharded (FSDP): state / devices + 2 a parameter + 4 for each one of two layers and of what is in none
@@ -12,7 +12,7 @@
     memory      = fixed bytes + microbatch · activation bytes a picture, or the bytes for drawing, where these are more
                   activation checkpointing: + 3 times the mean layer's activations, for the one computed again
     microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture, at most a device's share
-    checkpoint  = 12 bytes a parameter (10 with bf16 weights), 4 more with a moving average
+    checkpoint  = state without the gradient
     data        = pictures · bytes of one, in the folder to train on; where there is none yet, of rows that are
                   written in the chosen formats to see, with the latents of every resolution and the caption
 
