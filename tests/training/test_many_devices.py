@@ -28,7 +28,7 @@ TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 ORTHOGONALISED_IN_BF16 = 2**-6
 """Relative difference of a matrix that began at zero and took six steps of Muon, each rounded to 2⁻⁸."""
 
-MESHES = {"ddp": "{None}", "fsdp": "{(2,)}", "hsdp": "{(2, 2)}"}
+MESHES = {"ddp": "{None}", "compiled": "{None}", "fsdp": "{(2,)}", "hsdp": "{(2, 2)}"}
 """The shapes of the device meshes that weights are on: groups, and ranks within one."""
 
 
@@ -89,6 +89,7 @@ RESUMING = {
 }
 OPTIONS = {
     "ddp": ["parallelism=ddp"],
+    "compiled": ["parallelism=ddp", "trainer.compile_config={backend: aot_eager}"],
     "fsdp": ["parallelism=fsdp"],
     "sharded": ["parallelism=fsdp", "parallelism.fsdp.checkpoints=sharded"],
     "hsdp": ["parallelism=hsdp", "parallelism.fsdp.replicas=2"],
@@ -96,12 +97,17 @@ OPTIONS = {
 }
 
 
-RANKS = {"ddp": 2, "fsdp": 2, "sharded": 2, "hsdp": 4, "sharded_hsdp": 4}  # two groups of two
+RANKS = {"ddp": 2, "compiled": 2, "fsdp": 2, "sharded": 2, "hsdp": 4, "sharded_hsdp": 4}  # two groups of two
 
 
 @pytest.mark.parametrize(
     "parallelism",
-    ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("hsdp", marks=[pytest.mark.slow, AVERAGES])],
+    [
+        "ddp",
+        pytest.param("compiled", marks=pytest.mark.slow),
+        pytest.param("fsdp", marks=pytest.mark.slow),
+        pytest.param("hsdp", marks=[pytest.mark.slow, AVERAGES]),
+    ],
 )
 def test_several_ranks_learn_what_one_learns(workplace, one_rank, parallelism):
     ranks = RANKS[parallelism]
