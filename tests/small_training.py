@@ -123,5 +123,8 @@ def train_here(workplace: Path, *arguments: str, config: str = "quickstart_32_pr
 
 
 def losses(run: Path) -> dict[int, float]:
+    """The loss of every step, which is written once."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss/train/total"] for line in lines if "loss/train/total" in line}
+    found = [(line["step"], float(line["loss/train/total"])) for line in lines if "loss/train/total" in line]
+    assert len(found) == len(dict(found)), f"losses of steps that are there twice: {found}"
+    return dict(found)

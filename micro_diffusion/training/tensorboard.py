@@ -14,7 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard(LoggerDestination):
-    """Writes on rank 0 only; what an interrupted run had logged after its last checkpoint is hidden when it resumes.
+    """Writes on rank 0 only; when a run resumes, what it had logged after the step of its checkpoint is hidden.
+
+    What it had logged at that very step stays, for an evaluation or a drawing there is not made again; the loss of the
+    step, which is taken again, is there twice with the same value.
 
     Composer's own logger begins a new file every hundred steps, and on every rank.
 
@@ -32,7 +35,7 @@ class TensorBoard(LoggerDestination):
         """Open the file."""
         if dist.get_global_rank() == 0:
             step = state.timestamp.batch.value
-            self._writer = SummaryWriter(self.folder, flush_secs=self.flush_seconds, purge_step=step)
+            self._writer = SummaryWriter(self.folder, flush_secs=self.flush_seconds, purge_step=step + 1 if step else 0)
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Write the numbers among the metrics."""
