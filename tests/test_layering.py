@@ -17,6 +17,7 @@ RANK = {
     "precision": 0,
     "provenance": 0,
     "whole_file": 0,
+    "file_lock": 0,
     "json_text": 0,
     "parent_death": 0,
     "tensor_memory": 0,

@@ -6,12 +6,10 @@ stay and gets its index last, without which nothing reads it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
-import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +26,7 @@ from micro_diffusion.data.storage import (
     is_remote,
     scratch_folder,
 )
+from micro_diffusion.file_lock import NoLocks, locked_file
 from micro_diffusion.json_text import parse_json
 
 log = logging.getLogger(__name__)
@@ -237,7 +236,7 @@ def _content(storage: Storage, name: str) -> Mapping[str, Any]:
 
 
 def _locked(folder: Path) -> TextIO:
-    """The lock on a folder to be made: held until it is closed or its process ends, in whatever way.
+    """The lock on a folder to be made.
 
     Raises:
         BlockingIOError: when another process holds it.
@@ -245,22 +244,9 @@ def _locked(folder: Path) -> TextIO:
     """
     path = folder.with_name(folder.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            # a lock of this process alone: forked workers that outlive it do not hold it
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # systems differ in which
-            file.seek(0)
-            holder = file.read() or "a process that does not say which"
-            file.close()
-            raise BlockingIOError(f"{folder} is being made by {holder}; wait for it, or set another out") from error
-        except OSError as error:
-            file.close()
-            raise OSError(f"{path} cannot be locked ({error}); set out to a folder on a local disk") from error
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            return file
-        file.close()  # its holder removed it between opening and locking
+    try:
+        return locked_file(path)
+    except BlockingIOError as error:
+        raise BlockingIOError(f"{folder} is being made by {error}; wait for it, or set another out") from error
+    except NoLocks as error:
+        raise OSError(f"{path} cannot be locked ({error}); set out to a folder on a local disk") from error

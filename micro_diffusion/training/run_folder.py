@@ -10,18 +10,15 @@ trained_models/<exp_name>/config.yaml     written at the start, fully resolved
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
+from micro_diffusion.file_lock import NoLocks, locked_file
 from micro_diffusion.json_text import parse_json
 from micro_diffusion.training.changes import ACCEPTABLE, Change, changes, names_setting, refused
 from micro_diffusion.training.checkpoint_files import has_checkpoints
@@ -68,31 +65,22 @@ class RunFolder:
         folder = self.config["trainer"].get("save_folder")
         return folder if folder is not None and "://" in folder else None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[object]:
         """Keep other trainings out of the folder, whose files each would take for its own leftovers.
-
-        The lock is of this process alone, not of the loader workers that it forks, and goes with it.
 
         Raises:
             BlockingIOError: when there is one in it already.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK_FILE).open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise BlockingIOError(
-                        f"{self.path} is in use by another training ({file.read()}); wait until it ends, or choose "
-                        "another exp_name"
-                    ) from error
-                log.warning("%s cannot be locked (%s), so a second training in it is not noticed", self.path, error)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            yield
+        try:
+            return locked_file(self.path / LOCK_FILE)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{self.path} is in use by another training ({error}); wait until it ends, or choose another exp_name"
+            ) from error
+        except NoLocks as error:
+            log.warning("%s cannot be locked (%s), so a second training in it is not noticed", self.path, error)
+            return nullcontext()
 
     def check(self) -> None:
         """Compare with the configuration of the run that is in the folder already, if it has got anywhere.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from safetensors.torch import load_file
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import CaptionedImage
 from micro_diffusion.training import checkpoint_files
+from micro_diffusion.training.run_folder import RunFolder
 from tests.damage import WAYS, damaged, says_one_sentence
+from tests.forked_process import fork
 from tests.small_training import (
     STEPS,
     launched,
@@ -145,6 +148,25 @@ def test_a_run_that_is_told_to_end_saves_its_step_first(reference, workplace, ca
         train_here(workplace, f"exp_name={name}")
     assert "resumes at step 8" in caplog.text
     assert losses(workplace / "runs" / name) == losses(reference)
+
+
+def test_a_training_in_a_folder_that_another_one_uses_is_refused(workplace):
+    run, (ready, begun) = RunFolder(workplace / "runs" / "held", {}), os.pipe()
+
+    def hold() -> None:
+        with run.locked():
+            os.write(begun, b"!")
+            signal.pause()
+
+    holder = fork(hold, workplace / "holder.log")
+    assert os.read(ready, 1)
+    try:
+        with pytest.raises(BlockingIOError, match=rf"is in use by another training \(process {holder} on"):
+            train_here(workplace, "exp_name=held", "trainer.max_duration=3ba")
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    assert [path.name for path in run.path.iterdir()] == ["run.lock"]
 
 
 @pytest.mark.parametrize(
