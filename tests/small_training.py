@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -119,6 +120,7 @@ def train_here(workplace: Path, *arguments: str, config: str = "quickstart_32_pr
             train(compose(config, overrides=[*overrides(workplace), *arguments]))
     finally:
         if distributed.is_initialized() and distributed.get_world_size() == 1:
+            time.sleep(0.05)  # else it was seen to wait for good, for a thread that has a last tensor to let go
             distributed.destroy_process_group()  # which processes forked later would take for theirs
 
 
