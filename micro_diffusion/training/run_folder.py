@@ -165,11 +165,20 @@ class RunFolder:
             step: the first one that it holds for.
             also: what has changed beside the configuration.
         """
-        for change in [*self.changes(), *also]:
+        changed = [*self.changes(), *also]
+        for change in changed:
             log.info("goes on at step %d with %s", step, change)
-            with (self.path / CHANGES_FILE).open("a") as file:
-                file.write(json.dumps({"step": step, **change._asdict()}) + "\n")
+        self._note([json.dumps({"step": step, **change._asdict()}) + "\n" for change in changed])
         write_config(self.path, self.config)
+
+    def _note(self, lines: list[str]) -> None:
+        """Add lines to `changes.jsonl`, all of them or none, unless a run killed before `config.yaml` has done so."""
+        path = self.path / CHANGES_FILE
+        noted = path.read_text().splitlines(keepends=True) if path.exists() else []
+        if not lines or noted[-len(lines) :] == lines:
+            return
+        with whole_file(path) as unfinished:
+            unfinished.write_text("".join([*noted, *lines]))
 
     def finish(self, **result: Any) -> None:
         """Mark the run as complete, with some numbers about it."""

@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
+from micro_diffusion import whole_file
 from micro_diffusion.checkpoint import read_config
+from micro_diffusion.training import run_folder
 from micro_diffusion.training.run_folder import RunFolder
 from tests.forked_process import fork
 
@@ -85,6 +87,33 @@ def test_what_changes_is_logged_and_kept(tmp_path, caplog):
     run.check()
     run.begin(step=8)  # the same command again
     assert len((tmp_path / "changes.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_kill_or_a_full_disk_while_changes_are_noted_neither_doubles_nor_cuts_them(tmp_path, monkeypatch):
+    begin(tmp_path, CONFIG)
+    path = tmp_path / "changes.jsonl"
+    path.touch()
+
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for workers in (3, 5):
+        noted = path.read_text()
+        run = RunFolder(tmp_path, CONFIG | {"train_loader": {"workers": workers}, "loggers": {"more": workers}})
+        with monkeypatch.context() as patch:
+            patch.setattr(whole_file, "sync", fails)
+            with pytest.raises(OSError, match="No space"):
+                run.begin(step=4)
+        assert path.read_text() == noted
+        with monkeypatch.context() as patch:
+            patch.setattr(run_folder, "write_config", fails)  # after the lines
+            with pytest.raises(OSError, match="No space"):
+                run.begin(step=4)
+        run.begin(step=4)  # the same command again
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["key"], line["after"]) for line in lines] == [
+        ("loggers.more", 3), ("train_loader.workers", 3), ("loggers.more", 5), ("train_loader.workers", 5),
+    ]  # fmt: skip
 
 
 def test_what_cannot_change_within_a_run_is_not_offered(tmp_path):
