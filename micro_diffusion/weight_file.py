@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from micro_diffusion.whole_file import whole_file
+from micro_diffusion.whole_file import has_no_room, whole_file
 
 DIGEST = "blake2b"
 """Entry of the file's metadata with the digest of names, types, shapes and bytes of all tensors."""
@@ -24,14 +24,26 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **description: str)
         path: the file.
         tensors: by name.
         description: goes into the file's metadata.
+
+    Raises:
+        OSError: when there is no room for it, or it cannot be written.
     """
     # clone: safetensors refuses tensors that share memory, such as tied weights
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    with whole_file(path) as unfinished:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode
-        save_file(copies, unfinished, metadata={"format": "pt", **description, DIGEST: digest(copies)})
-        unfinished.chmod(mode)  # safetensors makes files that only their owner may read
+    try:
+        with whole_file(path) as unfinished:
+            unfinished.touch()
+            mode = unfinished.stat().st_mode
+            save_file(copies, unfinished, metadata={"format": "pt", **description, DIGEST: digest(copies)})
+            unfinished.chmod(mode)  # safetensors makes files that only their owner may read
+    except (SafetensorError, OSError) as error:
+        if has_no_room(error):
+            raise OSError(
+                f"there is no room to write the weights {path}; make room and give the same command again"
+            ) from error
+        if isinstance(error, SafetensorError):
+            raise OSError(f"the weights {path} cannot be written ({error}); name another place") from error
+        raise
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

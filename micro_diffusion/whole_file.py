@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_RUST = re.compile(r"\(os error (?P<number>\d+)\)")
+"""How libraries in Rust, such as safetensors, repeat an error of the system in one of their own."""
+
+
 def has_no_room(error: BaseException) -> bool:
     """Whether a disk or quota was full; torch reports it as an error of its writer, with the cause in its context."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        told = _OF_RUST.search(str(seen))
+        if (isinstance(seen, OSError) and seen.errno in _FULL) or (told and int(told["number"]) in _FULL):
             return True
         seen = seen.__context__
     return False

@@ -1,5 +1,6 @@
 """A weight file notices what has changed in it, and those that ship with the package do too."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_what_has_changed_is_noticed(tmp_path: Path, change: dict[str, torch.Ten
     save_file({**TENSORS, **change}, tmp_path / "w.safetensors", metadata={DIGEST: digest(TENSORS)})
     with pytest.raises(ValueError, match="are not those that were written"):
         read_tensors(tmp_path / "w.safetensors")
+
+
+def test_a_full_disk_is_one_sentence_and_the_file_before_stays(tmp_path: Path):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, TENSORS)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=f"^there is no room to write the weights {path}; make room and give the same"
+        ):
+            write_tensors(path, {"a": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_tensors(path).keys() == TENSORS.keys() and list(tmp_path.iterdir()) == [path]
 
 
 def test_files_of_others_are_read_without_a_digest(tmp_path: Path):
