@@ -55,6 +55,7 @@ class NaNGuard(Callback):
 
         Raises:
             FloatingPointError: on all of them, when no more batches may be skipped.
+            OSError: when the keys of such a batch cannot be written.
         """
         # in fp16 a gradient overflows now and then, and the scaler then passes over the step
         norm = torch.zeros(()) if state.precision == Precision.AMP_FP16 else gradient_norm(state)
@@ -64,9 +65,15 @@ class NaNGuard(Callback):
         if not bad.item():
             return
         found = f"loss {float(self._loss)}, gradient norm {norm.item()}"
-        path = self._write_keys(state, found=found)
         time = state.timestamp
         place = f"at step {time.batch.value} (batch {time.batch_in_epoch.value} of epoch {time.epoch.value})"
+        try:
+            path = self._write_keys(state, found=found)
+        except OSError as error:
+            raise OSError(
+                f"the loss or gradient is not finite {place}: {found} on rank {dist.get_global_rank()}; besides, the "
+                f"keys of its samples cannot be written to {self.folder} ({error}); see to that folder and its disk"
+            ) from error
         if self.skipped >= self.max_skipped_batches:
             raise FloatingPointError(
                 f"the loss or gradient is not finite {place}: {found} on rank {dist.get_global_rank()}; "

@@ -1,6 +1,9 @@
 """A batch whose loss or gradient is no number changes nothing, and is named."""
 
+import errno
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +49,17 @@ def test_what_is_no_number_stops_training_and_its_keys_are_saved(tmp_path, case)
     assert "not finite at step 12 (batch 3 of epoch 2): loss " in str(caught.value)
     assert f"keys are in {file}, lower optimizer.lr" in str(caught.value)
     assert json.loads(file.read_text())["key"] == ["0001", "0002"]
+    assert torch.equal(weight, torch.ones(3))
+
+
+def test_keys_that_cannot_be_written_do_not_hide_the_loss(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    state, weight, losses = after_backward(losses=(NAN,))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"not finite at step 12 .*: loss nan, .*cannot be written to .*No space left on"):
+        step(NaNGuard(folder=str(tmp_path), max_skipped_batches=1), state, losses)
     assert torch.equal(weight, torch.ones(3))
 
 
