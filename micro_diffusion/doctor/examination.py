@@ -16,7 +16,7 @@ from micro_diffusion.doctor.disk import Outlay, check_disk, outlays_of
 from micro_diffusion.doctor.encoders import ENCODERS, check_encoder
 from micro_diffusion.doctor.finding import Doubt, Finding, find
 from micro_diffusion.doctor.machine import check_device, check_libraries, check_python, check_shared_memory
-from micro_diffusion.doctor.run import check_first_weights, check_run_folder, run_folder
+from micro_diffusion.doctor.run import check_first_weights, check_remote_folder, check_run_folder, run_folder
 from micro_diffusion.doctor.stage import build_on_meta, summary
 from micro_diffusion.doctor.step import check_step
 from micro_diffusion.performance.plan import stage_configs
@@ -99,6 +99,8 @@ def examine_stage(
     folders: dict[str, list[Path]] = built["folders"]
     yield find(f"{stage} run folder", partial(check_run_folder, content, made), needed=needed)
     yield find(f"{stage} first weights", partial(check_first_weights, content, made), needed=needed)
+    if "://" in (content["trainer"]["save_folder"] or ""):
+        yield find(f"{stage} remote folder", partial(check_remote_folder, content), needed=needed)
     made.add(run_folder(content).resolve())
     device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
     yield device

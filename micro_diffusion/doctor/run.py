@@ -1,4 +1,4 @@
-"""What a run starts from, and the folder that it goes into."""
+"""What a run starts from, and the folders that it goes into, here and in a store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, choose_weights, read_config
+from micro_diffusion.training.remote_checkpoints import RemoteCheckpoints
 from micro_diffusion.training.run_folder import RunFolder
 
 
@@ -34,6 +35,17 @@ def check_run_folder(config: dict[str, Any], made: set[Path]) -> str:
         return f"{path} is new"
     changes = ", ".join(map(str, run.changes()))
     return f"{path} holds this run, which goes on{' with ' if changes else ''}{changes}"
+
+
+def check_remote_folder(config: dict[str, Any]) -> str:
+    """The store of a remote `trainer.save_folder` answers with a list of the checkpoints in it.
+
+    Raises:
+        OSError: when it is of an unknown kind, does not answer or refuses the credentials.
+    """
+    url = config["trainer"]["save_folder"]
+    there = len(RemoteCheckpoints(url, RunFolder(run_folder(config), config)).names())
+    return f"{url} answers, with {there} checkpoints in it"
 
 
 def check_first_weights(config: dict[str, Any], made: set[Path]) -> str:

@@ -61,7 +61,7 @@ class RemoteCheckpoints:
                 whole, here or there; or when one has objects that would be files outside of the run folder.
             OSError: when the store does not answer.
         """
-        names = self._names()
+        names = self.names()
         if not names:
             return
         self._check_configuration()
@@ -84,7 +84,7 @@ class RemoteCheckpoints:
 
     def has(self, path: Path) -> bool:
         """Whether there is a copy of a checkpoint."""
-        return path.name in self._names()
+        return path.name in self.names()
 
     def copy(self, path: Path) -> None:
         """Copy a checkpoint and the run's configuration.
@@ -109,8 +109,12 @@ class RemoteCheckpoints:
         """What went wrong with the copy that was begun last, once it has ended."""
         return None if self._copying is None else self._copying.exception()
 
-    def _names(self) -> list[str]:
-        """The checkpoints that were copied to the end, oldest first."""
+    def names(self) -> list[str]:
+        """The checkpoints that were copied to the end, oldest first.
+
+        Raises:
+            OSError: when the store does not answer.
+        """
         with _named(f"{self.url} cannot be listed"):
             objects = self._store.list_objects(self._key(""))
         names = (key.removeprefix(self._key("")) for key in objects)

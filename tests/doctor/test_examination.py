@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from streaming import MDSWriter
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import write_config
 from micro_diffusion.data.integrity import check_hashes
-from micro_diffusion.doctor import machine
+from micro_diffusion.doctor import examination, machine
 from micro_diffusion.doctor.data import check_data
 from micro_diffusion.doctor.disk import Outlay, check_disk, outlays_of
 from micro_diffusion.doctor.examination import all_stages, examine
 from micro_diffusion.doctor.finding import Doubt, Finding, find, line
+from micro_diffusion.doctor.run import check_remote_folder
 from micro_diffusion.training.resolvers import register_resolvers
+from tests.data.s3_server import s3_client
 from tests.small_training import make_latents
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -114,6 +117,35 @@ def test_a_first_checkpoint_that_is_not_there_is_red(latents: Path):
     path.parent.mkdir(parents=True)
     path.touch()
     assert findings(latents, *load)["first weights"].state == "good"
+
+
+def test_the_store_of_checkpoints_is_asked(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    content = {"output_dir": "runs", "exp_name": "mine", "trainer": {"save_folder": "s3://checkpoints/mine"}}
+    ask = partial(check_remote_folder, content)
+    with s3_client("checkpoints") as client:
+        client.put_object(Bucket="checkpoints", Key="mine/ep1-ba2-rank0.pt", Body=b"")
+        assert find("remote", ask) == Finding(
+            "remote", "good", "s3://checkpoints/mine answers, with 1 checkpoints in it"
+        )
+        client.delete_object(Bucket="checkpoints", Key="mine/ep1-ba2-rank0.pt")
+        client.delete_bucket(Bucket="checkpoints")
+        assert find("remote", ask).state == "bad"
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody")
+    silent = find("remote", ask)
+    assert silent.state == "bad" and "s3://checkpoints/mine cannot be listed (Could not connect" in silent.text
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert find("remote", ask).state == "bad"
+
+
+def test_a_remote_folder_is_one_of_the_findings(latents: Path, monkeypatch):
+    monkeypatch.setattr(examination, "check_remote_folder", lambda content: content["trainer"]["save_folder"])
+    found = findings(latents, "trainer.save_folder=s3://checkpoints/${exp_name}", "trust_checkpoint=true")
+    assert found["remote folder"].text == f"s3://checkpoints/{STAGE}"
 
 
 def test_first_weights_that_an_earlier_stage_makes_are_no_error(latents: Path):
