@@ -67,13 +67,7 @@ class NaNGuard(Callback):
         found = f"loss {float(self._loss)}, gradient norm {norm.item()}"
         time = state.timestamp
         place = f"at step {time.batch.value} (batch {time.batch_in_epoch.value} of epoch {time.epoch.value})"
-        try:
-            path = self._write_keys(state, found=found)
-        except OSError as error:
-            raise OSError(
-                f"the loss or gradient is not finite {place}: {found} on rank {dist.get_global_rank()}; besides, the "
-                f"keys of its samples cannot be written to {self.folder} ({error}); see to that folder and its disk"
-            ) from error
+        path = self._write_keys(state, place, found)
         if self.skipped >= self.max_skipped_batches:
             raise FloatingPointError(
                 f"the loss or gradient is not finite {place}: {found} on rank {dist.get_global_rank()}; "
@@ -96,13 +90,19 @@ class NaNGuard(Callback):
         """Takes the count of a checkpoint."""
         self.skipped = state["skipped"]
 
-    def _write_keys(self, state: State, *, found: str) -> Path:
+    def _write_keys(self, state: State, place: str, found: str) -> Path:
         rank, step = dist.get_global_rank(), state.timestamp.batch.value
         path = self.folder / f"step_{step:07d}_rank{rank}.json"
         content = {"step": step, "rank": rank, "found": found}
         content |= {name: list(state.batch[name]) for name in ("key", "caption") if name in state.batch}
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        try:
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OSError(
+                f"the loss or gradient is not finite {place}: {found} on rank {rank}; besides, the keys of its samples "
+                f"cannot be written to {path} ({error}); see to that folder and its disk"
+            ) from error
         return path
 
 
