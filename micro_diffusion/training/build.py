@@ -106,7 +106,7 @@ def build_trainer(config: DictConfig, model: Any, checkpoints: OwnCheckpoints | 
     _check_encoders(_metadata(train_loader), config)
     optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
     algorithms = [*_values(config.algorithms), AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
-    check_first_checkpoint(model, optimizer, algorithms, config.trainer)
+    check_first_checkpoint(model, optimizer, algorithms, config)
     first = [SeededDraws(config.seed), NextEpochAfterLoad(), *_same_data(train_loader, config)]
     interruption = Interruption(way_on=way_on(config.trainer))
     last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from composer import Algorithm
 from composer.utils.checkpoint import glob_filter
@@ -16,6 +20,20 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint._nested_dict import unflatten_state_dict
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.optim import Optimizer
+from torch.serialization import safe_globals
+from torch.torch_version import TorchVersion
+
+HARMLESS = [
+    datetime.timedelta,
+    np.dtype,
+    np.ndarray,
+    np.dtypes.UInt32DType,
+    np.empty(0).__reduce__()[0],  # which makes arrays
+    TorchVersion,
+]
+"""What a checkpoint of Composer holds besides what torch reads as data."""
+
+TRUST = "set trust_checkpoint=true if you trust who made it, or set init_from to a run folder"
 
 Shapes = dict[str, tuple[int, ...]]
 _OF_SCHEDULE = ("params", "lr", "initial_lr")
@@ -29,17 +47,19 @@ class Content(NamedTuple):
     algorithms: dict[str, bool]
 
 
-def read_content(path: Path, *, ignored: Sequence[str] = ()) -> Content:
-    """The content of a checkpoint, for which reading it runs the code in it.
+def read_content(path: Path, *, trusted: bool, ignored: Sequence[str] = ()) -> Content:
+    """The content of a checkpoint.
 
     Args:
         path: a file or a folder of shares.
+        trusted: whether code in it may run, as it does in a folder of shares; else a file is read as data alone.
         ignored: `trainer.load_ignore_keys`.
 
     Raises:
-        ValueError: when it is of another program, or nothing in it is called as one of `ignored`.
+        ValueError: when it holds code and is not trusted, when it is of another program, or when nothing in it is
+            called as one of `ignored`.
     """
-    content = _shares(path) if path.is_dir() else torch.load(path, map_location="meta", mmap=True, weights_only=False)
+    content = _shares(path) if path.is_dir() else _file(path, trusted=trusted)
     try:
         state = {**content["state"]}
         model = {key: tuple(value.shape) for key, value in state["model"].items()}
@@ -131,6 +151,16 @@ def check_all_is_taken(
             f"{source} holds settings of the optimizer that would replace those of the configuration: "
             f"{', '.join(settings)}; set these, or trainer.load_weights_only=true"
         )
+
+
+def _file(path: Path, *, trusted: bool) -> dict[str, Any]:
+    try:
+        with safe_globals(HARMLESS):
+            return torch.load(path, map_location="meta", mmap=True, weights_only=not trusted)
+    except UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        code = f"run {named[1]}" if named else "do more than read data"
+        raise ValueError(f"reading {path} would {code}; {TRUST}") from error
 
 
 def _shares(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from micro_diffusion.checkpoint import CONFIG_FILE, check_fit, choose_weights, initialise_from, read_config
 from micro_diffusion.sampling.pipeline import Resizable
-from micro_diffusion.training.checkpoint_content import check_algorithms, check_all_is_taken, read_content
+from micro_diffusion.training.checkpoint_content import TRUST, check_algorithms, check_all_is_taken, read_content
 from micro_diffusion.training.checkpoint_files import check_checkpoint
 
 log = logging.getLogger(__name__)
@@ -47,20 +47,27 @@ def start_from_run(network: nn.Module, config: DictConfig) -> None:
 
 
 def check_first_checkpoint(
-    model: Any, optimizer: Optimizer, algorithms: Sequence[Algorithm], trainer: DictConfig
+    model: Any, optimizer: Optimizer, algorithms: Sequence[Algorithm], config: DictConfig
 ) -> None:
     """Look at the checkpoint `trainer.load_path`, if there is one, before Composer loads it.
 
+    That of another run is read only when no code is in it, or with `trust_checkpoint`.
+
     Raises:
         FileNotFoundError: when there is none.
-        ValueError: when it is damaged, does not fit the model, or holds more than is loaded; with all differences.
+        ValueError: when it is damaged, holds code, does not fit the model, or holds more than is loaded; with all
+            differences.
     """
+    trainer = config.trainer
     if trainer.load_path is None or "://" in trainer.load_path:
         return
-    path = Path(trainer.load_path)
+    path, own = Path(trainer.load_path), Path(config.output_dir, config.exp_name)
+    trusted = config.trust_checkpoint or path.resolve().is_relative_to(own.resolve())
+    if path.is_dir() and not trusted:
+        raise ValueError(f"{path} is sharded, and reading it runs the code in it; {TRUST}")
     check_checkpoint(path)
     ignored = trainer.get("load_ignore_keys") or ()
-    content = read_content(path, ignored=ignored)
+    content = read_content(path, trusted=trusted, ignored=ignored)
     check_fit(model, content.model, source=str(path))
     excluded = trainer.get("load_exclude_algorithms") or ()
     weights_only = trainer.load_weights_only

@@ -65,11 +65,11 @@ def _checkpoints(config: Config) -> Iterator[str]:
     if config["trust_checkpoint"]:
         return
     path = config["trainer"].get("load_path")
-    if path is not None and not _inside(path, _run_folder(config)):
+    if path is not None and not _inside(path, Path(config["output_dir"])):
         yield (
-            f"trainer.load_path={path} is not in the run's own folder {_run_folder(config)}, and reading a checkpoint "
-            "of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set init_from to "
-            "a run folder"
+            f"trainer.load_path={path} is not in {config['output_dir']}, the folder of your own runs, and reading a "
+            "checkpoint of Composer runs the code in it; set trust_checkpoint=true if you trust who made it, or set "
+            "init_from to a run folder"
         )
     if not _saves_in_run(config) and config["trainer"].get("autoresume"):
         yield (

@@ -60,7 +60,7 @@ def test_every_rank_writes_a_share(checkpoints):
 
 def test_the_names_and_shapes_of_the_weights_are_known_without_reading_them(whole):
     shapes = {key: tuple(tensor.shape) for key, tensor in load_file(whole / "model.safetensors").items()}
-    found = read_content(whole / "checkpoints" / LATEST).model
+    found = read_content(whole / "checkpoints" / LATEST, trusted=True).model
     assert {key.removeprefix("network."): shape for key, shape in found.items()} == shapes
 
 
@@ -77,6 +77,13 @@ def test_a_state_that_would_be_loaded_in_part_is_refused(whole, workplace, chang
     load = [path, "trust_checkpoint=true", "trainer.load_weights_only=false"]
     with pytest.raises(ValueError, match=problem):
         train_here(workplace, "exp_name=partial", *SCHEDULE, *SHARDED, *load, *changes)
+
+
+def test_shares_of_another_run_are_read_only_when_they_are_trusted(whole, workplace):
+    with pytest.raises(ValueError, match="is sharded, and reading it runs the code in it; set trust_checkpoint=true"):
+        train_here(
+            workplace, "exp_name=careless", *SCHEDULE, *SHARDED, f"trainer.load_path={whole}/checkpoints/{LATEST}"
+        )
 
 
 def flip(path: Path) -> None:

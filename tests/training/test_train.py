@@ -32,9 +32,6 @@ from tests.small_training import (
     train_here,
 )
 
-TRUST = {"init_from": [], "trainer.load_path": ["trust_checkpoint=true"]}
-"""What a training needs beside the key of its first weights."""
-
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
@@ -260,7 +257,6 @@ def test_a_stage_starts_from_a_checkpoint_of_composer(reference, workplace):
         workplace,
         "exp_name=loaded",
         f"trainer.load_path={reference}/checkpoints/latest-rank0.pt",
-        *TRUST["trainer.load_path"],
         "optimizer.lr=0.0",
         "trainer.max_duration=3ba",
         config="quickstart_64_finetune",
@@ -279,7 +275,7 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
     start, run = workplace / "runs" / f"start_{key}", workplace / "runs" / f"orphan_{key}"
     shutil.copytree(reference, start, symlinks=True)
     first = start if key == "init_from" else start / "checkpoints" / "latest-rank0.pt"
-    command = [f"exp_name={run.name}", f"{key}={first}", *TRUST[key], "trainer.max_duration=4ba"]
+    command = [f"exp_name={run.name}", f"{key}={first}", "trainer.max_duration=4ba"]
     with pytest.raises(SystemExit):
         train_here(workplace, *command, "+callbacks.kill={_target_: killer.KillAt, step: 2, name: SIGTERM}")
     shutil.rmtree(start)
@@ -304,8 +300,36 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_first_weights_no_more(
     assert OmegaConf.select(OmegaConf.load(run / "config.yaml"), key) == str(first)
 
 
+class Code:
+    """An object that makes a folder where it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_code_in_a_checkpoint_is_not_run_unless_it_is_trusted(reference, workplace, protocol):
+    """Also below output_dir, where a run that was downloaded may lie."""
+    run, ran = workplace / "runs" / f"downloaded_{protocol}", workplace / f"ran_{protocol}"
+    content = torch.load(reference / "checkpoints" / "latest-rank0.pt", weights_only=False)
+    (run / "checkpoints").mkdir(parents=True)
+    torch.save({**content, "note": Code(ran)}, run / "checkpoints" / "evil.pt", pickle_protocol=protocol)
+    command = [f"exp_name=careless_{protocol}", f"trainer.load_path={run}/checkpoints/evil.pt"]
+    with pytest.raises(
+        ValueError, match=r"reading .*evil.pt would .*; set trust_checkpoint=true if you trust who made"
+    ):
+        train_here(workplace, *command)
+    assert not ran.exists()
+    with pytest.raises(FileExistsError, match=ran.name):  # of the second time that it is read
+        train_here(workplace, *command, "trust_checkpoint=true")
+    assert ran.exists()
+
+
 def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
-    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt", *TRUST["trainer.load_path"]]
+    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt"]
     with pytest.raises(
         ValueError, match=r"latest-rank0.pt does not fit the network: \d+ missing \(network\.mixer\.1\.norm1"
     ) as error:
@@ -326,7 +350,7 @@ def test_a_checkpoint_of_another_network_is_refused(reference, workplace):
     ],
 )
 def test_a_state_that_would_be_loaded_in_part_is_refused(reference, workplace, changes, problem):
-    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt", *TRUST["trainer.load_path"]]
+    load = [f"trainer.load_path={reference}/checkpoints/latest-rank0.pt"]
     with pytest.raises(ValueError, match=problem):
         train_here(workplace, "exp_name=partial", *load, "trainer.load_weights_only=false", *changes)
 
@@ -393,6 +417,6 @@ def test_a_compiled_network_learns_the_same_and_is_evaluated(workplace, referenc
 @pytest.mark.parametrize("key", ["init_from", "trainer.load_path"])
 def test_positions_that_the_first_weights_never_saw_are_mentioned(reference, workplace, caplog, key):
     place = reference if key == "init_from" else reference / "checkpoints" / "latest-rank0.pt"
-    changes = [f"exp_name=wide_{key}", f"{key}={place}", *TRUST[key], "backbone.position_scale=0.5"]
+    changes = [f"exp_name=wide_{key}", f"{key}={place}", "backbone.position_scale=0.5"]
     train_here(workplace, *changes, "trainer.max_duration=3ba")
     assert "were trained at positions below 4, but those of this stage reach 8" in caplog.text
