@@ -54,7 +54,7 @@ def way_on(trainer: DictConfig) -> str:
     if trainer.save_folder is not None:
         return (
             "with trainer.autoresume=false it does not go on, but another exp_name may start from its last checkpoint "
-            "with trainer.load_path and trust_checkpoint=true"
+            "with trainer.load_path"
         )
     return "with trainer.save_folder=null nothing is saved, so begin again with another exp_name"
 

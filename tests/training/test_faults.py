@@ -226,7 +226,7 @@ def test_a_signal_in_an_evaluation_or_drawing_lets_it_end(workplace, whole, mome
     fault = [at(4, terminate, event="eval_batch_end")] if moment == "evaluation" else []
     prepare = (lambda rank: []) if fault else (lambda rank: draw_during(terminate) or [])
     assert train(workplace, name, *intervals, *fault, prepare=prepare) == [143], output(workplace)
-    assert "SIGTERM: ends after step 5, which is saved" in output(workplace)
+    assert "SIGTERM: ends after step 5; the same command goes on from the last checkpoint" in output(workplace)
     assert latest(workplace, name) == "ep0-ba5-rank0.pt"
     assert (run / "metrics.jsonl").read_text().count('"metrics/eval/loss"') == 1
     assert [file.name for file in (run / "samples").iterdir()] == ["step_0000004.png"]
@@ -244,7 +244,7 @@ def test_a_second_ctrl_c_ends_at_once(workplace):
     start = time.monotonic()
     statuses = train(workplace, "twice", at(6, press_ctrl_c_twice), prepare=own_group)
     assert statuses[0] != 0 and time.monotonic() - start < 30, output(workplace)
-    assert "KeyboardInterrupt" in output(workplace) and "which is saved" not in output(workplace)
+    assert "KeyboardInterrupt" in output(workplace) and "ends after step" not in output(workplace)
     assert latest(workplace, "twice") == "ep0-ba4-rank0.pt"
 
 
