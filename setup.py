@@ -17,6 +17,7 @@ requirements = [
     "open_clip_torch>=3.2,<4",
     "transformers>=4.53,<5",
     "huggingface_hub>=0.30,<1",
+    "einops>=0.8,<1",
     "hydra-core>=1.3.2,<1.4",
     "omegaconf>=2.3,<2.4",
     "safetensors>=0.5,<1",

@@ -6,8 +6,8 @@ composer train.py --config-path ./configs --config-name 256_pretrain.yaml exp_na
 import hydra
 from omegaconf import DictConfig
 
-from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 register_resolvers()
 

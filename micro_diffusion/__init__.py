@@ -2,6 +2,6 @@
 
 import os
 
-from micro_diffusion.tensor_memory import HUGE_PAGES
+from micro_diffusion.machine.tensor_memory import HUGE_PAGES
 
 os.environ.setdefault(HUGE_PAGES, "1")  # here, since torch reads it once

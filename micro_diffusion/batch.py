@@ -11,22 +11,6 @@ from torch import Tensor
 from typing_extensions import NotRequired
 
 
-class TextCondition(NamedTuple):
-    """Encoded captions as a backbone takes them.
-
-    tokens: (B, L, D) float, one feature row per caption token; all zero for a dropped (null) caption.
-    mask: (B, L) bool, true on rows that belong to the caption, or None when every row counts.
-    """
-
-    tokens: Tensor
-    mask: Tensor | None = None
-
-    def to(self, *args, **kwargs) -> TextCondition:
-        """Move or cast the tokens; the mask follows in device only."""
-        tokens = self.tokens.to(*args, **kwargs)
-        return TextCondition(tokens, None if self.mask is None else self.mask.to(tokens.device))
-
-
 class TokenIds(NamedTuple):
     """Captions as a text encoder's numbered tokens.
 

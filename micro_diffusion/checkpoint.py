@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from micro_diffusion.weight_file import read_tensors, write_tensors
-from micro_diffusion.whole_file import whole_file
+from micro_diffusion.files.weight_file import read_tensors, write_tensors
+from micro_diffusion.files.whole_file import whole_file
 
 CONFIG_FILE = "config.yaml"
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.checkpoint import key_differences, plain_keys, save_weights, write_config
-from micro_diffusion.torch_archive import check_archive
-from micro_diffusion.weight_file import read_tensors
+from micro_diffusion.files.torch_archive import check_archive
+from micro_diffusion.files.weight_file import read_tensors
 
 RECIPE = {"qkv_ratio": (0.5, 1.0), "mlp_ratio": (0.5, 4.0), "mixer_qkv_ratio": 1.0, "expert_capacity": 2.0}
 """Constructor arguments of the published sizes that shapes cannot tell (the ratios only through rounding)."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.performance.attention import ways_of_attention
 from micro_diffusion.performance.comparison import Comparison, compare_drawing, compare_training
 from micro_diffusion.performance.loading import loading
@@ -24,8 +25,7 @@ from micro_diffusion.performance.measurement import DTYPES, Measurement, Network
 from micro_diffusion.performance.plan import stage_configs
 from micro_diffusion.performance.precomputing import precomputing
 from micro_diffusion.performance.report import Row, table
-from micro_diffusion.tensor_memory import keep_freed_memory
-from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NETWORK = ("backbone", "resolution", "dtype", "compile")

@@ -6,8 +6,8 @@ python scripts/convert.py source=image_folder source.path=my/pictures out=data/m
 import hydra
 from omegaconf import DictConfig
 
-from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.schema import validate_command
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.schema import validate_command
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="convert")

@@ -7,9 +7,9 @@ composer -n 8 scripts/precompute.py images=... out=...
 import hydra
 from omegaconf import DictConfig
 
-from micro_diffusion.data.ranks import joined
-from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.schema import validate_command
+from micro_diffusion.data.prepare.ranks import joined
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.schema import validate_command
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="precompute")

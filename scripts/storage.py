@@ -21,16 +21,16 @@ from torch import Tensor
 from micro_diffusion.batch import TokenIds
 from micro_diffusion.checkpoint import load_run
 from micro_diffusion.cli.runs import find_run
-from micro_diffusion.data.description import bytes_per_row
-from micro_diffusion.data.row_format import RowFormat
-from micro_diffusion.data.shapes import caption, render, scene
-from micro_diffusion.data.transforms import normalise
+from micro_diffusion.data.format.row_format import RowFormat
+from micro_diffusion.data.image.transforms import normalise
+from micro_diffusion.data.prepare.description import bytes_per_row
+from micro_diffusion.data.sources.shape_scenes import caption, render, scene
 from micro_diffusion.performance import storage
 from micro_diffusion.performance.disk import named_formats
 from micro_diffusion.performance.training_step import training_flops
 from micro_diffusion.text.encoder import TextEncoder
-from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PAIRS = [

@@ -17,7 +17,7 @@ import torch
 from composer import Time
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.training.schema import Node, Root, argument_types
+from micro_diffusion.training.config_checks.schema import Node, Root, argument_types
 
 LEAF_VALUES = {-1: "-1", 0: "0", math.inf: "inf", "": "''", "zzz": "zzz", (): "[]", None: "null", True: "true"}
 """What every leaf is set to, and how it is written on the command line; besides them an empty mapping."""

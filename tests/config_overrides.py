@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from micro_diffusion.training.schema import ROOT
+from micro_diffusion.training.config_checks.schema import ROOT
 
 
 def pairs(values: Mapping[str, Sequence[Any]]) -> st.SearchStrategy[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
 
 WAYS = ["empty", "zeros", "truncated", "flipped", "other", "huge"]
 TEXT = (".json", ".jsonl", ".csv", ".yaml")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from composer.utils import get_free_tcp_port
 
-from micro_diffusion.training.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
 from tests.forked_process import fork, wait
 from tests.small_training import train_here
 

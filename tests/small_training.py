@@ -14,15 +14,15 @@ from hydra import compose, initialize_config_dir
 from torch import distributed
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
-from micro_diffusion.data.convert import convert
-from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.precompute import precompute
-from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.prepare.convert import convert
+from micro_diffusion.data.prepare.engine import Processes
+from micro_diffusion.data.prepare.precompute import precompute
+from micro_diffusion.data.prepare.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import Source
 from micro_diffusion.text.tiny import TinyTextEncoder
 from micro_diffusion.training.build import train
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from tests.forked_process import run_script
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,7 @@ from micro_diffusion.checkpoint import (
     save_weights,
     write_config,
 )
-from micro_diffusion.weight_file import read_tensors
+from micro_diffusion.files.weight_file import read_tensors
 from tests.run_folder import BACKBONE, CONFIG, make_run, random_backbone
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import save_weights
-from micro_diffusion.precision import computes_in_bf16
+from micro_diffusion.machine.precision import computes_in_bf16
 from micro_diffusion.sampling.pipeline import Pipeline
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release

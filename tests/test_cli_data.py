@@ -10,13 +10,13 @@ from PIL import Image
 from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.cli.data import contact_sheet
-from micro_diffusion.data.convert import convert
-from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.precompute import precompute
-from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.prepare.convert import convert
+from micro_diffusion.data.prepare.engine import Processes
+from micro_diffusion.data.prepare.precompute import precompute
+from micro_diffusion.data.prepare.preparation import Preparation
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.text.tiny import TinyTextEncoder
-from tests.data.test_loader import make_latents
+from tests.data.stream.test_loader import make_latents
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.doctor.examination import all_stages
 from micro_diffusion.doctor.stage import build_on_meta
-from micro_diffusion.training.errors import one_sentence_errors
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from tests.config_leaves import LEAF_VALUES, MAPPING, Leaf, is_wrong, leaves_of, matches
 from tests.config_overrides import (
     RIGHT,

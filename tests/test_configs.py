@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.checkpoint import parameter_count
-from micro_diffusion.training.coherence import check_coherence
-from micro_diffusion.training.resolvers import register_resolvers
-from micro_diffusion.training.schema import ROOT, validate
+from micro_diffusion.training.config_checks.coherence import check_coherence
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.schema import ROOT, validate
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GROUPS = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("base", "variant"))

@@ -15,16 +15,16 @@ from micro_diffusion import cli
 from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.checkpoint import initialise_from, write_config
-from micro_diffusion.data.convert import convert
-from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.loader import build_loader
-from micro_diffusion.data.precompute import precompute
-from micro_diffusion.data.preparation import Preparation
+from micro_diffusion.data.prepare.convert import convert
+from micro_diffusion.data.prepare.engine import Processes
+from micro_diffusion.data.prepare.precompute import precompute
+from micro_diffusion.data.prepare.preparation import Preparation
 from micro_diffusion.data.sources.image_folder import ImageFolder
 from micro_diffusion.data.sources.shapes import Shapes
+from micro_diffusion.data.stream.loader import build_loader
 from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.damage import WAYS, damaged, png, says_one_sentence
-from tests.data.test_loader import make_latents
+from tests.data.stream.test_loader import make_latents
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from micro_diffusion.training.schema import validate_command
+from micro_diffusion.training.config_checks.schema import validate_command
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for path in (ROOT / "scripts" / "datasets").glob("*.sh") if path.name != "recipe.sh")

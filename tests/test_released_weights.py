@@ -10,8 +10,8 @@ from hydra.utils import get_object
 from torch import Tensor
 
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.batch import TextCondition
 from micro_diffusion.checkpoint import PARTS, load_backbone, read_config
+from micro_diffusion.condition import Condition
 from micro_diffusion.released_weights import (
     import_microdit,
     import_run,
@@ -130,7 +130,7 @@ def test_a_patch_is_embedded_as_the_released_convolution_does():
     seen: list[Tensor] = []
     backbone.patch_embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.no_grad():
-        backbone(x, torch.zeros(1), TextCondition(torch.zeros(1, 3, 32)))
+        backbone(x, torch.zeros(1), Condition(torch.zeros(1, 3, 32)))
     torch.testing.assert_close(seen[0].transpose(1, 2).unflatten(2, (4, 4)), expected)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from micro_diffusion.data.loader import build_loader
-from micro_diffusion.data.shapes import parse_caption
-from micro_diffusion.training.schema import validate_command
+from micro_diffusion.data.sources.shape_scenes import parse_caption
+from micro_diffusion.data.stream.loader import build_loader
+from micro_diffusion.training.config_checks.schema import validate_command
 from tests.forked_process import run_script
 
 ROOT = Path(__file__).resolve().parents[1]

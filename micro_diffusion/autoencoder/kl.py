@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated, unit_noise
 from micro_diffusion.bundled import resolve_path
-from micro_diffusion.json_text import parse_json
-from micro_diffusion.provenance import weights_digest
-from micro_diffusion.weight_file import read_tensors, write_tensors
+from micro_diffusion.files.json_text import parse_json
+from micro_diffusion.files.provenance import weights_digest
+from micro_diffusion.files.weight_file import read_tensors, write_tensors
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 

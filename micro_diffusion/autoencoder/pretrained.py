@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated
-from micro_diffusion.provenance import weights_digest
+from micro_diffusion.files.provenance import weights_digest
 
 
 class PretrainedAutoencoder:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 
 
 class ParameterGroup(TypedDict):
@@ -48,7 +48,7 @@ class Backbone(Protocol):
     caption_dim: int
     use_caption_mask: bool
 
-    def __call__(self, x: Tensor, level: Tensor, text: TextCondition, keep: Tensor | None = None) -> Prediction:
+    def __call__(self, x: Tensor, level: Tensor, text: Condition, keep: Tensor | None = None) -> Prediction:
         """x (B, C, h, w), level (B,), keep (B, K) indices of visible patches or None -> Prediction.
 
         Patches are numbered row by row.
@@ -73,7 +73,7 @@ class PreparedText(Protocol):
 class PreparesText(Protocol):
     """A backbone that does its work on captions and noise levels once for many calls."""
 
-    def prepare(self, text: TextCondition, *, levels: Tensor | None = None, null_rows: int = 0) -> PreparedText:
+    def prepare(self, text: Condition, *, levels: Tensor | None = None, null_rows: int = 0) -> PreparedText:
         """`null_rows` null captions and then those of `text`.
 
         levels: (S,) all noise levels that it will be called with, or None when they are not known.

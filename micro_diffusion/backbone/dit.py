@@ -32,7 +32,7 @@ from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaptio
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.backbone.recomputation import modulated_norm
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 
 
 class SparseDiT(nn.Module):
@@ -200,7 +200,7 @@ class SparseDiT(nn.Module):
         """T, patches of a picture."""
         return self.grid[0] * self.grid[1]
 
-    def encode_caption(self, text: TextCondition) -> EncodedCaption:
+    def encode_caption(self, text: Condition) -> EncodedCaption:
         """What follows from the captions alone, as training takes it: the same tokens for every block.
 
         Raises ValueError when the captions' features have another width than the network was built for.
@@ -208,7 +208,7 @@ class SparseDiT(nn.Module):
         tokens, mixer_tokens, mask, pooled = self._text_path(text)
         return EncodedCaption([mixer_tokens] * len(self.mixer), [tokens] * len(self.blocks), mask, pooled)
 
-    def prepare(self, text: TextCondition, *, levels: Tensor | None = None, null_rows: int = 0) -> EncodedCaption:
+    def prepare(self, text: Condition, *, levels: Tensor | None = None, null_rows: int = 0) -> EncodedCaption:
         """What follows from `null_rows` null captions and then those of `text`, made once for many calls.
 
         levels: (S,) all noise levels of these calls, whose modulations are then made in one product for each block.
@@ -216,7 +216,7 @@ class SparseDiT(nn.Module):
         Raises ValueError as `encode_caption` does.
         """
         tokens, mixer_tokens, mask, pooled = self._text_path(text)
-        null = TextCondition(text.tokens.new_zeros(null_rows, 1, self.caption_dim))
+        null = Condition(text.tokens.new_zeros(null_rows, 1, self.caption_dim))
         null_tokens, null_mixer_tokens, _, null_pooled = self._text_path(null)
         pooled = torch.cat([null_pooled, pooled])
         return EncodedCaption(
@@ -246,7 +246,7 @@ class SparseDiT(nn.Module):
         """level (B,), pooled (B, D) -> c (B, D)."""
         return functional.gelu(self.noise_embedding(level) + pooled, approximate="tanh")
 
-    def _text_path(self, text: TextCondition) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def _text_path(self, text: Condition) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Tokens (B, L, D) for the backbone and (B, L, mixer_dim) for the mixer, their mask, and (B, D) pooled."""
         if text.tokens.shape[-1] != self.caption_dim:
             raise ValueError(
@@ -263,7 +263,7 @@ class SparseDiT(nn.Module):
         return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(pooled)
 
     def forward(
-        self, x: Tensor, level: Tensor, text: TextCondition | EncodedCaption, keep: Tensor | None = None
+        self, x: Tensor, level: Tensor, text: Condition | EncodedCaption, keep: Tensor | None = None
     ) -> Prediction:
         """x (B, C, h, w), level (B,), text, keep (B, K) indices of visible patches or None -> Prediction.
 

@@ -17,11 +17,11 @@ from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.cli.arguments import positive
 from micro_diffusion.sampling.grid import captioned_grid
-from micro_diffusion.sampling.picture_file import make_folder, save_picture
+from micro_diffusion.sampling.image_file import make_folder, save_picture
 from micro_diffusion.sampling.pipeline import to_uint8
 
 if TYPE_CHECKING:
-    from micro_diffusion.data.description import DataFolder
+    from micro_diffusion.data.prepare.description import DataFolder
 
 _DESCRIPTION = """Numbers of a folder of MDS images or MDS latents (sizes, captions, moments of the latents and the
 sigma_data that follows from them), and a contact sheet of its pictures."""
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """`micro-diffusion data describe`."""
-    from micro_diffusion.data.description import DataFolder  # imports streaming; drawing need not wait for it
+    from micro_diffusion.data.prepare.description import DataFolder  # imports streaming; drawing need not wait for it
 
     folder = DataFolder(options.folder, count=options.samples)
     out = options.out or options.folder.with_name(f"{options.folder.name}.json")

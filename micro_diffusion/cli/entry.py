@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from micro_diffusion.cli import data, doctor, evaluate, export, generate, import_microdit, plan
-from micro_diffusion.training.secrets import redact_output, redacted
+from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
 COMMANDS = (generate, evaluate, export, import_microdit, plan, doctor, data)
 

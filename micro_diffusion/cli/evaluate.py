@@ -10,7 +10,7 @@ from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.cli.arguments import positive
 from micro_diffusion.cli.runs import described, draw, drawing_options, open_run
 from micro_diffusion.evaluation.report import composition_report, write_report
-from micro_diffusion.sampling.picture_file import check_picture_file, make_folder, save_picture
+from micro_diffusion.sampling.image_file import check_picture_file, make_folder, save_picture
 
 _DESCRIPTION = """Draw captions of the shapes data set (one object, two objects, and combinations held out of training),
 judge background, count, colour, shape, size and relation in every picture, and write the fraction that is right."""

@@ -9,7 +9,7 @@ from typing import Any
 from micro_diffusion.cli.arguments import positive, resolution
 from micro_diffusion.cli.runs import described, draw, drawing_options, open_run
 from micro_diffusion.sampling.grid import captioned_grid, to_pil
-from micro_diffusion.sampling.picture_file import check_picture_file, free_path, make_folder, save_picture
+from micro_diffusion.sampling.image_file import check_picture_file, free_path, make_folder, save_picture
 
 _DESCRIPTION = """Draw pictures. One picture becomes a plain picture file; several become a captioned grid, or numbered
 files beside a list of their prompts when --out is a folder. A PNG carries its prompts and settings as text."""

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from micro_diffusion import bundled
 from micro_diffusion.checkpoint import CONFIG_FILE, Run, load_run, run_folders
 from micro_diffusion.cli.arguments import device, positive
-from micro_diffusion.precision import autocast
+from micro_diffusion.machine.precision import autocast
+from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.sampler import Sampler
-from micro_diffusion.tensor_memory import keep_freed_memory
 
 RUNS = Path("trained_models")
 BUNDLED = Path(bundled.__file__).parent

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 from micro_diffusion.diffusion.objective import Loss
 
@@ -72,7 +72,7 @@ class EDM:
         return (level_normal * self.P_std + self.P_mean).exp()
 
     def denoise(
-        self, backbone: Backbone, x: Tensor, sigma: Tensor, text: TextCondition, keep: Tensor | None = None
+        self, backbone: Backbone, x: Tensor, sigma: Tensor, text: Condition, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, C, h, w) noisy in fp32, sigma () or (B,) -> D(x; sigma) in fp32, and the cells that were predicted.
 
@@ -88,7 +88,7 @@ class EDM:
         self,
         backbone: Backbone,
         latents: Tensor,
-        text: TextCondition,
+        text: Condition,
         *,
         level_normal: Tensor,
         noise: Tensor,
@@ -105,7 +105,7 @@ class EDM:
         mean = (error * visible).sum(dim=(1, 2, 3)) / visible.sum(dim=(1, 2, 3))
         return Loss(self.weight(sigma) * mean, sigma)
 
-    def denoiser(self, backbone: Backbone, text: TextCondition) -> Denoiser:
+    def denoiser(self, backbone: Backbone, text: Condition) -> Denoiser:
         """The backbone, conditioned on `text`, as D(x; sigma)."""
 
         def denoise(x: Tensor, sigma: NoiseLevel) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Objective(Protocol):
         self,
         backbone: Backbone,
         latents: Tensor,
-        text: TextCondition,
+        text: Condition,
         *,
         level_normal: Tensor,
         noise: Tensor,
@@ -51,6 +51,6 @@ class Objective(Protocol):
         """What a backbone is told of the noise levels sigma (S,) -> (S,)."""
         ...
 
-    def denoiser(self, backbone: Backbone, text: TextCondition) -> Denoiser:
+    def denoiser(self, backbone: Backbone, text: Condition) -> Denoiser:
         """The backbone, conditioned on `text`, as a Denoiser."""
         ...

@@ -7,10 +7,10 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from micro_diffusion.data.integrity import check_folder, check_hashes
-from micro_diffusion.data.metadata import LatentMetadata
-from micro_diffusion.data.mixture import Part, check_weights
-from micro_diffusion.data.output_folder import RECORD
+from micro_diffusion.data.format.metadata import LatentMetadata
+from micro_diffusion.data.format.record import RECORD
+from micro_diffusion.data.stream.integrity import check_folder, check_hashes
+from micro_diffusion.data.stream.mixture import Part, check_weights
 from micro_diffusion.doctor.finding import Doubt
 
 CONVERT = "python scripts/convert.py source=SOURCE out={path}"

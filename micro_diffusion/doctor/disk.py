@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.checkpoint import WEIGHT_FILES
 from micro_diffusion.doctor.finding import Doubt
 from micro_diffusion.performance.memory import saved_by
-from micro_diffusion.training.checkpoint_saver import checkpoints_left
-from micro_diffusion.training.run_folder import RunFolder
+from micro_diffusion.training.checkpoints.run_folder import RunFolder
+from micro_diffusion.training.checkpoints.saver import checkpoints_left
 
 
 class Outlay(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from micro_diffusion.training.errors import sentence
+from micro_diffusion.training.config_checks.errors import sentence
 
 State = Literal["good", "warning", "bad"]
 COLOURS = {"good": 32, "warning": 33, "bad": 31}

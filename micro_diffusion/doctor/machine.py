@@ -13,7 +13,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from micro_diffusion.data.shared_memory import SEGMENTS, stale_segments
+from micro_diffusion.data.stream.shared_memory import SEGMENTS, stale_segments
 from micro_diffusion.doctor.finding import Doubt
 
 DISTRIBUTION = "micro_diffusion"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.checkpoint import CONFIG_FILE, choose_weights, read_config
-from micro_diffusion.training.remote_checkpoints import RemoteCheckpoints
-from micro_diffusion.training.run_folder import RunFolder
+from micro_diffusion.training.checkpoints.remote import RemoteCheckpoints
+from micro_diffusion.training.checkpoints.run_folder import RunFolder
 
 
 def run_folder(config: dict[str, Any]) -> Path:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.doctor.encoders import ENCODERS
-from micro_diffusion.training.coherence import check_coherence
-from micro_diffusion.training.schema import validate
+from micro_diffusion.training.config_checks.coherence import check_coherence
+from micro_diffusion.training.config_checks.schema import validate
 
 PARTS = ("schedule", "algorithms", "callbacks", "loggers", "sampler", "prompts", "trainer")
 

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from micro_diffusion.precision import autocast
-from micro_diffusion.training.draws import Draws
+from micro_diffusion.machine.precision import autocast
+from micro_diffusion.training.seeded_random import Draws
 
 SAMPLES_ON_CPU = 2
 

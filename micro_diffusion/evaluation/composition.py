@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from micro_diffusion.data.shapes import RELATIONS, Description, HeldOut, caption, parse_caption, scene
+from micro_diffusion.data.sources.shape_scenes import RELATIONS, Description, HeldOut, caption, parse_caption, scene
 from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition, recognise
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from micro_diffusion.data.shapes import BACKGROUNDS, COLOURS, OUTLINES, SIZES
+from micro_diffusion.data.sources.shape_scenes import BACKGROUNDS, COLOURS, OUTLINES, SIZES
 
 LARGEST_SIDE = 64  # pixels
 COLOUR_TOLERANCE = 45.0  # distance in 8-bit RGB; the closest colours, orange and yellow, are 92 apart

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from micro_diffusion.evaluation.composition import PromptKind, composition_prompts, judge, score
+from micro_diffusion.files.whole_file import whole_file
 from micro_diffusion.sampling.grid import captioned_grid
-from micro_diffusion.whole_file import whole_file
 
 GRID_COLUMNS = 8
 SHOWN = 2 * GRID_COLUMNS

@@ -23,7 +23,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.machine.precision import Precision
+from micro_diffusion.machine.tensor_memory import HUGE_PAGES, keep_freed_memory
+from micro_diffusion.performance.generation import Drawing
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.reference import (
     ReferenceDrawing,
@@ -34,10 +36,8 @@ from micro_diffusion.performance.reference import (
 from micro_diffusion.performance.report import Row
 from micro_diffusion.performance.timing import Clock, forget_peak_memory, now, peak_memory
 from micro_diffusion.performance.training_step import TrainingStep
-from micro_diffusion.precision import Precision
 from micro_diffusion.released_weights import import_microdit
-from micro_diffusion.tensor_memory import HUGE_PAGES, keep_freed_memory
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 Side = Literal["ours", "public"]
 SIDES: tuple[Side, Side] = ("ours", "public")

@@ -11,12 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from micro_diffusion.batch import TextCondition, TokenIds
-from micro_diffusion.data.caption_formats import CaptionFormat
-from micro_diffusion.data.description import bytes_per_row
-from micro_diffusion.data.latent_formats import LatentFormat
-from micro_diffusion.data.output_folder import RECORD
-from micro_diffusion.data.row_format import RowFormat
+from micro_diffusion.batch import TokenIds
+from micro_diffusion.condition import Condition
+from micro_diffusion.data.format.caption_formats import CaptionFormat
+from micro_diffusion.data.format.latent_formats import LatentFormat
+from micro_diffusion.data.format.record import RECORD
+from micro_diffusion.data.format.row_format import RowFormat
+from micro_diffusion.data.prepare.description import bytes_per_row
 from micro_diffusion.performance.loading import bytes_per_sample
 from micro_diffusion.performance.storage import columns_of
 
@@ -55,7 +56,7 @@ class BlankCaptions:
         self.provenance: dict[str, Any] = {}
         self.dim, self.max_length, self.tokens = dim, max_length, min(tokens, max_length)
 
-    def encode(self, captions: Sequence[str]) -> TextCondition:
+    def encode(self, captions: Sequence[str]) -> Condition:
         """B captions -> tokens (B, L, D) and mask (B, L)."""
         return self.encode_ids(self.tokenize(captions))
 
@@ -64,9 +65,9 @@ class BlankCaptions:
         mask = (torch.arange(self.max_length) < self.tokens).expand(len(captions), -1)
         return TokenIds(torch.ones(mask.shape, dtype=torch.long), mask)
 
-    def encode_ids(self, text: TokenIds) -> TextCondition:
+    def encode_ids(self, text: TokenIds) -> Condition:
         """ids and mask (B, L) -> tokens (B, L, D) and the mask."""
-        return TextCondition(torch.ones(*text.mask.shape, self.dim), text.mask)
+        return Condition(torch.ones(*text.mask.shape, self.dim), text.mask)
 
     def to(self, device: torch.device) -> None:
         """There are no weights to move."""

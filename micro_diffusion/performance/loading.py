@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from micro_diffusion.data.caption_formats import EXACT_CAPTIONS, CaptionFeatures
-from micro_diffusion.data.integrity import shard_files
-from micro_diffusion.data.latent_formats import EXACT_LATENTS, Int8Latents
-from micro_diffusion.data.loader import build_loader
-from micro_diffusion.data.random_latents import write_latents
+from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFeatures
+from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, Int8Latents
+from micro_diffusion.data.prepare.random_latents import write_latents
+from micro_diffusion.data.stream.integrity import shard_files
+from micro_diffusion.data.stream.loader import build_loader
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.report import Row
 from micro_diffusion.performance.timing import forget_peak_memory

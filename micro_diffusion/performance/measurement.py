@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 
+from micro_diffusion.machine.precision import Precision
 from micro_diffusion.performance.counting import count_flops
-from micro_diffusion.performance.drawing import Drawing
+from micro_diffusion.performance.generation import Drawing
 from micro_diffusion.performance.profiling import operator_shares
 from micro_diffusion.performance.report import Row, device_name
 from micro_diffusion.performance.timing import (
@@ -22,7 +23,6 @@ from micro_diffusion.performance.timing import (
     product_rate,
 )
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
-from micro_diffusion.precision import Precision
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.performance.training_step import activation_bytes, build_model, without_checkpointing
-from micro_diffusion.training.sharding import layers
+from micro_diffusion.training.distributed.sharding import layers
 
 AVERAGE, GATHERED, COPY, AUTOCAST = 4, 4, 4, 2
 """Bytes a parameter: average; gathered weight; weight of the copy that the first rank draws with; autocast's copy."""

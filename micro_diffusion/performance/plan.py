@@ -34,14 +34,14 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from micro_diffusion.machine.precision import Precision, computes_in_bf16
+from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.performance.disk import DataSize
 from micro_diffusion.performance.memory import Memory, memory_of
 from micro_diffusion.performance.timing import Clock, measure_in_turn, product_rate
 from micro_diffusion.performance.training_step import TrainingStep, training_flops
-from micro_diffusion.precision import Precision, computes_in_bf16
-from micro_diffusion.tensor_memory import keep_freed_memory
-from micro_diffusion.training.errors import sentence
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.errors import sentence
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 USABLE = 0.9
 """Share of a device's memory that tensors may fill; the rest is lost to the context and to fragments."""

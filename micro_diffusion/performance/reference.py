@@ -17,8 +17,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.performance.training_step import random_batch
-from micro_diffusion.precision import Precision, autocast
 
 NETWORKS = {"tiny": "MicroDiT_Tiny_2", "xl": "MicroDiT_XL_2"}
 """Names of configs/backbone and of the public code."""

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from micro_diffusion.checkpoint import Run
-from micro_diffusion.data.columns import Entries
-from micro_diffusion.data.row_format import RowFormat
+from micro_diffusion.data.format.columns import Entries
+from micro_diffusion.data.format.row_format import RowFormat
 from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.text.encoder import TextEncoder
 from micro_diffusion.text.open_clip import OpenClipTextEncoder
-from micro_diffusion.training.draws import Draws
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
+from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
 Columns = dict[str, Entries]

@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
-from micro_diffusion.precision import Precision, autocast
-from micro_diffusion.training.draws import Draws
-from micro_diffusion.training.gradient_clipping import clip_gradients
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
+from micro_diffusion.training.optimizers.gradient_clipping import clip_gradients
+from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.backbone.backbone import Backbone, PreparedText, PreparesText
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 from micro_diffusion.diffusion.objective import Objective
 
@@ -18,12 +18,7 @@ EVERY_LEVEL = (0.0, math.inf)
 """The guidance interval of plain guidance."""
 
 
-def null_text(text: TextCondition) -> TextCondition:
-    """The unconditional counterpart of `text`: the same rows, all zero."""
-    return text._replace(tokens=torch.zeros_like(text.tokens))
-
-
-def prepared(backbone: Backbone, text: TextCondition, levels: Tensor | None, null_rows: int = 0) -> Any:
+def prepared(backbone: Backbone, text: Condition, levels: Tensor | None, null_rows: int = 0) -> Any:
     """`null_rows` null captions and then those of `text`, with the work on them done where the backbone can do that.
 
     levels: noise levels (S,) for which work may be done as well, when they are known.
@@ -33,14 +28,13 @@ def prepared(backbone: Backbone, text: TextCondition, levels: Tensor | None, nul
         return backbone.prepare(text, null_rows=null_rows, levels=levels)
     if not null_rows:
         return text
-    mask = None if text.mask is None else torch.cat([text.mask, text.mask])
-    return TextCondition(torch.cat([null_text(text).tokens, text.tokens]), mask)
+    return text.after_null()
 
 
 def guided_denoiser(
     objective: Objective,
     backbone: Backbone,
-    text: TextCondition,
+    text: Condition,
     scale: float,
     *,
     interval: tuple[float, float] = EVERY_LEVEL,
@@ -74,7 +68,7 @@ def guided_denoiser(
         )
     levels = objective.level(torch.tensor(sigmas, device=text.tokens.device)) if sigmas else None
     guided = scale not in (0, 1)
-    shown = prepared(backbone, text if scale else null_text(text), levels, null_rows=len(text.tokens) if guided else 0)
+    shown = prepared(backbone, text if scale else text.null(), levels, null_rows=len(text.tokens) if guided else 0)
     inside = objective.denoiser(backbone, shown)
     if guided:
         inside = _guided(inside, scale)

@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from micro_diffusion.batch import TextCondition, TokenIds
+from micro_diffusion.batch import TokenIds
+from micro_diffusion.condition import Condition
 
 
 @runtime_checkable
@@ -27,8 +28,8 @@ class TextEncoder(Protocol):
     dim: int
     max_length: int
 
-    def encode(self, captions: Sequence[str]) -> TextCondition:
-        """B captions -> TextCondition of tokens (B, L, D) and mask (B, L).
+    def encode(self, captions: Sequence[str]) -> Condition:
+        """B captions -> Condition of tokens (B, L, D) and mask (B, L).
 
         The mask is true from the first token to end-of-text. A caption longer than `max_length` is cut; the encoder
         warns once per caption, naming the words that were cut.
@@ -51,8 +52,8 @@ class TokenizingEncoder(TextEncoder, Protocol):
         """B captions -> ids and mask (B, L), on the CPU."""
         ...
 
-    def encode_ids(self, text: TokenIds) -> TextCondition:
-        """ids (B, L) and mask -> TextCondition of tokens (B, L, D) and mask (B, L), on the encoder's device."""
+    def encode_ids(self, text: TokenIds) -> Condition:
+        """ids (B, L) and mask -> Condition of tokens (B, L, D) and mask (B, L), on the encoder's device."""
         ...
 
 

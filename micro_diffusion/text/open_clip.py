@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from micro_diffusion.batch import TextCondition, TokenIds
-from micro_diffusion.provenance import weights_digest
+from micro_diffusion.batch import TokenIds
+from micro_diffusion.condition import Condition
+from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.truncation import warn_of_cut
 
@@ -65,7 +66,7 @@ class OpenClipTextEncoder:
         """Where its weights come from: a repository of the hub, or a file or folder."""
         return (model if weights is None else weights).removeprefix(_HUB)
 
-    def encode(self, captions: Sequence[str]) -> TextCondition:
+    def encode(self, captions: Sequence[str]) -> Condition:
         """B captions -> tokens (B, L, D) float32 and mask (B, L), true up to and including end-of-text."""
         return self.encode_ids(self.tokenize(captions))
 
@@ -78,10 +79,10 @@ class OpenClipTextEncoder:
         return TokenIds(ids, is_end.int().cumsum(dim=1) - is_end.int() == 0)  # no end-of-text before this token
 
     @torch.no_grad()
-    def encode_ids(self, text: TokenIds) -> TextCondition:
+    def encode_ids(self, text: TokenIds) -> Condition:
         """ids and mask (B, L) -> tokens (B, L, D) float32 and the mask."""
         _, tokens = self.tower(text.ids.to(self.device))
-        return TextCondition(tokens.float(), text.mask.to(self.device))
+        return Condition(tokens.float(), text.mask.to(self.device))
 
     def to(self, device: torch.device) -> None:
         """Move the weights."""

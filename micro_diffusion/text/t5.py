@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from micro_diffusion.batch import TextCondition, TokenIds
-from micro_diffusion.provenance import weights_digest
+from micro_diffusion.batch import TokenIds
+from micro_diffusion.condition import Condition
+from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.truncation import warn_of_cut
 
@@ -64,7 +65,7 @@ class T5TextEncoder:
         """Where its weights come from: a repository of the hub, or a folder."""
         return model
 
-    def encode(self, captions: Sequence[str]) -> TextCondition:
+    def encode(self, captions: Sequence[str]) -> Condition:
         """B captions -> tokens (B, L, D) float32 and mask (B, L), true up to and including end-of-text."""
         return self.encode_ids(self.tokenize(captions))
 
@@ -78,11 +79,11 @@ class T5TextEncoder:
         return TokenIds(batch.input_ids, batch.attention_mask.bool())
 
     @torch.no_grad()
-    def encode_ids(self, text: TokenIds) -> TextCondition:
+    def encode_ids(self, text: TokenIds) -> Condition:
         """ids and mask (B, L) -> tokens (B, L, D) float32, zero after end-of-text, and the mask."""
         ids, mask = text.ids.to(self.device), text.mask.to(self.device)
         tokens = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return TextCondition(tokens.float().masked_fill(~mask[..., None], 0), mask)
+        return Condition(tokens.float().masked_fill(~mask[..., None], 0), mask)
 
     def to(self, device: torch.device) -> None:
         """Move the weights."""

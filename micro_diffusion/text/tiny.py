@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.text.truncation import warn_of_cut
 
 _WORD = re.compile(r"[^\W_]+")
@@ -45,7 +45,7 @@ class TinyTextEncoder:
         self.max_length = max_length
         self._positions = _POSITION_AMPLITUDE * sinusoids(max_length, dim)
 
-    def encode(self, captions: Sequence[str]) -> TextCondition:
+    def encode(self, captions: Sequence[str]) -> Condition:
         """B captions -> tokens (B, L, D), zero after end-of-text, and mask (B, L)."""
         tokens = torch.zeros(len(captions), self.max_length, self.dim)
         mask = torch.zeros(len(captions), self.max_length, dtype=torch.bool)
@@ -53,7 +53,7 @@ class TinyTextEncoder:
             features = self._features(self._words(caption))
             tokens[row, : len(features)] = features
             mask[row, : len(features)] = True
-        return TextCondition(tokens, mask)
+        return Condition(tokens, mask)
 
     def to(self, device: torch.device) -> None:
         """There are no weights to move."""

@@ -21,9 +21,9 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights, save_weights
-from micro_diffusion.data.transforms import normalise
-from micro_diffusion.precision import Precision, autocast
-from micro_diffusion.training.draws import Draws
+from micro_diffusion.data.image.transforms import normalise
+from micro_diffusion.machine.precision import Precision, autocast
+from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
 MEASURED_BATCHES = 32

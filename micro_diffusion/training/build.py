@@ -19,24 +19,28 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DistributedSampler
 
 from micro_diffusion.checkpoint import parameter_count
-from micro_diffusion.data.metadata import LatentMetadata
-from micro_diffusion.tensor_memory import keep_freed_memory
-from micro_diffusion.training.averaged_gradients import AveragedGradients, complete_gradients_first
-from micro_diffusion.training.checkpoint_saver import WholeCheckpointSaver
-from micro_diffusion.training.coherence import check_coherence
-from micro_diffusion.training.draws import SeededDraws
-from micro_diffusion.training.ema import find_average
-from micro_diffusion.training.errors import refusals_named
-from micro_diffusion.training.first_weights import check_first_checkpoint, start_from_run, without_first_weights
-from micro_diffusion.training.interruption import Interruption, end_with_launcher
-from micro_diffusion.training.machine_faults import way_on_known
-from micro_diffusion.training.memory import SmallerEvaluations, SmallerMicrobatches
-from micro_diffusion.training.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints, way_on
-from micro_diffusion.training.run_folder import RunFolder
-from micro_diffusion.training.same_data import PATH, SameData, changed_data
-from micro_diffusion.training.schema import validate
-from micro_diffusion.training.sharding import shard_by_layer, whole_state
-from micro_diffusion.training.shared_pages import shared_with_workers
+from micro_diffusion.data.format.metadata import LatentMetadata
+from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.training.callbacks.interruption import Interruption, end_with_launcher
+from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
+from micro_diffusion.training.callbacks.smaller_batches import SmallerEvaluations, SmallerMicrobatches
+from micro_diffusion.training.checkpoints.first_weights import (
+    check_first_checkpoint,
+    start_from_run,
+    without_first_weights,
+)
+from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints, way_on
+from micro_diffusion.training.checkpoints.run_folder import RunFolder
+from micro_diffusion.training.checkpoints.same_data import PATH, SameData, changed_data
+from micro_diffusion.training.checkpoints.saver import WholeCheckpointSaver
+from micro_diffusion.training.config_checks.coherence import check_coherence
+from micro_diffusion.training.config_checks.errors import refusals_named
+from micro_diffusion.training.config_checks.schema import validate
+from micro_diffusion.training.distributed.averaged_gradients import AveragedGradients, complete_gradients_first
+from micro_diffusion.training.distributed.machine_faults import way_on_known
+from micro_diffusion.training.distributed.sharding import shard_by_layer, whole_state
+from micro_diffusion.training.distributed.shared_pages import shared_with_workers
+from micro_diffusion.training.optimizers.ema import find_average
 from micro_diffusion.training.trainable import Trainable
 
 log = logging.getLogger(__name__)

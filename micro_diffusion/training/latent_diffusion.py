@@ -19,13 +19,13 @@ from torchmetrics import Metric
 
 from micro_diffusion.backbone.backbone import Backbone, ParameterGroup
 from micro_diffusion.backbone.masking import kept_patches, random_keep
-from micro_diffusion.batch import TextCondition, TokenIds
+from micro_diffusion.batch import TokenIds
 from micro_diffusion.checkpoint import Weights, save_weights
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.objective import Loss, Objective
-from micro_diffusion.precision import Precision, autocast, computes_in_bf16
-from micro_diffusion.text.dropout import drop_captions
+from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
-from micro_diffusion.training.draws import Draws
+from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
 WeightDtype = Literal["fp32", "bf16"]
@@ -135,9 +135,9 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
-        text = TextCondition(batch["caption_tokens"], batch["caption_mask"])
+        text = Condition(batch["caption_tokens"], batch["caption_mask"])
         if "caption_dropped" in batch:
-            text = drop_captions(text, batch["caption_dropped"])
+            text = text.dropped(batch["caption_dropped"])
         with self.cpu_autocast(batch["latents"].device):
             return self.objective.loss(
                 self.backbone,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from composer import ComposerModel
 from torch import Tensor, nn
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights
-
-if TYPE_CHECKING:
-    from micro_diffusion.training.draws import Draws
+from micro_diffusion.training.seeded_random import Draws
 
 Batch = dict[str, Any]
 """One collated batch: tensors and lists whose first axis counts the samples."""

@@ -8,8 +8,8 @@ import torch
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.bundled import bundled_path, resolve_path
-from micro_diffusion.data.shapes import caption, render, scene
-from micro_diffusion.data.transforms import normalise
+from micro_diffusion.data.image.transforms import normalise
+from micro_diffusion.data.sources.shape_scenes import caption, render, scene
 from micro_diffusion.evaluation.composition import score
 
 

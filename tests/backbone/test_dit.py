@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.backbone.experts import ExpertChoice
-from micro_diffusion.batch import TextCondition
-from micro_diffusion.precision import autocast
+from micro_diffusion.condition import Condition
+from micro_diffusion.machine.precision import autocast
 
 SIZES = {
     "tiny": {"dim": 512, "depth": 16, "head_dim": 32, "mixer_depth": 4, "mixer_dim": 512},
@@ -51,7 +51,7 @@ def inputs(batch=3, size=(8, 8), length=5):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, 4, *size, generator=generator)
     mask = torch.arange(length) < torch.tensor([[2], [4], [5]])[:batch]
-    return x, torch.linspace(-1, 1, batch), TextCondition(torch.randn(batch, length, 12, generator=generator), mask)
+    return x, torch.linspace(-1, 1, batch), Condition(torch.randn(batch, length, 12, generator=generator), mask)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -66,7 +66,7 @@ def test_cost_is_below_the_public_code(size):
         for kept, reference in zip((None, 64), PUBLIC_GFLOP[size], strict=True):
             keep = None if kept is None else torch.zeros(1, kept, dtype=torch.long)
             with FlopCounterMode(display=False) as counter:
-                network(torch.zeros(1, 4, 32, 32), torch.zeros(1), TextCondition(torch.zeros(1, 77, 1024)), keep)
+                network(torch.zeros(1, 4, 32, 32), torch.zeros(1), Condition(torch.zeros(1, 77, 1024)), keep)
             assert 0.9 * reference < counter.get_total_flops() / 1e9 < reference
 
 
@@ -107,7 +107,7 @@ def test_keeping_every_patch_equals_no_mask_in_any_order(rotary):
 def test_samples_of_a_batch_do_not_touch_each_other():
     x, level, text = inputs()
     together = small()(x, level, text).value
-    alone = small()(x[1:2], level[1:2], TextCondition(text.tokens[1:2], text.mask[1:2])).value
+    alone = small()(x[1:2], level[1:2], Condition(text.tokens[1:2], text.mask[1:2])).value
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_a_null_caption_does_not_depend_on_its_length():
     x, level, text = inputs()
     null = torch.zeros_like(text.tokens)
     network = small(use_caption_mask=True)
-    made = [network(x, level, TextCondition(null[:, :n], text.mask[:, :n])).value for n in (3, 5)]
+    made = [network(x, level, Condition(null[:, :n], text.mask[:, :n])).value for n in (3, 5)]
     torch.testing.assert_close(*made, rtol=1e-4, atol=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_prepared_captions_give_the_same(use_mask, null_rows):
     network = small(use_caption_mask=use_mask, rotary=True)
     tokens = torch.cat([torch.zeros(null_rows, 5, 12), text.tokens])
     x, level = (torch.cat([y[:null_rows], y]) for y in (x, level))
-    plain = network(x, level, TextCondition(tokens, torch.cat([text.mask[:null_rows], text.mask]))).value
+    plain = network(x, level, Condition(tokens, torch.cat([text.mask[:null_rows], text.mask]))).value
     made = network(x, level, network.prepare(text, null_rows=null_rows)).value
     assert (made - plain).abs().max() <= 1e-5 * plain.abs().max()
 

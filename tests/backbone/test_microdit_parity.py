@@ -13,10 +13,10 @@ from safetensors import safe_open
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.backbone.masking import visible
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.released_weights import import_microdit
-from micro_diffusion.sampling.guidance import guided_denoiser, null_text
+from micro_diffusion.sampling.guidance import guided_denoiser
 from micro_diffusion.sampling.heun import HeunSampler
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "microdit_small.safetensors"
@@ -39,9 +39,9 @@ class Golden:
         self.backbone = network(json.loads(metadata["config"]))
         self.backbone.load_state_dict(import_microdit(weights, self.backbone))
         self.backbone.eval().requires_grad_(False)
-        self.text = TextCondition(self.io["y"].squeeze(1))
+        self.text = Condition(self.io["y"].squeeze(1))
 
-    def predict(self, text: TextCondition, keep=None) -> torch.Tensor:
+    def predict(self, text: Condition, keep=None) -> torch.Tensor:
         return self.backbone(self.io["x"], self.io["t"], text, keep).value
 
 
@@ -86,7 +86,7 @@ def test_network(golden):
 
 
 def test_guidance_on_the_raw_output(golden):
-    unconditional, conditional = golden.predict(null_text(golden.text)), golden.predict(golden.text)
+    unconditional, conditional = golden.predict(golden.text.null()), golden.predict(golden.text)
     assert_equal(unconditional + 3 * (conditional - unconditional), golden.io["out_cfg3"])
 
 

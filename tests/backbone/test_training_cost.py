@@ -9,10 +9,10 @@ from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
+from micro_diffusion.machine.precision import autocast
 from micro_diffusion.performance.counting import count_saved_bytes
-from micro_diffusion.precision import autocast
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -51,7 +51,7 @@ def network(shape, **changes) -> SparseDiT:
 
 def inputs():
     generator = torch.Generator().manual_seed(1)
-    text = TextCondition(torch.randn(2, 5, 12, generator=generator), torch.arange(5) < torch.tensor([[2], [5]]))
+    text = Condition(torch.randn(2, 5, 12, generator=generator), torch.arange(5) < torch.tensor([[2], [5]]))
     x = torch.randn(2, 4, 8, 8, generator=generator)
     return x, torch.tensor([-0.5, 0.8]), text
 
@@ -105,7 +105,7 @@ def test_the_recipes_networks_are_one_graph(backbone, masked):
     generator = torch.Generator().manual_seed(0)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.02, generator=generator)
-    text = TextCondition(torch.randn(2, 77, 1024, generator=generator), torch.arange(77) < torch.tensor([[9], [77]]))
+    text = Condition(torch.randn(2, 77, 1024, generator=generator), torch.arange(77) < torch.tensor([[9], [77]]))
     x = torch.randn(2, 4, 32, 32, generator=generator)
     keep = torch.stack([torch.randperm(256, generator=generator)[:64] for _ in range(2)]) if masked else None
 
@@ -155,7 +155,7 @@ def test_hidden_patches_need_no_memory_in_the_backbone():
 def flops(shape, keep) -> int:
     with torch.device("meta"):
         made = SparseDiT(input_size=32, in_channels=4, patch_size=2, caption_dim=1024, **shape)
-        x, level, text = torch.zeros(1, 4, 32, 32), torch.zeros(1), TextCondition(torch.zeros(1, 77, 1024))
+        x, level, text = torch.zeros(1, 4, 32, 32), torch.zeros(1), Condition(torch.zeros(1, 77, 1024))
         with FlopCounterMode(display=False) as counter:
             made(x, level, text, keep).value.sum().backward()
     return counter.get_total_flops()

@@ -7,13 +7,14 @@ import pytest
 import torch
 from streaming import LocalDataset, MDSWriter
 
-from micro_diffusion.batch import TextCondition, TokenIds
-from micro_diffusion.data.caption_formats import CaptionFeatures, CaptionIds, restore_caption_format
-from micro_diffusion.data.column_reader import ColumnReader
-from micro_diffusion.data.columns import describe
-from micro_diffusion.data.latent_formats import Float16Latents, Int8Latents, UInt8Latents, restore_latent_format
-from micro_diffusion.data.metadata import LatentMetadata
-from micro_diffusion.data.row_format import RowFormat
+from micro_diffusion.batch import TokenIds
+from micro_diffusion.condition import Condition
+from micro_diffusion.data.format.caption_formats import CaptionFeatures, CaptionIds, restore_caption_format
+from micro_diffusion.data.format.columns import describe
+from micro_diffusion.data.format.latent_formats import Float16Latents, Int8Latents, UInt8Latents, restore_latent_format
+from micro_diffusion.data.format.metadata import LatentMetadata
+from micro_diffusion.data.format.row_format import RowFormat
+from micro_diffusion.data.stream.column_reader import ColumnReader
 
 CAPTIONS = ["one", "one two three four", "", "one two"]
 LATENT_FORMATS = [Float16Latents(), Int8Latents(), UInt8Latents(limit=6.0)]
@@ -34,7 +35,7 @@ class Causal:
         return TokenIds(ids, torch.arange(self.max_length) < lengths[:, None])
 
     def encode_ids(self, text):
-        return TextCondition(torch.sin(text.ids[..., None] * torch.arange(1, self.dim + 1).float()), text.mask)
+        return Condition(torch.sin(text.ids[..., None] * torch.arange(1, self.dim + 1).float()), text.mask)
 
     def encode(self, captions):
         return self.encode_ids(self.tokenize(captions))
@@ -101,7 +102,7 @@ def test_latents_come_back_within_the_error_of_their_format(tmp_path, form, late
 @pytest.mark.parametrize("form", CAPTION_FORMATS, ids=lambda form: f"{form.dtype}-{'padded' if form.padded else 'cut'}")
 def test_captions_come_back_with_their_mask(tmp_path, form, latents):
     batch, rows = stored(tmp_path / "mds", row_format(captions=form), latents)
-    tokens, mask = Causal().encode(CAPTIONS)
+    tokens, mask, *_ = Causal().encode(CAPTIONS)
     assert mask is not None
     assert torch.equal(batch["caption_mask"], mask)
     kept = torch.ones_like(mask) if form.padded else mask

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from micro_diffusion.data.shapes import HELD_OUT, parse_caption
 from micro_diffusion.data.sources.emoji import Emoji
 from micro_diffusion.data.sources.image_folder import ImageFolder
+from micro_diffusion.data.sources.shape_scenes import HELD_OUT, parse_caption
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, Source
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from micro_diffusion.backbone.backbone import Prediction
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
 
 SIGMA_DATA = 0.9
 SIGMAS = torch.logspace(-2.5, 2, 40, dtype=torch.float64)
-TEXT = TextCondition(torch.zeros(4, 1, 1))
+TEXT = Condition(torch.zeros(4, 1, 1))
 
 
 def edm(**changes) -> EDM:

@@ -15,14 +15,14 @@ from streaming import MDSWriter
 
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import write_config
-from micro_diffusion.data.integrity import check_hashes
+from micro_diffusion.data.stream.integrity import check_hashes
 from micro_diffusion.doctor import examination, machine
 from micro_diffusion.doctor.data import check_data
 from micro_diffusion.doctor.disk import Outlay, check_disk, outlays_of
 from micro_diffusion.doctor.examination import all_stages, examine
 from micro_diffusion.doctor.finding import Doubt, Finding, find, line
 from micro_diffusion.doctor.run import check_remote_folder
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from tests.data.s3_server import s3_client
 from tests.small_training import make_latents
 
@@ -196,7 +196,7 @@ def test_an_interrupted_row_of_stages_goes_on(latents: Path):
 
 
 def mixture(*folders: Path) -> list[str]:
-    part = "_target_: micro_diffusion.data.mixture.Part"
+    part = "_target_: micro_diffusion.data.stream.mixture.Part"
     nodes = ", ".join(f"part{number}: {{{part}, path: {folder}}}" for number, folder in enumerate(folders))
     return ["train_loader.path=null", f"train_loader.mixture={{{nodes}}}"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from micro_diffusion.data.shapes import (
+from micro_diffusion.data.sources.shape_scenes import (
     BACKGROUNDS,
     COLOURS,
     HELD_OUT,

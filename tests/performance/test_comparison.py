@@ -16,7 +16,7 @@ OVERRIDES = [f"backbone.{key}={value}" for key, value in SIZE.items()]
 NETWORK = f"""
 import torch
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.released_weights import released_name
 
 class Network(torch.nn.Module):
@@ -32,13 +32,13 @@ class Network(torch.nn.Module):
         return state
 
     def forward(self, x, level, text):
-        return {{"sample": self.inner(x, level.expand(len(x)), TextCondition(text[:, 0])).value}}
+        return {{"sample": self.inner(x, level.expand(len(x)), Condition(text[:, 0])).value}}
 
 MicroDiT_Tiny_2 = Network
 """
 MODEL = """
 import torch
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.sampling.guidance import guided_denoiser
 from micro_diffusion.sampling.heun import HeunSampler
@@ -57,7 +57,7 @@ class LatentDiffusion(torch.nn.Module):
 
     @torch.no_grad()
     def edm_sampler_loop(self, x, y, steps, cfg):
-        denoiser = guided_denoiser(EDM(sigma_data=0.9, P_mean=0, P_std=1), self.dit.inner, TextCondition(y[:, 0]), cfg)
+        denoiser = guided_denoiser(EDM(sigma_data=0.9, P_mean=0, P_std=1), self.dit.inner, Condition(y[:, 0]), cfg)
         return HeunSampler(steps=steps)(denoiser, x, sigma_min=0.002, sigma_max=80, generators=None)
 """
 

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.cli.plan import STAGES
-from micro_diffusion.data.caption_formats import CaptionFeatures
-from micro_diffusion.data.random_latents import write_latents
+from micro_diffusion.data.format.caption_formats import CaptionFeatures
+from micro_diffusion.data.prepare.random_latents import write_latents
+from micro_diffusion.machine.precision import computes_in_bf16
 from micro_diffusion.performance import plan as plan_module
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.performance.disk import DataSize, data_size
@@ -30,10 +31,9 @@ from micro_diffusion.performance.plan import (
 )
 from micro_diffusion.performance.timing import Timing, now
 from micro_diffusion.performance.training_step import activation_bytes, build_model, random_batch, training_flops
-from micro_diffusion.precision import computes_in_bf16
 from micro_diffusion.training.build import train
-from micro_diffusion.training.draws import Draws
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
+from micro_diffusion.training.seeded_random import Draws
 from tests.small_training import make_latents
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

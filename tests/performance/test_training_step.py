@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from micro_diffusion.backbone import recomputation
 from micro_diffusion.performance.counting import count_saved_bytes
 from micro_diffusion.performance.training_step import TrainingStep, activation_bytes, build_model, random_batch
-from micro_diffusion.training.draws import Draws
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
+from micro_diffusion.training.seeded_random import Draws
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = ["backbone.depth=4", "backbone.mixer_depth=2"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from micro_diffusion.backbone.backbone import Prediction
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
-from micro_diffusion.sampling.guidance import guided_denoiser, null_text
+from micro_diffusion.sampling.guidance import guided_denoiser
 
 OBJECTIVE = EDM(sigma_data=0.9, P_mean=0.0, P_std=1.0)
 
@@ -25,7 +25,7 @@ class CaptionSum:
 @pytest.fixture
 def text():
     tokens = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    return TextCondition(tokens, torch.ones(2, 3, dtype=torch.bool))
+    return Condition(tokens, torch.ones(2, 3, dtype=torch.bool))
 
 
 X, SIGMA = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), 1.7
@@ -34,7 +34,7 @@ X, SIGMA = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 5.0])
 def test_guidance_interpolates_between_unconditional_and_conditional(text, scale):
     conditional = OBJECTIVE.denoiser(CaptionSum(), text)(X, SIGMA)
-    unconditional = OBJECTIVE.denoiser(CaptionSum(), null_text(text))(X, SIGMA)
+    unconditional = OBJECTIVE.denoiser(CaptionSum(), text.null())(X, SIGMA)
     guided = guided_denoiser(OBJECTIVE, CaptionSum(), text, scale)(X, SIGMA)
     torch.testing.assert_close(guided, unconditional + scale * (conditional - unconditional))
 
@@ -46,9 +46,9 @@ def test_the_unguided_scales_cost_half(text, scale, batch):
     assert backbone.batches == [batch]
 
 
-def test_null_text_leaves_the_caption_alone(text):
+def test_null_leaves_the_caption_alone(text):
     before = text.tokens.clone()
-    assert not null_text(text).tokens.any()
+    assert not text.null().tokens.any()
     assert torch.equal(text.tokens, before)
 
 

@@ -6,7 +6,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler
 from micro_diffusion.sampling.euler import EulerSampler
@@ -53,7 +53,7 @@ def network(request):
 
 def sample(backbone, scale, known=True, interval=(0.01, 10.0)):
     generator = torch.Generator().manual_seed(1)
-    text = TextCondition(torch.randn(2, 20, 12, generator=generator), torch.arange(20) < torch.tensor([[7], [20]]))
+    text = Condition(torch.randn(2, 20, 12, generator=generator), torch.arange(20) < torch.tensor([[7], [20]]))
     noise = torch.randn(2, 4, 8, 8, generator=generator)
     sampler = HeunSampler(steps=4, churn=1, churn_sigma_min=0.1)
     sigmas = sampler.noise_levels(**SPAN) if known else []
@@ -89,7 +89,7 @@ def test_captions_and_levels_are_prepared_once(network, interval):
 
 
 def test_a_level_that_was_not_prepared_is_an_error(network):
-    text = TextCondition(torch.zeros(1, 20, 12), torch.ones(1, 20, dtype=torch.bool))
+    text = Condition(torch.zeros(1, 20, 12), torch.ones(1, 20, dtype=torch.bool))
     denoiser = guided_denoiser(OBJECTIVE, network, text, 5.0, sigmas=[1.0, 2.0])
     x = torch.zeros(1, 4, 8, 8)
     assert denoiser(x, 2.0).isfinite().all()
@@ -116,7 +116,7 @@ class Brought(TorchFunctionMode):
 
 def run_on(device, network, sampler):
     """A guided sampling run within an interval, made ready on a device."""
-    text = TextCondition(torch.zeros(2, 20, 12), torch.ones(2, 20, dtype=torch.bool)).to(device=device)
+    text = Condition(torch.zeros(2, 20, 12), torch.ones(2, 20, dtype=torch.bool)).to(device=device)
     noise = torch.zeros(2, 4, 8, 8, device=device)
     sigmas = sampler.noise_levels(**SPAN)
     denoiser = guided_denoiser(OBJECTIVE, network.to(device), text, 5.0, interval=(0.01, 10.0), sigmas=sigmas)

@@ -6,10 +6,10 @@ from PIL import Image
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.cli.entry import main
-from micro_diffusion.data.caption_formats import CaptionFeatures
-from micro_diffusion.data.crops import AspectRatioBucket
-from micro_diffusion.data.latent_formats import Int8Latents
-from micro_diffusion.data.precompute import precompute
+from micro_diffusion.data.format.caption_formats import CaptionFeatures
+from micro_diffusion.data.format.latent_formats import Int8Latents
+from micro_diffusion.data.image.crops import AspectRatioBucket
+from micro_diffusion.data.prepare.precompute import precompute
 from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.small_training import losses, make_latents, train_here
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
-from micro_diffusion.data.transforms import normalise
+from micro_diffusion.data.image.transforms import normalise
 from micro_diffusion.training.autoencoder_training import AutoencoderTraining
-from micro_diffusion.training.draws import Draws
+from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Trainable
 
 

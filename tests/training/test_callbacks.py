@@ -7,9 +7,9 @@ import torch
 from composer import Timestamp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from micro_diffusion.training.metrics_file import MetricsFile
-from micro_diffusion.training.resumption import NextEpochAfterLoad
-from micro_diffusion.training.tensorboard import TensorBoard
+from micro_diffusion.training.callbacks.metrics_file import MetricsFile
+from micro_diffusion.training.callbacks.tensorboard import TensorBoard
+from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad
 
 
 class Dataset:

@@ -19,8 +19,8 @@ import torch
 from composer.core import Callback
 from composer.utils import dist
 
-from micro_diffusion.training import image_logger
-from micro_diffusion.training.checkpoint_files import is_whole
+from micro_diffusion.training.callbacks import image_logger
+from micro_diffusion.training.checkpoints.files import is_whole
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from tests.forked_training import output, run_forked
 from tests.small_training import CONFIG, ROOT, losses, make_latents, overrides

@@ -23,8 +23,8 @@ from composer.core import Callback
 from composer.utils import dist
 from safetensors.torch import load_file
 
-from micro_diffusion.training import image_logger
-from micro_diffusion.training.run_folder import RunFolder
+from micro_diffusion.training.callbacks import image_logger
+from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from tests.forked_training import output, run_forked
 from tests.small_training import losses, make_latents
 

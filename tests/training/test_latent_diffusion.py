@@ -9,11 +9,12 @@ from torch import nn
 
 from micro_diffusion.backbone.backbone import Prediction
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.batch import TextCondition
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.text.tiny import TinyTextEncoder
-from micro_diffusion.training.draws import Draws, SeededDraws
+from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
 from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
+from micro_diffusion.training.seeded_random import Draws
 
 
 class Recorder(nn.Module):
@@ -210,7 +211,7 @@ class Embedding:
         raise NotImplementedError
 
     def encode_ids(self, text):
-        return TextCondition(self.table[text.ids], text.mask)
+        return Condition(self.table[text.ids], text.mask)
 
     def to(self, device):
         self.device = device

@@ -15,8 +15,8 @@ from composer.utils import dist
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
-from micro_diffusion.training.checkpoint_content import read_content
-from micro_diffusion.training.checkpoint_files import LATEST, is_whole, whole_checkpoints
+from micro_diffusion.training.checkpoints.content import read_content
+from micro_diffusion.training.checkpoints.files import LATEST, is_whole, whole_checkpoints
 from tests.forked_training import output, run_forked
 from tests.small_training import losses, make_latents, train_here
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.data.sources.source import CaptionedImage
-from micro_diffusion.training import checkpoint_files
-from micro_diffusion.training.run_folder import RunFolder
+from micro_diffusion.training.checkpoints import files as checkpoint_files
+from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from tests.damage import WAYS, damaged, says_one_sentence
 from tests.forked_process import fork
 from tests.small_training import (

@@ -17,13 +17,13 @@ from PIL import Image
 from torch import distributed
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
-from micro_diffusion.data.convert import convert
-from micro_diffusion.data.engine import Processes
-from micro_diffusion.data.preparation import Preparation
-from micro_diffusion.data.shapes import BACKGROUNDS
+from micro_diffusion.data.prepare.convert import convert
+from micro_diffusion.data.prepare.engine import Processes
+from micro_diffusion.data.prepare.preparation import Preparation
+from micro_diffusion.data.sources.shape_scenes import BACKGROUNDS
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.training.build import train
-from micro_diffusion.training.resolvers import register_resolvers
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from tests.forked_process import fork, wait
 from tests.small_training import KILLER, losses
 

@@ -13,7 +13,7 @@ from micro_diffusion.data.sources.archives import PICTURES, File, read_zip
 from micro_diffusion.data.sources.caption_index import CaptionIndex, Lookup
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
-from micro_diffusion.json_text import parse_json
+from micro_diffusion.files.json_text import parse_json
 
 _PICTURES_OF_AN_ARCHIVE = 1000
 _FILES = {

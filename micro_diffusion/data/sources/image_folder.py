@@ -9,7 +9,7 @@ from typing import Any
 
 from micro_diffusion.data.sources.archives import PICTURES
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
-from micro_diffusion.json_text import parse_json
+from micro_diffusion.files.json_text import parse_json
 
 CAPTION_COLUMNS = ("caption", "text")
 

@@ -11,7 +11,7 @@ from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, read_lines, read_tar
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned
-from micro_diffusion.json_text import parse_json
+from micro_diffusion.files.json_text import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)

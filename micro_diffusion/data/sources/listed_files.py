@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, text_of
-from micro_diffusion.json_text import parse_json
+from micro_diffusion.files.json_text import parse_json
 
 PART = 32
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from micro_diffusion.data.shapes import HeldOut, caption, render, scene
+from micro_diffusion.data.sources.shape_scenes import HeldOut, caption, render, scene
 from micro_diffusion.data.sources.source import CaptionedImage
 
 PART = 128
@@ -15,7 +15,7 @@ PART = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """Renders of coloured shapes, see `micro_diffusion.data.shapes`.
+    """Renders of coloured shapes, see `micro_diffusion.data.sources.shape_scenes`.
 
     Args:
         seed: non-negative; another seed gives another data set, for evaluation.

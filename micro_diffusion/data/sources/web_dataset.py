@@ -11,7 +11,7 @@ from typing import Any
 from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, text_of
-from micro_diffusion.json_text import parse_json
+from micro_diffusion.files.json_text import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from streaming import LocalDataset
 
 from micro_diffusion.data.sources.source import Source
-from micro_diffusion.training.errors import sentence
-from micro_diffusion.training.schema import validate_command
+from micro_diffusion.training.config_checks.errors import sentence
+from micro_diffusion.training.config_checks.schema import validate_command
 from tests.data.sources.measure_recipes import CAPTION, CONVERT, DATA_SETS
 from tests.data.sources.publishers import PUBLISHERS, Made, diffusiondb, sa1b, write_tar
 

@@ -1,0 +1,1 @@
+"""What a row holds, and how its bytes become a batch."""

@@ -1,0 +1,221 @@
+"""MDS images -> MDS latents and encoded captions, at any number of resolutions in one pass.
+
+Legend: C latent channels, R resolution in pixels, f downsampling, L caption tokens, D caption width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+from tqdm import tqdm
+
+from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFormat
+from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentFormat
+from micro_diffusion.data.format.record import RECORD, read_record
+from micro_diffusion.data.image.crops import CentreSquare, Crop
+from micro_diffusion.data.prepare import ranks
+from micro_diffusion.data.prepare.encoding import LatentEncoder
+from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
+from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
+from micro_diffusion.data.prepare.parts import writing
+from micro_diffusion.data.sources.source import Rejected
+from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
+from micro_diffusion.data.stream.integrity import INDEX
+from micro_diffusion.machine.tensor_memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from micro_diffusion.autoencoder.autoencoder import Autoencoder
+    from micro_diffusion.text.encoder import TextEncoder
+
+log = logging.getLogger(__name__)
+
+
+def precompute(
+    *,
+    images: str | Path,
+    out: str | Path,
+    resolutions: Sequence[int],
+    autoencoder: Autoencoder,
+    text_encoder: TextEncoder,
+    crop: Crop | None = None,
+    latent_format: LatentFormat = EXACT_LATENTS,
+    caption_format: CaptionFormat = EXACT_CAPTIONS,
+    device: str | None = None,
+    batch_size: int = 64,
+    sample: bool = True,
+    seed: int = 0,
+    workers: int = 0,
+    part_size: int = 1024,
+    size_limit: str = "64mb",
+) -> None:
+    """Encode every picture at every resolution, and every caption once.
+
+    A row of the result holds `latents_R` (C, H/f, W/f) for each resolution R, a crop of H×W pixels, already shifted and
+    scaled by the autoencoder, the caption's features (L, D) or token ids (L), `caption_length` (rows up to and
+    including end-of-text), `caption` and `key`; of further captions the same, named as `RowFormat` says. Pictures that
+    cannot be decoded are left out, counted, and listed in `rejects.jsonl`.
+
+    Under a launcher, within `ranks.joined`, all ranks share the parts, and rank 0 puts them together. The result does
+    not depend on the number of ranks. An interrupted job goes on with the parts that are missing.
+
+    Args:
+        images: folder of MDS images.
+        out: folder to make, or a URL such as s3://bucket/name. One that holds the same latents, complete, is left
+            alone.
+        resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
+        autoencoder: gives the latents.
+        text_encoder: gives the caption's features.
+        crop: which part of each picture is encoded; None for the square in its middle.
+        latent_format: how latents are stored.
+        caption_format: how captions are stored.
+        device: where both encoders work, in torch's words; None for the GPU of this rank where torch finds one, or else
+            the CPU.
+        batch_size: pictures encoded at a time.
+        sample: draw latents from the posterior rather than take its mean.
+        seed: of those draws.
+        workers: processes of each rank that decode pictures; 0 decodes in this one.
+        part_size: pictures of a part, which one rank does: what is done again after an interruption.
+        size_limit: of a shard file, such as "64mb".
+
+    Raises:
+        FileNotFoundError: when `images` is missing or incomplete.
+        FileExistsError: when `out` holds something else, such as the latents of earlier images.
+        BlockingIOError: when another job is making `out`.
+        ValueError: when `images` is a URL, there is no such device, a resolution is no multiple of the downsampling, or
+            an encoder gives non-finite numbers.
+    """
+    if "://" in str(images):
+        raise ValueError(f"images is the address {images}; copy it to a local folder first")
+    images = Path(images).expanduser()
+    cut = crop or CentreSquare()
+    sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
+    formats = {"latent_format": latent_format, "caption_format": caption_format}
+    dataset = ImageDataset(path=images, resolutions=list(sizes), cut=cut)
+    encoder = LatentEncoder(
+        sizes,
+        autoencoder,
+        text_encoder,
+        **formats,
+        captions_per_picture=dataset.captions_per_picture,
+        sample=sample,
+        seed=seed,
+    )
+    layout = {"part_size": part_size, "size_limit": size_limit}
+    recipe = {
+        "images": _made_from(images),
+        "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes()),  # which has the hashes of the shards
+        "sample": sample,
+        "seed": seed,
+        "crop": _described(cut),
+        **layout,
+        **encoder.description(),
+    }
+    parts = runs(len(dataset), part_size)
+    recent = {"images_index": recipe["images_index"]}  # earlier versions did not record it
+    with OutputFolder(out, recipe, renew=lambda made: {**recent, **made}) as folder:
+        whole = ranks.first_decides(folder.begin)
+        if whole is None:
+            return
+        _move_to(device, autoencoder, text_encoder)
+        missing = [number for number in range(len(parts)) if number not in whole]
+        mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
+        batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
+        total = sum(map(len, mine.values()))
+        with tqdm(desc=f"precompute {out}", total=total, unit=" pictures", mininterval=1) as progress:
+            for count in _write(folder, encoder, batches, size_limit):
+                progress.update(count)
+        ranks.wait_for_all()
+        if ranks.rank() == 0:
+            _finish(folder, len(parts), encoder)
+
+
+def _made_from(images: Path) -> Any:
+    """The recipe of the pictures, or their folder where another program has made it."""
+    if not (images / RECORD).is_file():
+        return str(images)
+    record = read_record(images)
+    if "recipe" not in record:
+        raise ValueError(f"{images / RECORD} lacks the recipe of the pictures; make the folder again")
+    return record["recipe"]
+
+
+def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
+    """Bring the encoders to where they work."""
+    gpus = torch.cuda.device_count()
+    try:
+        place = torch.device(device or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}, which torch does not know; set it to cuda, cuda:1 or cpu") from error
+    if place.type == "cuda" and (place.index or 0) >= gpus:
+        raise ValueError(f"device is {device}, but torch finds {gpus} GPUs; set it to one that is there, or to cpu")
+    keep_freed_memory(place.type)
+    for encoder in encoders:
+        encoder.to(place)
+    name = (
+        torch.cuda.get_device_name(place) if place.type == "cuda" else f"the CPU with {torch.get_num_threads()} threads"
+    )
+    log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
+
+
+def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:
+    """Write the parts that the batches belong to; the number of pictures of each batch as it is done."""
+    for number, of_part in groupby(batches, key=itemgetter(0)):
+        statistics = LatentStatistics()
+        with writing(folder.storage, number, columns=encoder.columns(), size_limit=size_limit) as part:
+            for _, batch in of_part:
+                statistics.other_shapes += batch.count(None)
+                for row in _rows(encoder, batch, statistics):
+                    part.write(row)
+                yield len(batch)
+            part.statistics = statistics.as_json()
+
+
+def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
+    """Put the parts together and say what they hold."""
+    samples, rejected, counted = folder.merge(parts)
+    statistics = LatentStatistics.merged(counted)
+    if not samples:
+        left = folder.discard()
+        unused = {**rejected, "another shape": statistics.other_shapes}
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in unused.items() if count)
+        raise ValueError(
+            f"no picture can be used ({reasons}); make the folder of images again, or set another crop{left}"
+        )
+    folder.finish(
+        **encoder.description(),
+        captions_per_picture=encoder.row_format.captions_per_picture,
+        samples=samples,
+        latent_std=statistics.std(),
+        enlarged=dict(statistics.enlarged),
+        other_shapes=statistics.other_shapes,
+        rejected=dict(rejected),
+    )
+    log.info("%s holds the latents of %d pictures", folder.out, samples)
+    if statistics.other_shapes:
+        log.info("%d pictures of other shapes are left to other data sets", statistics.other_shapes)
+    for reason, count in rejected.most_common():
+        log.warning("left out %d: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
+    for resolution, count in statistics.enlarged.items():
+        log.warning("%d pictures were smaller than %s px and have been enlarged", count, resolution)
+
+
+def _described(crop: Crop) -> dict[str, Any]:
+    """A crop and its settings, for the recipe."""
+    assert is_dataclass(crop), f"{crop!r} is no dataclass"
+    return {"name": type(crop).__name__, **asdict(crop)}
+
+
+def _rows(
+    encoder: LatentEncoder, batch: Iterable[ImageSample | Rejected | None], statistics: LatentStatistics
+) -> Iterator[dict | Rejected]:
+    """The rows of a batch, after the pictures of it that are rejected."""
+    yield from (item for item in batch if isinstance(item, Rejected))
+    yield from encoder.rows([item for item in batch if isinstance(item, ImageSample)], statistics)

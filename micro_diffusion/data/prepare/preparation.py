@@ -1,0 +1,129 @@
+"""One captioned picture to one row of MDS images, checked; what is unfit is named and why."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from micro_diffusion.data.image.open_image import Picture, UnreadablePicture, read_picture
+from micro_diffusion.data.image.transforms import shrink, to_rgb
+from micro_diffusion.data.keyed_random import uniform
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected
+
+COLUMNS = {
+    "image": "bytes",
+    "caption": "str",
+    "further_captions": "json",
+    "key": "str",
+    "width": "int",
+    "height": "int",
+}
+"""Columns of MDS images; further_captions is a list of texts, width and height are the picture's, in pixels."""
+
+REPLACED = ", replaced by another one of the picture"
+"""Ends the reason of a rejected caption whose picture stays."""
+
+KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
+
+Split = Literal["all", "train", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How pictures are checked and encoded.
+
+    Args:
+        minimum_side: pictures whose shorter side has fewer pixels are rejected.
+        shorter_side: pictures whose shorter side has more pixels are shrunk to it; None for no such limit.
+        longer_side: the same for the longer side.
+        split: "train" leaves out the pictures of "eval", "all" keeps both. Which picture belongs to which follows
+            from its key alone.
+        eval_fraction: of pictures that belong to "eval", in (0, 1).
+    """
+
+    minimum_side: int = 1
+    shorter_side: int | None = None
+    longer_side: int | None = None
+    split: Split = "all"
+    eval_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.split not in ("all", "train", "eval"):
+            raise ValueError(f"split is {self.split!r}; set it to all, train or eval")
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"eval_fraction is {self.eval_fraction}; set it between 0 and 1")
+        for name, side in (("shorter_side", self.shorter_side), ("longer_side", self.longer_side)):
+            if side is not None and side < self.minimum_side:
+                raise ValueError(f"{name} {side} is below minimum_side {self.minimum_side}; set it to at least that")
+
+    def wants(self, key: str) -> bool:
+        """Whether a picture belongs to the split."""
+        return self.split == "all" or (uniform(key) < self.eval_fraction) == (self.split == "eval")
+
+    def expected(self, count: int) -> int:
+        """About how many of `count` pictures belong to the split."""
+        share = {"all": 1.0, "train": 1 - self.eval_fraction, "eval": self.eval_fraction}
+        return round(share[self.split] * count)
+
+    def rows(self, item: CaptionedImage | Rejected) -> Iterator[dict[str, Any] | Rejected]:
+        """The row of MDS images of a picture, if it belongs to the split, and what is rejected of it.
+
+        Of several captions, those that cannot be used are listed as KEY#1, KEY#2 and so on, counted from 1, and the
+        first that can be used takes their place.
+        """
+        if not self.wants(item.key):
+            return
+        if isinstance(item, Rejected):
+            yield item
+            return
+        try:
+            encoded, (width, height) = self.encode(item.image)
+        except UnreadablePicture:
+            yield Rejected(item.key, "unreadable picture")
+            return
+        if min(width, height) < self.minimum_side:
+            yield Rejected(item.key, f"shorter side below {self.minimum_side} px")
+            return
+        texts = [" ".join(text.split()) for text in (item.caption, *item.further_captions)]
+        flaws = [_flaw(text) for text in texts]
+        usable = [text for text, flaw in zip(texts, flaws, strict=True) if not flaw]
+        if not usable:
+            yield Rejected(item.key, flaws[0])
+            return
+        for number, flaw in enumerate(flaws, 1):
+            if flaw:
+                yield Rejected(f"{item.key}#{number}", flaw + REPLACED)
+        caption, *further = [usable[0] if flaw else text for text, flaw in zip(texts, flaws, strict=True)]
+        captions = {"caption": caption, "further_captions": further}
+        yield {"image": encoded, **captions, "key": item.key, "width": width, "height": height}
+
+    def encode(self, image: Image.Image | bytes) -> tuple[bytes, tuple[int, int]]:
+        """The file to store and its (width, height): the picture's own where it can stay, decoded once to be sure.
+
+        A shrunk or turned JPEG becomes a JPEG again, everything else a PNG.
+        """
+        opened = read_picture(image) if isinstance(image, bytes) else Picture(to_rgb(image), "", image.size)
+        smaller = shrink(opened.rgb, shorter_side=self.shorter_side, longer_side=self.longer_side)
+        if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
+            return image, smaller.size
+        buffer = io.BytesIO()
+        if opened.format == "JPEG":
+            smaller.save(buffer, "jpeg", quality=95, subsampling=0)
+        else:
+            smaller.save(buffer, "png", compress_level=1)
+        return buffer.getvalue(), smaller.size
+
+
+def _flaw(caption: str) -> str:
+    """Why a caption cannot be used, or ""."""
+    if not caption:
+        return "empty caption"
+    try:
+        caption.encode()
+    except UnicodeEncodeError:  # JSON can hold halves of characters
+        return "caption is no valid Unicode"
+    return ""

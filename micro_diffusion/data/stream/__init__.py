@@ -1,0 +1,1 @@
+"""From MDS folders, local or remote, to batches."""

@@ -1,0 +1,239 @@
+"""MDS latents as a streaming data set that loses nothing unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from time import sleep, time_ns
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from streaming import StreamingDataset
+from streaming.base.constant import TICK
+from streaming.base.format.mds import MDSReader
+
+from micro_diffusion.batch import LatentBatch
+from micro_diffusion.data.format.batch_memory import CaptionMemory
+from micro_diffusion.data.stream.column_reader import ColumnReader, Columns
+from micro_diffusion.data.stream.copies import claim
+from micro_diffusion.data.stream.integrity import DamagedShard, check_shard, shard_path
+from micro_diffusion.data.stream.mixture import Part, check_weights, common_metadata, identity
+from micro_diffusion.data.stream.shard_stream import ShardStream
+from micro_diffusion.data.stream.shared_memory import registration
+
+_REMOTE, _LOCAL = 1, 3  # streaming's numbers for a shard that is to be fetched, and for one that is there
+_ATTEMPTS = 7  # at a shard that another process may remove from a full cache at any time
+
+
+class LatentDataset(StreamingDataset):
+    """The rows of folders of MDS latents at one resolution, partitioned among ranks and workers.
+
+    Iterating gives numbers of samples, each once its shard is there; `read` makes a batch of them, so that every byte
+    is copied once, from the file to the batch, and of several captions only the one that is drawn is read.
+
+    The streaming library ends an epoch early when one of its threads fails, and never verifies local shards. So here
+    samples are counted, the thread's error is raised, and every shard's bytes are compared with their hash when it is
+    first read.
+
+    Args:
+        parts: the folders, local or remote, and how much of each.
+        resolution: of the pictures whose latents are wanted, pixels.
+        batch_size: samples of a batch on one rank; a resumed epoch is cut at its multiples.
+        shuffle: draw a new order every epoch.
+        seed: of that order, of which samples a mixture takes, and of which captions.
+        verify: compare the bytes of shards with their hashes, which reads every shard once more in each worker.
+        cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all. Streaming does
+            not count those that are being fetched, of which each worker may have three at once.
+        predownload: samples that each worker fetches in advance; None is 8 batches.
+        keep_zip: keep the compressed form of shards beside the other.
+
+    Raises:
+        FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
+        OSError: when another data set keeps its copies in the same folder.
+        ValueError: when one has no latents of that resolution, a shard was cut short, the parts do not fit together, or
+            there is a cache_limit for one that is not remote.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: Sequence[Part],
+        resolution: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        verify: bool = True,
+        cache_limit: str | None = None,
+        predownload: int | None = None,
+        keep_zip: bool = False,
+    ) -> None:
+        check_weights(parts)
+        if cache_limit:
+            _check_removable(parts, cache_limit)
+        held = [part.open() for part in parts]
+        self.metadata = common_metadata(parts, held, resolution)
+        self.identity = identity(parts, held)
+        self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
+        self.resolution, self.verify = resolution, verify
+        self._prepared: set[int] = set()
+        self._verified: set[int] = set()
+        self._replaced: set[int] = set()
+        self._memory = CaptionMemory()
+        self._failure: BaseException | None = None
+        self._due, self._epoch = 0, 0
+        for part in parts:
+            if part.remote is not None:
+                claim(part.folder, self)
+        with registration([part.folder for part in parts]):
+            super().__init__(
+                streams=[part.stream(verify=verify, keep_zip=keep_zip) for part in parts],
+                batch_size=batch_size,
+                shuffle=shuffle,
+                shuffle_seed=seed,
+                cache_limit=cache_limit,
+                predownload=predownload,
+            )
+        self._readers: list[list[ColumnReader]] = []  # by part and caption
+        for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
+            form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
+            names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_picture)]
+            self._readers.append([ColumnReader(shard, each) for each in names])
+
+    def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> tuple[int, int]:
+        """A sample's number and the epoch, by which `read` finds it and draws its caption."""
+        return int(sample_id), self._epoch
+
+    def read(self, samples: Sequence[tuple[int, int]]) -> LatentBatch:
+        """The batch of some samples, each with its epoch.
+
+        Raises:
+            OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
+        """
+        columns = self._readers[0][0].allocate(len(samples))
+        for row, (sample, epoch) in enumerate(samples):
+            self._read_row(sample, epoch, row, columns)
+        return self.metadata.row_format.batch(columns, self.resolution, self._memory)
+
+    def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
+        """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""
+        number, index = self.spanner[sample]
+        shard: Any = self.shards[number]
+        part = self.stream_per_shard[number]
+        reader = self._readers[part][self._choices[part].draw(epoch, sample)]
+        for attempt in range(1 + _ATTEMPTS):
+            try:
+                if self.verify and number not in self._verified:
+                    check_shard(shard)
+                    self._verified.add(number)
+                reader.read(shard, index, row, columns)
+                break
+            except (FileNotFoundError, DamagedShard) as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                if isinstance(error, DamagedShard):
+                    self._discard_copy(number, error)
+                self._prepared.discard(number)
+                self.prepare_shard(number)
+        if self.cache_limit:
+            self._shard_access_times[number] = time_ns()
+
+    def _discard_copy(self, number: int, error: DamagedShard) -> None:
+        """Remove a damaged copy of a remote shard, unless another worker has replaced it meanwhile.
+
+        Raises:
+            DamagedShard: when it is no copy.
+            ValueError: when its replacement is damaged, too.
+        """
+        stream, shard = cast(ShardStream, self.streams[self.stream_per_shard[number]]), cast(Any, self.shards[number])
+        if stream.remote is None:
+            raise error
+        if number in self._replaced:
+            raise ValueError(
+                f"the copy {shard_path(shard)} is damaged again, after it was fetched anew; check the disk that holds "
+                f"it, or upload {stream.origin(shard)} again"
+            ) from error
+        stream.warn_of_damage(shard)
+        self._replaced.add(number)
+        if self._shard_states[number] == _LOCAL:
+            self.evict_shard(number)
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Fetch and decompress a shard that is not there; the library would take a file lock for every sample.
+
+        Raises:
+            FileNotFoundError, OSError, ValueError: of `ShardStream.prepare_shard`.
+        """
+        if shard_id in self._prepared and not self.cache_limit:
+            return
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except Exception:
+            # or other workers would wait for it forever; so they do not find it, and fail as this one does
+            self._shard_states[shard_id] = _LOCAL
+            raise
+        self._prepared.add(shard_id)
+
+    def _ready_thread(self, it: Any) -> None:
+        """Let samples be given once their shards are there.
+
+        The library's own thread waits forever for a shard that a full cache loses before the thread has looked.
+        """
+        while it.ready_index < it.total and not it.should_exit() and not self._event.is_set():
+            far_ahead = it.ready_index - it.yield_index > self.predownload
+            sample = it.sample_ids[it.ready_index]
+            if not far_ahead and (sample < 0 or self._is_there(sample)):
+                it.ready_index += 1
+            else:
+                sleep(TICK)
+        it.on_exit()
+
+    def _is_there(self, sample: int) -> bool:
+        """Whether a sample's shard is there; fetches it where nobody does."""
+        shard_id, _ = self.spanner[sample]
+        state = self._shard_states[shard_id]
+        if state == _REMOTE:
+            self.prepare_shard(shard_id, blocking=False)
+            state = self._shard_states[shard_id]
+        return state == _LOCAL
+
+    def on_exception(self, future: Future) -> None:
+        """Keep the error of a thread for the reader, whom the library would leave without it."""
+        if (error := future.exception()) is not None:
+            self._failure = self._failure or error
+            self._event.set()
+            self._iterator.on_exit()  # or, when both threads fail, the library would wait for their ends forever
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+        """This worker's sample numbers; -1 stands for none."""
+        work = super()._get_work(epoch, sample_in_epoch)
+        self._due, self._epoch = int(np.count_nonzero(work >= 0)), epoch
+        return work
+
+    def __iter__(self) -> Iterator[Any]:
+        """This worker's share of the next epoch, or of the rest of one that is resumed.
+
+        Raises:
+            ValueError: when it ends before all samples were given; of the thread that failed, where one did.
+        """
+        self._due, given = 0, 0
+        for sample in super().__iter__():
+            given += 1
+            yield sample
+        if self._failure is not None:
+            raise self._failure
+        if given != self._due:
+            raise ValueError(
+                f"the epoch ended after {given} of {self._due} samples; check the shards of the data, or make them "
+                "again"
+            )
+
+
+def _check_removable(parts: Sequence[Part], cache_limit: str) -> None:
+    """Raise ValueError for a part whose shards are no copies: the library would remove them all the same."""
+    for part in parts:
+        if part.remote is None:
+            raise ValueError(
+                f"cache_limit is {cache_limit}, but {part.path} has no remote from which removed shards could be "
+                "fetched again; set cache_limit to null, or set the remote"
+            )

@@ -1,0 +1,1 @@
+"""What the machine does for a run: precision, memory, processes."""

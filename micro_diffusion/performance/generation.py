@@ -1,0 +1,79 @@
+"""Drawing latents without encoders, and what it costs.
+
+Legend: B pictures.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import cast
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from micro_diffusion.backbone.backbone import Backbone, Prediction
+from micro_diffusion.condition import Condition
+from micro_diffusion.machine.precision import Precision, autocast
+from micro_diffusion.performance.training_step import random_batch
+from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.sampler import known_levels
+
+
+class Unprepared(nn.Module):
+    """A backbone that does all its work at every call: the plain way, to compare with."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, level: Tensor, text: Condition, keep: Tensor | None = None) -> Prediction:
+        """As the network itself."""
+        return self.network(x, level, text, keep)
+
+
+class Drawing:
+    """Latents of B pictures from random captions, by a configured network and sampler.
+
+    Args:
+        config: a training configuration.
+        batch_size: B.
+        guidance_scale: as for `guided_denoiser`.
+        device: where the network is; on "meta" nothing is computed, only counted.
+        precision: of the network's matrix products.
+        compile: whether to compile the network, as one graph.
+        prepare: whether to do the work on captions once a run, rather than at every network call.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: DictConfig,
+        batch_size: int,
+        guidance_scale: float,
+        device: torch.device,
+        precision: Precision,
+        compile: bool = False,
+        prepare: bool = True,
+    ) -> None:
+        with device:
+            self.network = network = instantiate(config.backbone, _convert_="all").eval()
+        if compile:
+            network.compile(fullgraph=True)
+        self.backbone = cast(Backbone, network if prepare else Unprepared(network))
+        self.objective, self.sampler = instantiate(config.objective), instantiate(config.sampler)
+        self.guidance_scale, self.device = guidance_scale, device
+        self.precision: Precision = precision
+        batch = random_batch(config, batch_size)
+        self.text, self.noise = Condition(batch["caption_tokens"].to(device)), batch["latents"].to(device)
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """Latents of B pictures."""
+        objective = self.objective
+        with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
+            span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}
+            sigmas = known_levels(self.sampler, **span)
+            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=sigmas)
+            return self.sampler(denoiser, self.noise, **span, generators=None)

@@ -1,0 +1,141 @@
+"""Draws the prompts of a run while it trains: PNG grids with captions in the run folder, pictures to the loggers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from composer import Callback, Event, Logger, State, Time
+from composer.core import get_precision_context
+from composer.utils import create_interval_scheduler, dist
+from torch import Tensor, nn
+
+from micro_diffusion.sampling.grid import captioned_grid
+from micro_diffusion.sampling.pipeline import Pipeline
+from micro_diffusion.sampling.prompts import Prompts
+from micro_diffusion.training.distributed.sharding import is_sharded, whole_state
+from micro_diffusion.training.latent_diffusion import LatentDiffusion
+from micro_diffusion.training.optimizers.ema import find_average
+from micro_diffusion.training.trainable import trained_model
+
+
+class ImageLogger(Callback):
+    """Draws with the averaged weights where there are some, on rank 0, and at the end of training in any case.
+
+    Args:
+        pipeline: takes a backbone and an objective, and has the text encoder, autoencoder and sampler already.
+        prompts: what to draw.
+        interval: how often, as a Composer time such as `1000ba`.
+        folder: for the grids.
+        batch_size: pictures drawn at once.
+        encoder_device: where text encoder and autoencoder work; between drawings they wait on the CPU.
+
+    Raises:
+        ValueError: for a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Callable[..., Pipeline],
+        prompts: Prompts,
+        interval: int | str | Time,
+        folder: str,
+        batch_size: int,
+        encoder_device: str | torch.device,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"callbacks.image_logger.batch_size is {batch_size}; set it to at least 1")
+        self.pipeline = pipeline
+        self.prompts = prompts
+        self.folder = Path(folder)
+        self.batch_size = batch_size
+        self.encoder_device = torch.device(encoder_device)
+        self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
+        self._drawn_at = -1
+        self._copy: nn.Module | None = None
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Keep a copy of a network that is about to be sharded, for one rank cannot draw with its share alone."""
+        if state.fsdp_config is not None and dist.get_global_rank() == 0:
+            # without gradients, autocast does not keep all weights in half precision as well
+            self._copy = copy.deepcopy(trained_model(state.model).network).requires_grad_(False)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Refuse data that other encoders made than those that draw here, and a GPU for them that is not there."""
+        if self.encoder_device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"machine.encoder_device is {self.encoder_device}, but torch finds no GPU; set it to cpu")
+        metadata = getattr(getattr(state.train_dataloader, "dataset", None), "metadata", None)
+        encoders = getattr(self.pipeline, "keywords", {})
+        if metadata is not None and {"autoencoder", "text_encoder"} <= encoders.keys():
+            for kind in ("autoencoder", "text_encoder"):
+                metadata.check_encoder(kind, encoders[kind].provenance)
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Draw when the interval counts batches."""
+        if self._is_due(state, Event.BATCH_CHECKPOINT):
+            self._draw(state, logger)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Draw when the interval counts epochs."""
+        if self._is_due(state, Event.EPOCH_CHECKPOINT):
+            self._draw(state, logger)
+
+    def _draw(self, state: State, logger: Logger) -> None:
+        step = state.timestamp.batch.value
+        if step == self._drawn_at:
+            return
+        self._drawn_at = step
+        model = trained_model(state.model)
+        if not isinstance(model, LatentDiffusion):
+            raise ValueError(f"the image logger cannot draw with {type(model).__name__}; leave it out of callbacks")
+        average = find_average(state)
+        with average.averaged(model.network) if average is not None else nullcontext():
+            network = self._whole_network(model.network)
+            if dist.get_global_rank() == 0:
+                images = self._images(network, model, state)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                captioned_grid(images, self.prompts.captions).save(self.folder / f"step_{step:07d}.png")
+                logger.log_images(list(images), name="samples", channels_last=False, step=step)
+
+    def _whole_network(self, network: nn.Module) -> nn.Module:
+        """The network itself, or on the first rank its copy with the weights that all ranks hold together."""
+        if not is_sharded(network):
+            return network
+        weights = whole_state(network)
+        if self._copy is None:
+            return network
+        self._copy.load_state_dict(weights)
+        return self._copy
+
+    def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> Tensor:
+        """One picture for each prompt, of the shape that the network is trained at, (N, 3, H, W)."""
+        device, training = next(model.network.parameters()).device, network.training
+        pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
+        precision = get_precision_context(state.precision, state.precision_config)
+        with self._encoders_at_work(pipeline), precision, model.cpu_autocast(device):
+            images = pipeline.generate(
+                self.prompts.captions,
+                seed=self.prompts.seed,
+                guidance_scale=self.prompts.guidance_scale,
+                batch_size=self.batch_size,
+            )
+        network.train(training)
+        if network is self._copy:
+            network.to("cpu")  # its place on the device is needed for training
+        return images
+
+    @contextmanager
+    def _encoders_at_work(self, pipeline: Pipeline) -> Iterator[None]:
+        """Text encoder and autoencoder on their device, whose memory is needed for training afterwards."""
+        encoders = pipeline.text_encoder, pipeline.autoencoder
+        for encoder in encoders:
+            encoder.to(self.encoder_device)
+        try:
+            yield
+        finally:
+            for encoder in encoders:
+                encoder.to(torch.device("cpu"))

@@ -1,0 +1,194 @@
+"""Settings that have no effect beside others, or contradict them, are errors before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from micro_diffusion.machine.precision import computes_in_bf16
+from micro_diffusion.training.checkpoints.changes import ACCEPTABLE, names_setting
+from micro_diffusion.training.config_checks.bounds import RULES as BOUNDS
+from micro_diffusion.training.config_checks.bounds import WRITTEN_RULES, Config, Rule
+from micro_diffusion.training.config_checks.paths import RULES as PLACES
+
+PARTS = (
+    "model",
+    "optimizer",
+    "schedule",
+    "algorithms",
+    "callbacks",
+    "loggers",
+    "train_loader",
+    "eval_loader",
+    "trainer",
+)
+"""Keys at the top without which nothing can be trained."""
+
+STREAMS = ("stdout", "stderr")
+"""Where Composer writes lines and bars."""
+
+REFERENCES = {
+    "trainer.seed": "seed",
+    "trainer.device": "machine.device",
+    "trainer.precision": "machine.precision",
+    "trainer.parallelism_config": "parallelism",
+}
+"""Settings that follow from others, which more than the trainer looks at."""
+
+
+SUPPLIED = {
+    "trainer": (
+        *("model", "optimizers", "schedulers", "train_dataloader", "eval_dataloader"),
+        *("algorithms", "algorithm_passes", "callbacks", "loggers"),
+    ),
+    "optimizer": ("groups",),
+}
+"""Arguments that training itself gives to these nodes, whatever they say."""
+
+
+def check_coherence(config: DictConfig) -> None:
+    """Check a validated configuration as a whole.
+
+    Raises:
+        ValueError: that lists, in one sentence, what has no effect and what contradicts something else.
+    """
+    if missing := [key for key in PARTS if key not in config]:  # as `~optimizer` leaves out the group
+        raise ValueError(f"the configuration has no {', '.join(missing)}; choose one of the options in configs")
+    content: Config = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
+    written: Config = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
+    problems = [problem for rule in WRITTEN_RULES for problem in rule(written)]
+    problems += [problem for rule in RULES for problem in rule(content)]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _names(config: Config) -> Iterator[str]:
+    name = Path(config["exp_name"])
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        yield f"exp_name is {config['exp_name']!r}; set it to the name of a folder in output_dir"
+
+
+def _references(config: Config) -> Iterator[str]:
+    for key, source in REFERENCES.items():
+        value, wanted = config["trainer"].get(key.removeprefix("trainer.")), _at(config, source)
+        if value != wanted:
+            yield f"{key} is {value}, but {source} is {wanted}; set {source} alone, which {key} follows"
+
+
+def _supplied(config: Config) -> Iterator[str]:
+    for node, names in SUPPLIED.items():
+        for name in names:
+            if name in config[node]:
+                yield f"{node}.{name} would be replaced by what training makes of the configuration; leave it out"
+
+
+def _accepted(config: Config) -> Iterator[str]:
+    for key in config["accept_changes"]:
+        if ACCEPTABLE.match(key) and not names_setting(config, key):
+            yield f"accept_changes names {key}, which is no setting of this configuration; correct it, or take it out"
+        if not ACCEPTABLE.match(key):
+            yield (
+                f"accept_changes names {key}, which does not change within a run, since its checkpoints hold the old "
+                "value or do not fit the new one; take it out, and start another run with init_from instead"
+            )
+
+
+def _console(config: Config) -> Iterator[str]:
+    trainer = config["trainer"]
+    stream = trainer.get("console_stream")
+    if "console_log_interval" in trainer and not trainer.get("log_to_console"):
+        yield "trainer.console_log_interval has no effect without trainer.log_to_console=true; set both, or neither"
+    if not trainer.get("log_to_console") and not trainer.get("progress_bar", True):
+        for key in ("console_stream", "log_traces"):
+            if trainer.get(key):
+                yield (
+                    f"trainer.{key}={trainer[key]} has no effect without trainer.log_to_console=true or "
+                    "trainer.progress_bar=true; set one of them, or leave it out"
+                )
+    elif stream is not None and stream not in STREAMS:
+        yield f"trainer.console_stream is {stream!r}; set it to {' or '.join(STREAMS)}"
+
+
+def _ranks(config: Config) -> Iterator[str]:
+    strategy = config["trainer"].get("ddp_sync_strategy")
+    if strategy is not None and config["parallelism"]["fsdp"] is not None:
+        yield (
+            f"trainer.ddp_sync_strategy={strategy} has no effect where parallelism.fsdp shards the weights; leave it "
+            "out, or set parallelism=ddp"
+        )
+
+
+def _copies(config: Config) -> Iterator[str]:
+    for name in ("train_loader", "eval_loader"):
+        node = config[name] or {}
+        parts = list((node.get("mixture") or {}).values()) or [node]
+        local = [part for part in parts if part.get("remote") is None]
+        if node.get("cache_limit") and local:
+            yield (
+                f"{name}.cache_limit={node['cache_limit']} would remove shards of {local[0].get('path')}, which has no "
+                f"remote to fetch them from again; set {name}.cache_limit=null, or the remote"
+            )
+        if node.get("keep_zip") and len(local) == len(parts):
+            yield f"{name}.keep_zip has no effect on data that are not remote; leave it out"
+
+
+def _evaluation(config: Config) -> Iterator[str]:
+    if config["eval_loader"] is None and config["trainer"].get("eval_subset_num_batches") is not None:
+        yield "trainer.eval_subset_num_batches has no effect without eval_loader; leave it out"
+
+
+def _precision(config: Config) -> Iterator[str]:
+    if config["trainer"].get("precision_config") is not None and config["machine"]["precision"] != "amp_fp8":
+        yield (
+            f"trainer.precision_config={config['trainer']['precision_config']} has no effect with machine.precision="
+            f"{config['machine']['precision']}; leave it out, or set machine.precision=amp_fp8"
+        )
+    precision = config["model"].get("cpu_precision", "auto")
+    if config["machine"]["device"] == "gpu" and precision != "auto":
+        yield f"model.cpu_precision={precision} has no effect on a GPU; set machine.precision there"
+
+
+def _weights(config: Config) -> Iterator[str]:
+    if config["model"].get("weight_dtype", "fp32") == "fp32":
+        return
+    if config["parallelism"]["fsdp"] is not None:
+        yield "model.weight_dtype=bf16 does not go with sharded weights; set model.weight_dtype=fp32 or parallelism=ddp"
+    gpu, precision = config["machine"]["device"] == "gpu", config["machine"]["precision"]
+    if precision != "amp_bf16" if gpu else not computes_in_bf16("cpu", config["model"].get("cpu_precision", "auto")):
+        key = "machine.precision=amp_bf16" if gpu else "model.cpu_precision=bf16"
+        yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
+
+
+def _guidance(config: Config) -> Iterator[str]:
+    model, prompts = config["model"], config.get("prompts", {})
+    if model.get("caption_drop") == 0 and prompts.get("guidance_scale", 1) not in (0, 1):
+        yield (
+            f"prompts.guidance_scale={prompts['guidance_scale']} guides away from the null caption, which is never "
+            "trained with model.caption_drop=0; set prompts.guidance_scale=1, or drop some captions"
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    _names,
+    *BOUNDS,
+    _references,
+    _supplied,
+    *PLACES,
+    _accepted,
+    _console,
+    _ranks,
+    _copies,
+    _evaluation,
+    _precision,
+    _weights,
+    _guidance,
+)
+
+
+def _at(config: Config, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config

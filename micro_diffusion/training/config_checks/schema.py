@@ -1,0 +1,184 @@
+"""What a configuration may hold: every key has a consumer, and every value is of a type that the consumer takes.
+
+The constructor of a node's `_target_` is its schema, and `Root` that of the top; nothing is declared a second time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pkgutil import resolve_name
+from typing import Any, Literal, TypedDict
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from micro_diffusion.checkpoint import Weights
+from micro_diffusion.training.config_checks.secrets import refuse_secrets
+from micro_diffusion.training.config_checks.types import argument_annotations, expected, fits
+from micro_diffusion.training.nodes import HYDRA_KEYS, accepted, is_node
+
+
+class Node:
+    """Stands in `Root` for whatever a mapping with a `_target_` makes."""
+
+
+class Machine(TypedDict):
+    """Where to train, and in which precision, in Composer's words; how many pictures at once, how economically.
+
+    encoder_device: where text encoder and autoencoder work when samples are drawn, in torch's words.
+    """
+
+    device: Literal["gpu", "cpu"]
+    precision: Literal["fp32", "amp_fp16", "amp_bf16", "amp_fp8"]
+    encoder_device: torch.device
+    microbatch: int
+    activation_checkpointing: bool
+
+
+class Parallelism(TypedDict):
+    """How a network is spread over devices; null where each holds all of it."""
+
+    fsdp: Node | None
+
+
+class Root(TypedDict):
+    """What training, and the programs that read a run folder, look for at the top of a configuration."""
+
+    exp_name: str
+    output_dir: str
+    seed: int
+    init_from: str | None
+    init_weights: Weights | None
+    trust_checkpoint: bool
+    accept_changes: list[str]
+    resolution: int
+    machine: Machine
+    parallelism: Parallelism
+    text_encoder: Node
+    autoencoder: Node
+    backbone: Node
+    objective: Node
+    model: Node
+    optimizer: Node
+    schedule: Node
+    algorithms: dict[str, Node | None]
+    callbacks: dict[str, Node | None]
+    loggers: dict[str, Node | None]
+    prompts: Node
+    sampler: Node
+    train_loader: Node
+    eval_loader: Node | None
+    trainer: Node
+
+
+ROOT: dict[str, Any] = typing.get_type_hints(Root)
+
+
+def validate(config: DictConfig, root: Mapping[str, Any] = ROOT) -> None:
+    """Check every key and every value of a composed configuration.
+
+    Args:
+        config: with its interpolations.
+        root: the keys at the top and their types.
+
+    Raises:
+        ValueError: that lists, in one sentence, the keys that nothing consumes, the arguments that are missing, the
+            values of a wrong type, those that are still `???`, and those that are secrets.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        content = {} if missing else OmegaConf.to_container(config, resolve=True)
+    except InterpolationResolutionError as error:
+        if problems := list(_top_problems(config, root)):  # of which the error may follow
+            raise ValueError("; ".join(problems)) from error
+        raise
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no value; set {missing[0]}=VALUE"
+        )
+    assert isinstance(content, dict)
+    refuse_secrets(content)
+    problems = [unknown_key(str(key), root) for key in content if key not in root]
+    for key, value in content.items():
+        if key in root:
+            problems += _value_problems(value, root[str(key)], str(key))
+            problems += _problems(value, str(key))
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def validate_command(config: DictConfig) -> None:
+    """The same for the configuration of a command, which is one node."""
+    validate(config, {"_target_": str, **argument_types(config["_target_"])})
+
+
+def unknown_key(key: str, allowed: Iterable[str], where: str = "") -> str:
+    """A sentence about a key that nothing consumes: the nearest allowed key, and all of them."""
+    names = sorted(allowed)
+    nearest = difflib.get_close_matches(key.split(".")[-1], names, n=1)
+    guess = f" did you mean {nearest[0]}?" if nearest else ""
+    place = f"allowed in {where}" if where else "allowed there"
+    return f"nothing takes the key {key};{guess} {place}: {', '.join(names) or 'nothing'}"
+
+
+def argument_types(target: str) -> dict[str, Any]:
+    """The keyword arguments of a `_target_` and their types; none where it takes any."""
+    types = argument_annotations(resolve_name(target))
+    return {name: types.get(name, Any) for name in accepted(target) or ()}
+
+
+def _top_problems(config: DictConfig, root: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about the values at the top that stand there themselves, and do not refer to others."""
+    for key, hint in root.items():
+        if key not in config or OmegaConf.is_interpolation(config, key):
+            continue
+        value = config[key]
+        plain = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+        yield from (problem for problem in _value_problems(plain, hint, key) if "${" not in problem)
+
+
+def _problems(value: Any, path: str) -> Iterator[str]:
+    """Sentences about this node and those below it."""
+    if isinstance(value, Mapping):
+        if is_node(value):
+            yield from _node_problems(value, path)
+        for key, child in value.items():
+            yield from _problems(child, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            yield from _problems(child, f"{path}[{i}]")
+
+
+def _node_problems(node: Mapping[str, Any], path: str) -> Iterator[str]:
+    parameters = accepted(node["_target_"])
+    if parameters is None:
+        return
+    types = argument_types(node["_target_"])
+    for key, value in node.items():
+        if key in parameters:
+            yield from _value_problems(value, types[key], f"{path}.{key}")
+        elif key not in HYDRA_KEYS:
+            yield unknown_key(f"{path}.{key}", parameters, f"{path} ({node['_target_']})")
+    if node.get("_partial_"):
+        return
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in node:
+            yield f"{path} ({node['_target_']}) lacks {name}; set +{path}.{name}=VALUE"
+
+
+def _value_problems(value: Any, hint: Any, path: str) -> Iterator[str]:
+    """Sentences about a value that is no node, or a mapping of values."""
+    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _value_problems(child, typing.get_args(hint)[1], f"{path}.{key}")
+    elif typing.is_typeddict(hint) and isinstance(value, Mapping):
+        members = typing.get_type_hints(hint)
+        yield from (f"{path} lacks {key}; set +{path}.{key}=VALUE" for key in members if key not in value)
+        yield from (unknown_key(f"{path}.{key}", members, path) for key in value if key not in members)
+        for key in (key for key in members if key in value):
+            yield from _value_problems(value[key], members[key], f"{path}.{key}")
+    elif not fits(value, hint):
+        yield f"{path} is {value!r}; set it to {expected(hint)}"

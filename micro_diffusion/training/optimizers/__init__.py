@@ -1,0 +1,1 @@
+"""Optimizers, and what else happens to weights and gradients at a step."""

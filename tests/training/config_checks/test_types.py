@@ -1,0 +1,79 @@
+"""Values of a configuration against annotations."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import pytest
+import torch
+from composer import Time
+from composer.core import Precision
+from composer.distributed import DDPSyncStrategy
+from composer.profiler import Profiler
+
+from micro_diffusion.backbone.dit import SparseDiT
+from micro_diffusion.data.prepare.precompute import precompute
+from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.training.config_checks.types import argument_annotations, expected, fits
+
+NODE = {"_target_": "a.b"}
+
+
+class Pair(TypedDict):
+    """Two values by name."""
+
+    a: int
+    b: str
+
+
+@pytest.mark.parametrize(
+    ("hint", "fitting", "others"),
+    [
+        (int, [0, -3], [1.0, True, "1", None, [1], {}]),
+        (float, [1, 0.5, float("inf")], [False, "1", float("nan"), None]),
+        (bool, [True, False], [0, 1, "true", None]),
+        (str, ["", "a"], [1, None, ["a"]]),
+        (str | None, ["a", None], [1]),
+        (str | Path, ["a"], [1, None]),
+        (Literal["ema", "raw"], ["ema"], ["best", 1]),
+        (Sequence[float], [[], [1, 0.5]], ["ab", [1, "a"], 1]),
+        (int | Sequence[int], [4, [4, 8]], [[4.5], "4"]),
+        (tuple[float, float], [[0.9, 1]], [[0.9], [1, 2, 3]]),
+        (dict[str, int], [{}, {"a": 1}], [{"a": "b"}, 1]),
+        (str | torch.dtype, ["a"], [1, [1]]),  # the plain alternative is the one for configurations
+        (torch.dtype | None, ["float32", None], [3, []]),  # a library may make its own of text
+        (Profiler | None, [NODE, None], [3, "a", {}]),
+        (str | Precision | None, ["fp32", None], ["zzz", ""]),
+        (int | str | Time, [3, "5ba", "0.5dur"], ["zzz", "", [], None]),
+        (Pair, [{"a": 1, "b": "c"}], [{"a": 1}, {"a": 1, "b": 2}, {"a": 1, "b": "c", "d": 0}, []]),
+        (Sampler, [NODE], ["heun", None, {}, {"steps": 3}]),
+        (Callable[..., Sampler], [NODE], ["heun", 1]),
+        (Any, [1, None, NODE], []),
+    ],
+)
+def test_values_fit_their_annotation(hint, fitting, others):
+    assert [value for value in fitting if not fits(value, hint)] == []
+    assert [value for value in others if fits(value, hint)] == []
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int | None, "a whole number or null"),
+        (Literal["ema", "raw"] | None, "ema or raw or null"),
+        (Sequence[float], "a list (a number)"),
+        (tuple[float, ...], "a list (a number)"),
+        (tuple[float, float], "a list of 2 (a number)"),
+        (Sampler, "a node with a _target_"),
+        (str | DDPSyncStrategy | None, "single_auto_sync or multi_auto_sync or forced_sync or null"),
+        (str | Time, "a time such as 1000ba (steps), 2ep (epochs) or 0.5dur"),
+    ],
+)
+def test_what_to_set_is_said_in_words(hint, words):
+    assert expected(hint) == words
+
+
+def test_annotations_of_classes_and_functions():
+    assert argument_annotations(SparseDiT)["rotary"] is bool
+    types = argument_annotations(precompute)
+    assert types["batch_size"] is int and types["autoencoder"] is Any  # imported for type checkers only
