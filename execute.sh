@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to pictures. Run it again after an interruption and it goes on where it stopped.
+# From nothing to images. Run it again after an interruption and it goes on where it stopped.
 #
 #   bash execute.sh quickstart [key=value ...]   data, latents, four short stages, samples and score; on a CPU, minutes
 #   bash execute.sh [key=value ...]              the four full-size stages; on GPUs and prepared data, days
@@ -223,7 +223,7 @@ quickstart() {
             images="$data/images/$split" out="$data/latents/$split"
     done
     stages python quickstart_{32,64}_{pretrain,finetune} -- "$@"
-    # drawn again where the training went on since
+    # generated again where the training went on since
     [[ $final/samples.png -nt $final/complete.json ]] || rm -f "$final/samples.png"
     [[ $final/metrics.json -nt $final/complete.json ]] || rm -f "$final/metrics.json"
     once samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"

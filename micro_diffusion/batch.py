@@ -28,7 +28,7 @@ class LatentBatch(TypedDict):
     caption_tokens: (B, L, D) half precision; or caption_ids: (B, L) int64, where the data hold token ids alone.
     caption_mask: (B, L) bool, true up to and including end-of-text.
     caption: B strings, the captions themselves.
-    key: B strings, the names of the pictures in their data set.
+    key: B strings, the names of the images in their data set.
     """
 
     latents: Tensor
@@ -40,11 +40,11 @@ class LatentBatch(TypedDict):
 
 
 class ImageBatch(TypedDict):
-    """One collated batch of pictures of one size.
+    """One collated batch of images of one size.
 
     images: (B, 3, H, W) uint8.
     caption: B strings, the captions themselves.
-    key: B strings, the names of the pictures in their data set.
+    key: B strings, the names of the images in their data set.
     """
 
     images: Tensor

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from micro_diffusion.files.old_names import renamed
 from micro_diffusion.files.weight_file import read_tensors, write_tensors
 from micro_diffusion.files.whole_file import whole_file
 
@@ -130,7 +131,7 @@ def initialise_from(backbone: nn.Module, folder: str | Path, weights: Weights | 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, ready to draw: the parts that its config describes, with the backbone's weights loaded.
+    """A finished run, ready to generate: the parts that its config describes, with the backbone's weights loaded.
 
     weights: which weights the backbone holds, "ema" or "raw". config: the resolved configuration as plain containers.
     """
@@ -179,7 +180,7 @@ def load_backbone(
 def export_run(
     folder: str | Path, out: str | Path, *, weights: Weights | None = None, dtype: torch.dtype | None = None
 ) -> Path:
-    """Copy what drawing needs of a run into a new folder: one set of weights and the nodes of the config that it uses.
+    """Copy what generating needs of a run into a new folder: one set of weights and the nodes of its config.
 
     Raises:
         FileExistsError: when `out` is a run folder already.
@@ -211,7 +212,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as YAML ({reason}); copy it again, or train again") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no mapping of parts; write it with training or an import")
-    return config  # pyright: ignore[reportReturnType]
+    return renamed(config)
 
 
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> Path:

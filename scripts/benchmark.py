@@ -19,7 +19,7 @@ import torch
 
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.performance.attention import ways_of_attention
-from micro_diffusion.performance.comparison import Comparison, compare_drawing, compare_training
+from micro_diffusion.performance.comparison import Comparison, compare_generation, compare_training
 from micro_diffusion.performance.loading import loading
 from micro_diffusion.performance.measurement import DTYPES, Measurement, NetworkMeasurement
 from micro_diffusion.performance.plan import stage_configs
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--stage", default="256_pretrain", help="training configuration to start from")
     top.add_argument("--backbone", default="nano", help="an option of configs/backbone")
     top.add_argument("--resolution", type=int, default=256, help="pixels")
-    top.add_argument("--mask-ratio", type=float, default=0.0, help="share of hidden patches in training")
+    top.add_argument("--mask-ratio", type=float, default=0.0, help="share of masked patches in training")
     top.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -92,10 +92,10 @@ def profile(options: argparse.Namespace) -> Row:
 
 
 def sample(options: argparse.Namespace) -> Row:
-    """Latents drawn from random captions, without encoders."""
+    """Latents generated from random captions, without encoders."""
     measured = network(options, f"sampler={options.sampler}", f"sampler.steps={options.steps}")
     row = asked(options, measured, *NETWORK, "sampler", "steps", "guidance", "unprepared")
-    return row | measured.drawing(guidance_scale=options.guidance, prepare=not options.unprepared)
+    return row | measured.generation(guidance_scale=options.guidance, prepare=not options.unprepared)
 
 
 def attention(options: argparse.Namespace) -> Row:
@@ -112,7 +112,7 @@ def loader(options: argparse.Namespace) -> Row:
 
 
 def precompute(options: argparse.Namespace) -> Row:
-    """Pictures to latents, on the CPU."""
+    """Images to latents, on the CPU."""
     measured = Measurement(**conditions(options, "cpu"))
     return asked(options, measured, "samples") | precomputing(measured, configs=CONFIGS, samples=options.samples)
 
@@ -129,7 +129,7 @@ def compare_sample(options: argparse.Namespace) -> Row:
     measured = network(options, f"sampler={options.sampler}", f"sampler.steps={options.steps}")
     row = asked(options, measured, *NETWORK, "sampler", "steps", "guidance", "reference_steps")
     scale_and_steps = {"guidance_scale": options.guidance, "public_steps": options.reference_steps}
-    return row | compare_drawing(against_public(options, measured), measured, **scale_and_steps)
+    return row | compare_generation(against_public(options, measured), measured, **scale_and_steps)
 
 
 ALL = {"train": train, "sample": sample, "loader": loader, "precompute": precompute}

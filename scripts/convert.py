@@ -1,6 +1,6 @@
-"""Any source of captioned pictures -> MDS images.
+"""Any source of captioned images -> MDS images.
 
-python scripts/convert.py source=image_folder source.path=my/pictures out=data/mine/images
+python scripts/convert.py source=image_folder source.path=my/images out=data/mine/images
 """
 
 import hydra

@@ -52,7 +52,7 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> Row:
     """Measure, print, and write where --json says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--samples", type=int, default=512, help="pictures of shapes whose loss is compared")
+    parser.add_argument("--samples", type=int, default=512, help="images of shapes whose loss is compared")
     parser.add_argument("--layers", type=int, default=2, help="of the text tower of random weights, of 24")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args(arguments)
@@ -103,9 +103,9 @@ def losses(count: int) -> list[Row]:
     resolution = run.backbone.input_size[0] * run.autoencoder.downsampling
     scenes = [scene(1, index, held_out="include") for index in range(count)]
     captions = [caption(item) for item in scenes]
-    pictures = torch.stack([torch.tensor(render(item, resolution)).permute(2, 0, 1) for item in scenes])
+    images = torch.stack([torch.tensor(render(item, resolution)).permute(2, 0, 1) for item in scenes])
     with torch.no_grad():
-        latents = torch.cat([run.autoencoder.encode(part, sample=False) for part in normalise(pictures).split(64)])
+        latents = torch.cat([run.autoencoder.encode(part, sample=False) for part in normalise(images).split(64)])
     exact = run.text_encoder.encode(captions).tokens
     rows: list[Row] = []
     for latent, caption_format in PAIRS:

@@ -49,7 +49,7 @@ def flipped(content: bytes, generator: random.Random, bits) -> bytes:
 
 
 def huge_png(content: bytes) -> bytes:
-    """A picture of 60,000 by 60,000 pixels, says its header."""
+    """An image of 60,000 by 60,000 pixels, says its header."""
     header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + content[24:29]
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 

@@ -64,7 +64,7 @@ class KillAt(Callback):
 
 
 def make_latents(folder: Path, count: int, source: Source | None = None, resolution: int = 16) -> None:
-    """`folder/latents`, with `count` pictures of these pixels; and `folder/killer.py`, whose KillAt ends a training."""
+    """`folder/latents`, with `count` images of these pixels; and `folder/killer.py`, whose KillAt ends a training."""
     folder.mkdir(exist_ok=True)
     (folder / "killer.py").write_text(KILLER)
     convert(

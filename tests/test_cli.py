@@ -52,11 +52,11 @@ def pixels(path: str) -> bytes:
     return Image.open(path).tobytes()
 
 
-def test_one_prompt_gives_a_plain_picture_that_says_what_it_is(capsys: pytest.CaptureFixture[str]):
+def test_one_prompt_gives_a_plain_image_that_says_what_it_is(capsys: pytest.CaptureFixture[str]):
     assert run("generate", "trained_models/first", PROMPT, "--seed", "0", "--out", "new/out.png") == 0
-    picture = Image.open("new/out.png")
-    assert picture.size == (16, 16)
-    description = json.loads(picture.text["micro_diffusion"])
+    image = Image.open("new/out.png")
+    assert image.size == (16, 16)
+    description = json.loads(image.text["micro_diffusion"])
     assert description == {
         "prompts": [PROMPT],
         "run": "first",
@@ -67,17 +67,17 @@ def test_one_prompt_gives_a_plain_picture_that_says_what_it_is(capsys: pytest.Ca
         "steps": 3,
         "resolution": [16, 16],
     }
-    assert capsys.readouterr().out == "new/out.png: 1 picture, ema weights of trained_models/first\n"
+    assert capsys.readouterr().out == "new/out.png: 1 image, ema weights of trained_models/first\n"
 
 
-def test_a_seed_gives_the_same_bytes_and_another_seed_another_picture():
+def test_a_seed_gives_the_same_bytes_and_another_seed_another_image():
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert run("generate", "first", PROMPT, "--seed", seed, "--out", f"{name}.png") == 0
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
     assert pixels("a.png") != pixels("c.png")
 
 
-def test_several_pictures_make_a_grid_or_numbered_files():
+def test_several_images_make_a_grid_or_numbered_files():
     prompts = [PROMPT, "../../a\nstar", "/etc/x"]
     assert run("generate", "first", *prompts, "--out", "grid.png") == 0
     assert Image.open("grid.png").width > 3 * 100
@@ -91,7 +91,7 @@ def test_several_pictures_make_a_grid_or_numbered_files():
     assert pixels("folder/0000.png") != pixels("folder/0001.png")
 
 
-def test_pictures_do_not_depend_on_the_batch_size():
+def test_images_do_not_depend_on_the_batch_size():
     run("generate", "first", *"abcde", "--out", "together", "--batch-size", "5")
     run("generate", "first", *"abcde", "--out", "two", "--batch-size", "2")
     for index in range(5):
@@ -100,7 +100,7 @@ def test_pictures_do_not_depend_on_the_batch_size():
 
 
 def test_options_reach_the_drawing():
-    pictures = set()
+    images = set()
     other = "fp32" if computes_in_bf16("cpu") else "bf16"
     options = [
         (),
@@ -113,8 +113,8 @@ def test_options_reach_the_drawing():
     ]
     for index, option in enumerate(options):
         assert run("generate", "first", PROMPT, "--out", f"{index}.png", *option) == 0
-        pictures.add(pixels(f"{index}.png"))
-    assert len(pictures) == len(options)
+        images.add(pixels(f"{index}.png"))
+    assert len(images) == len(options)
     assert Image.open("5.png").size == (16, 32)
 
 
@@ -178,7 +178,7 @@ def test_an_unknown_run_lists_those_that_exist(capsys: pytest.CaptureFixture[str
         (["--resolution", "18"], "resolution 18 is not divisible by 4 .* use 16 or 20"),
         (["--resolution", "16x16x16"], "has 3 sides"),
         (["--sede", "1"], "unknown option --sede"),
-        (["--out", "a.gif"], "'.gif', which is no picture; use one of .png"),
+        (["--out", "a.gif"], "'.gif', which is no image; use one of .png"),
         (["--out", "trained_models/first/config.yaml/a.png"], "cannot be a folder"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
@@ -221,7 +221,7 @@ def test_evaluation_writes_scores_and_a_grid(capsys: pytest.CaptureFixture[str])
     assert report["seconds"].keys() == {"draw", "judge"}
     assert Image.open("new/metrics.png").width > 8 * 100
     assert "single 0.000" in capsys.readouterr().out
-    assert "cannot be drawn from seed -1" in fails(capsys, "evaluate", "first", "--seed", "-1", "--out", "a.json")
+    assert "cannot be chosen with seed -1" in fails(capsys, "evaluate", "first", "--seed", "-1", "--out", "a.json")
 
 
 def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""`micro-diffusion data describe`: numbers as text and JSON, and a contact sheet where the pictures are at hand."""
+"""`micro-diffusion data describe`: numbers as text and JSON, and a contact sheet where the images are at hand."""
 
 import json
 from pathlib import Path
@@ -50,9 +50,9 @@ def test_numbers_and_contact_sheet(data, kind, capsys):
         assert 0.3 < found["latents"]["16"]["sigma_data"] < 3
 
 
-def test_a_long_caption_does_not_push_the_pictures_apart():
-    pictures = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
-    assert contact_sheet(pictures, ["a harbour at dusk " * 100]).height < 2 * 160
+def test_a_long_caption_does_not_push_the_images_apart():
+    shown = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
+    assert contact_sheet(shown, ["a harbour at dusk " * 100]).height < 2 * 160
 
 
 def test_without_the_autoencoder_there_are_still_numbers(tmp_path, capsys):
@@ -70,6 +70,6 @@ def test_what_cannot_be_described_is_one_sentence(tmp_path, capsys):
     assert "does not end in .json" in capsys.readouterr().err
 
 
-def test_pictures_need_no_autoencoder(data, capsys):
+def test_images_need_no_autoencoder(data, capsys):
     assert cli.main(["data", "describe", str(data / "images"), "--autoencoder", "a"]) == 2
-    assert "images holds pictures, which need no --autoencoder; leave it out" in capsys.readouterr().err
+    assert "images holds images, which need no --autoencoder; leave it out" in capsys.readouterr().err

@@ -86,18 +86,18 @@ def test_the_importer(tmp_path: Path, capsys: pytest.CaptureFixture[str], way: s
 
 
 def test_convert(tmp_path: Path):
-    """Damaged pictures are counted and left out; the whole one stays."""
-    folder = tmp_path / "pictures"
+    """Damaged images are counted and left out; the whole one stays."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for name in [*WAYS, "whole"]:
-        picture = folder / f"{name}.png"
-        picture.write_bytes(png())
-        picture.write_bytes(damaged(picture, name) if name != "whole" else png())
-        picture.with_suffix(".txt").write_text(f"a picture, {name}")
+        image = folder / f"{name}.png"
+        image.write_bytes(png())
+        image.write_bytes(damaged(image, name) if name != "whole" else png())
+        image.with_suffix(".txt").write_text(f"an image, {name}")
     source = ImageFolder(path=str(folder))
     convert(source=source, out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
     record = json.loads((tmp_path / "out" / "metadata.json").read_text())
-    assert record["samples"] == 1 and record["rejected"] == {"unreadable picture": len(WAYS)}
+    assert record["samples"] == 1 and record["rejected"] == {"unreadable image": len(WAYS)}
     lines = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
     assert {json.loads(line)["key"] for line in lines} == {f"{way}.png" for way in WAYS}
 
@@ -105,7 +105,7 @@ def test_convert(tmp_path: Path):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["metadata.jsonl", "captions.csv"])
 def test_lists_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, way: str):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(png())
     rows = ["file_name,caption", *["a.png,a cat"] * 9] if name.endswith("csv") else [json.dumps(ROW)] * 9

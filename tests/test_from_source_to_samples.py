@@ -1,4 +1,4 @@
-"""The documented commands in a row, from pictures as they come to pictures that were drawn."""
+"""The documented commands in a row, from images as they come to images that were drawn."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import webdataset
 from PIL import Image
 from pyarrow import parquet
 
-from tests.data.sources.publishers import picture
+from tests.data.sources.publishers import image
 
 ROOT = Path(__file__).resolve().parents[1]
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
@@ -21,15 +21,15 @@ def write_webdataset(folder: Path) -> list[str]:
     folder.mkdir()
     with webdataset.ShardWriter(str(folder / "%04d.tar"), maxcount=10, verbose=0) as writer:
         for index in range(COUNT):
-            writer.write({"__key__": f"{index:05}", "png": picture(index, "png"), "txt": f"a picture of {index}"})
+            writer.write({"__key__": f"{index:05}", "png": image(index, "png"), "txt": f"an image of {index}"})
     return ["source=webdataset", f"source.path={folder}"]
 
 
 def write_parquet(folder: Path) -> list[str]:
     folder.mkdir()
     rows = {
-        "image": [{"bytes": picture(index, "png"), "path": f"{index}.png"} for index in range(COUNT)],
-        "caption": [f"a picture of {index}" for index in range(COUNT)],
+        "image": [{"bytes": image(index, "png"), "path": f"{index}.png"} for index in range(COUNT)],
+        "caption": [f"an image of {index}" for index in range(COUNT)],
     }
     parquet.write_table(pyarrow.table(rows), folder / "train.parquet", row_group_size=10)
     return ["source=parquet", f"source.path={folder}", "source.caption=caption"]
@@ -60,7 +60,7 @@ def test_convert_precompute_train_and_draw(tmp_path, source):
             *("train.py", "--config-path", "./configs", "--config-name", "quickstart_32_pretrain.yaml"),
             *(f"output_dir={runs}", *loaders, *length),
         ],
-        [*command, "a picture of 3", "--steps", "2", "--out", tmp_path / "drawn.png"],
+        [*command, "an image of 3", "--steps", "2", "--out", tmp_path / "drawn.png"],
     ):
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]

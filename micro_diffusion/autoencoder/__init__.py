@@ -1,1 +1,1 @@
-"""Autoencoders: pictures to latents and back."""
+"""Autoencoders: images to latents and back."""

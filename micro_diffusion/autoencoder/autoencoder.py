@@ -1,4 +1,4 @@
-"""What every autoencoder offers. Legend: B pictures, C latent channels, f downsampling factor."""
+"""What every autoencoder offers. Legend: B images, C latent channels, f downsampling factor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Generators: TypeAlias = torch.Generator | list[torch.Generator] | None
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Pictures to latents of about unit variance, and back; frozen when used by a diffusion model.
+    """Images to latents of about unit variance, and back; frozen when used by a diffusion model.
 
     Attributes:
         name: says which weights these are; stored beside the latents that they made.
@@ -31,7 +31,7 @@ class Autoencoder(Protocol):
         """(B, 3, H, W) in [-1, 1] -> (B, C, H/f, W/f), shifted and scaled: (z - shift) * scaling.
 
         sample: draw from the posterior (with `generator`) rather than take its mean.
-        generator: one for the batch, or a list of one for each picture, whose draws then do not depend on the others.
+        generator: one for the batch, or a list of one for each image, whose draws then do not depend on the others.
         Raises ValueError when H or W is no multiple of f.
         """
         ...
@@ -54,11 +54,11 @@ def unit_noise(like: Tensor, generator: Generators) -> Tensor:
 
 
 def check_divisible(images: Tensor, downsampling: int) -> None:
-    """Raise ValueError when the pictures (B, 3, H, W) do not divide into latent cells of `downsampling` pixels."""
+    """Raise ValueError when the images (B, 3, H, W) do not divide into latent cells of `downsampling` pixels."""
     height, width = images.shape[-2:]
     if height % downsampling or width % downsampling:
         raise ValueError(
-            f"pictures of {height}×{width} pixels do not divide by the autoencoder's downsampling factor; "
+            f"images of {height}×{width} pixels do not divide by the autoencoder's downsampling factor; "
             f"make height and width multiples of {downsampling}"
         )
 

@@ -9,7 +9,7 @@ from micro_diffusion.autoencoder.autoencoder import Generators
 
 
 class IdentityAutoencoder:
-    """Latents are the pictures themselves, in [-1, 1], divided by `std` to bring them nearer to unit variance.
+    """Latents are the images themselves, in [-1, 1], divided by `std` to bring them nearer to unit variance.
 
     Args:
         channels: must be 3; stated so that a config can refer to it as to that of any other autoencoder.

@@ -1,6 +1,6 @@
 """A small convolutional variational autoencoder without normalisation layers, which trains at any batch size.
 
-Legend: B pictures, C latent channels, f downsampling factor, H W picture height and width, h = H/f, w = W/f.
+Legend: B images, C latent channels, f downsampling factor, H W image height and width, h = H/f, w = W/f.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
 class KLAutoencoder(nn.Module):
-    """Maps pictures to a diagonal Gaussian over latents (Kingma & Welling 2014) and latents to pictures.
+    """Maps images to a diagonal Gaussian over latents (Kingma & Welling 2014) and latents to images.
 
     Resolution is halved and doubled by rearranging pixels into channels and back, so the convolutions at full
     resolution, the dearest ones, are never needed; that makes it quick on a CPU.
@@ -110,7 +110,7 @@ class KLAutoencoder(nn.Module):
     def measure_scale(self, batches: Iterable[Tensor]) -> None:
         """Set shift and scaling so that the latents have mean 0 and std 1 per channel over batches (B, 3, H, W).
 
-        Every batch counts the same, whatever the size of its pictures.
+        Every batch counts the same, whatever the size of its images.
         """
         moments = []
         for images in batches:
@@ -187,7 +187,7 @@ class ResidualBlock(nn.Module):
 
 
 def _encoder(widths: list[int], out_channels: int, blocks: int) -> nn.Sequential:
-    """Pictures (B, 3, H, W) -> (B, out_channels, H/2^n, W/2^n) for n widths."""
+    """Images (B, 3, H, W) -> (B, out_channels, H/2^n, W/2^n) for n widths."""
     layers: list[nn.Module] = []
     for before, width in zip([3, *widths], widths, strict=False):
         layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * before, width, 3, padding=1)]

@@ -1,6 +1,6 @@
 """Released autoencoders in the format of diffusers, such as those of Stable Diffusion.
 
-Legend: B pictures, C latent channels, f downsampling factor, H W picture height and width, h = H/f, w = W/f.
+Legend: B images, C latent channels, f downsampling factor, H W image height and width, h = H/f, w = W/f.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class SparseDiT(nn.Module):
 
     @property
     def patches(self) -> int:
-        """T, patches of a picture."""
+        """T, patches of an image."""
         return self.grid[0] * self.grid[1]
 
     def encode_caption(self, text: Condition) -> EncodedCaption:
@@ -300,7 +300,7 @@ class SparseDiT(nn.Module):
     def _run(self, block: Block, *inputs: Any, **options: Any) -> Tensor:
         """One block, checkpointed where that was asked for and a backward pass will come."""
         if self.activation_checkpointing and torch.is_grad_enabled():
-            from torch.utils.checkpoint import checkpoint  # imports sympy: seconds that drawing need not wait for
+            from torch.utils.checkpoint import checkpoint  # imports sympy: seconds that generating need not wait for
 
             again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # a block draws nothing
             return again(block, *inputs, **options)  # pyright: ignore[reportReturnType]

@@ -71,7 +71,7 @@ def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
 def sincos_positions(rows: int, columns: int, dim: int, scale: float) -> Tensor:
     """Fixed 2-D positions -> (rows·columns, dim); the column (width) axis fills the first half of the vector.
 
-    scale: a grid index is divided by it: 1 where training begins, 2 at twice the resolution, so that a picture's
+    scale: a grid index is divided by it: 1 where training begins, 2 at twice the resolution, so that an image's
     content keeps its positions.
     Raises ValueError when dim is no multiple of 4.
     """

@@ -1,4 +1,4 @@
-"""What the transformer makes of captions, and of noise levels that are known beforehand, before it sees a picture.
+"""What the transformer makes of captions, and of noise levels that are known beforehand, before it sees an image.
 
 Legend: B batch, L caption tokens, D width, S noise levels, c the conditioning vector (noise level and pooled caption).
 """

@@ -1,7 +1,7 @@
 """Cheap results that a training step computes again in its backward pass, rather than keep them until then.
 
 Elementwise steps are a few percent of a large transformer's time, and half of what it keeps. Where no gradient is
-wanted, where a picture's tokens are few, and under the compiler, which chooses by itself, they are done plainly.
+wanted, where an image's tokens are few, and under the compiler, which chooses by itself, they are done plainly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 KEPT_BELOW = 2**15
-"""Numbers in the tokens of one picture below which results are kept: a small network waits for calls, not for bytes."""
+"""Numbers in the tokens of one image below which results are kept: a small network waits for calls, not for bytes."""
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor, tokens: Tensor) -> Tensor:

@@ -17,20 +17,20 @@ from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.cli.arguments import positive
 from micro_diffusion.sampling.grid import captioned_grid
-from micro_diffusion.sampling.image_file import make_folder, save_picture
+from micro_diffusion.sampling.image_file import make_folder, save_image
 from micro_diffusion.sampling.pipeline import to_uint8
 
 if TYPE_CHECKING:
     from micro_diffusion.data.prepare.description import DataFolder
 
 _DESCRIPTION = """Numbers of a folder of MDS images or MDS latents (sizes, captions, moments of the latents and the
-sigma_data that follows from them), and a contact sheet of its pictures."""
+sigma_data that follows from them), and a contact sheet of its images."""
 
-PICTURES, PICTURE_SIDE = 64, 160
-"""How many pictures a contact sheet has, and how wide they are."""
+IMAGES, IMAGE_SIDE = 64, 160
+"""How many images a contact sheet has, and how wide they are."""
 
 SHOWN = 160
-"""Characters of a caption on the sheet; a long description would push the pictures apart."""
+"""Characters of a caption on the sheet; a long description would push the images apart."""
 
 
 def add(commands: Any) -> None:
@@ -50,7 +50,9 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """`micro-diffusion data describe`."""
-    from micro_diffusion.data.prepare.description import DataFolder  # imports streaming; drawing need not wait for it
+    from micro_diffusion.data.prepare.description import (
+        DataFolder,  # imports streaming; generating need not wait for it
+    )
 
     folder = DataFolder(options.folder, count=options.samples)
     out = options.out or options.folder.with_name(f"{options.folder.name}.json")
@@ -58,12 +60,12 @@ def execute(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out} does not end in .json; the contact sheet gets the same name with .png")
     make_folder(out.parent)
     if folder.holds_images and options.autoencoder is not None:
-        raise ValueError(f"{options.folder} holds pictures, which need no --autoencoder; leave it out")
+        raise ValueError(f"{options.folder} holds images, which need no --autoencoder; leave it out")
     described = folder.describe()
     print("\n".join(lines(described)))
     out.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if folder.holds_images:
-        sheet = contact_sheet(*folder.pictures(PICTURES, PICTURE_SIDE))
+        sheet = contact_sheet(*folder.images(IMAGES, IMAGE_SIDE))
     else:
         sheet = decoded_sheet(folder, options.autoencoder or "bundled:autoencoder")
     if sheet is None:
@@ -72,8 +74,8 @@ def execute(options: argparse.Namespace) -> None:
             "not at hand: name its folder with --autoencoder"
         )
         return
-    save_picture(sheet, out.with_suffix(".png"), {"path": described["path"]})
-    print(f"\n{out}: the numbers; {out.with_suffix('.png')}: {min(PICTURES, described['looked_at'])} pictures")
+    save_image(sheet, out.with_suffix(".png"), {"path": described["path"]})
+    print(f"\n{out}: the numbers; {out.with_suffix('.png')}: {min(IMAGES, described['looked_at'])} images")
 
 
 def decoded_sheet(folder: DataFolder, place: str) -> Image.Image | None:
@@ -82,15 +84,15 @@ def decoded_sheet(folder: DataFolder, place: str) -> Image.Image | None:
     autoencoder = find_autoencoder(folder.metadata.autoencoder, place)
     if autoencoder is None:
         return None
-    latents, captions = folder.latents(PICTURES)
+    latents, captions = folder.latents(IMAGES)
     with torch.no_grad():
-        pictures = torch.cat([to_uint8(autoencoder.decode(part)) for part in latents.split(8)])
-    return contact_sheet(pictures, captions)
+        images = torch.cat([to_uint8(autoencoder.decode(part)) for part in latents.split(8)])
+    return contact_sheet(images, captions)
 
 
-def contact_sheet(pictures: Tensor, captions: Sequence[str]) -> Image.Image:
-    """A grid of pictures, uint8 (N, 3, H, W), with the beginnings of their captions."""
-    return captioned_grid(pictures, [text if len(text) <= SHOWN else f"{text[:SHOWN]} ..." for text in captions])
+def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
+    """A grid of images, uint8 (N, 3, H, W), with the beginnings of their captions."""
+    return captioned_grid(images, [text if len(text) <= SHOWN else f"{text[:SHOWN]} ..." for text in captions])
 
 
 def find_autoencoder(name: str, place: str) -> Autoencoder | KLAutoencoder | None:

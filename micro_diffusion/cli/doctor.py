@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """`micro-diffusion doctor`; raises ValueError when something is bad."""
-    from micro_diffusion.doctor.examination import examine  # imports Composer; drawing need not wait for it
+    from micro_diffusion.doctor.examination import examine  # imports Composer; generating need not wait for it
     from micro_diffusion.doctor.finding import line
 
     overrides = [text for text in options.wanted if "=" in text or text.startswith("~")]

@@ -14,7 +14,7 @@ from micro_diffusion.cli.runs import find_run
 
 def add(commands: Any) -> None:
     """Describe the command and its options to argparse."""
-    parser = commands.add_parser("export", help="copy what drawing needs of a run into a new folder")
+    parser = commands.add_parser("export", help="copy what generating needs of a run into a new folder")
     parser.add_argument("run", metavar="RUN", help="as for generate")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the run folder to make")
     parser.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--devices", type=positive, help="how many of the machine's devices (default: as it is named)")
     parser.add_argument("--mfu", type=float, help="share of a machine's peak rate to assume (default: 0.4)")
     parser.add_argument("--price", type=price, help="dollars for an hour of one device")
-    parser.add_argument("--pictures", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
+    parser.add_argument("--images", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
     parser.add_argument("--latent-format", metavar="NAME", help="an option of configs/latent_format, for the disk")
     parser.add_argument(
         "--caption-format",
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--batch-size",
         type=positive,
-        help="pictures at once that --machine here times (default: the microbatch, or what of it takes some seconds)",
+        help="images at once that --machine here times (default: the microbatch, or what of it takes some seconds)",
     )
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """`micro-diffusion plan`."""
-    from micro_diffusion.performance import plan  # imports Composer; drawing need not wait for it
+    from micro_diffusion.performance import plan  # imports Composer; generating need not wait for it
     from micro_diffusion.performance.disk import data_size
 
     _refuse_without_effect(options)
@@ -60,7 +60,7 @@ def execute(options: argparse.Namespace) -> None:
         measured = {"device": kind, "batch_size": options.batch_size}
         stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
         timed = ", ".join(str(stage.timed) for stage in stages)
-        devices, basis = 1, f"speed measured on this machine, with {timed} pictures at once"
+        devices, basis = 1, f"speed measured on this machine, with {timed} images at once"
     else:
         mfu = 0.4 if options.mfu is None else options.mfu
         machine = plan.machine_named(options.machine, options.devices)
@@ -70,7 +70,7 @@ def execute(options: argparse.Namespace) -> None:
     data = data_size(
         list(configs.values()),
         configs=options.configs,
-        pictures=options.pictures,
+        images=options.images,
         latents=options.latent_format,
         captions=options.caption_format,
         tokens=options.caption_tokens,

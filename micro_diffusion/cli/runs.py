@@ -1,4 +1,4 @@
-"""Trained runs as commands take them: found by name, loaded, and drawn with."""
+"""Trained runs as commands take them: found by name, loaded, and generated with."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ RUNS = Path("trained_models")
 BUNDLED = Path(bundled.__file__).parent
 
 
-def drawing_options() -> argparse.ArgumentParser:
+def generation_options() -> argparse.ArgumentParser:
     """The options of every command that draws."""
-    drawing = argparse.ArgumentParser(add_help=False)
-    drawing.add_argument("run", metavar="RUN", help="run folder, name of one in trained_models, or a bundled one: demo")
-    drawing.add_argument("--seed", type=int, help="any integer; equal seeds draw equal pictures (default: the run's)")
-    drawing.add_argument("--sampler", metavar="NAME", help="an option of configs/sampler (default: the run's own)")
-    drawing.add_argument("--steps", type=positive, help="sampling steps (default: those of the sampler)")
-    drawing.add_argument(
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("run", metavar="RUN", help="run folder, name of one in trained_models, or a bundled one: demo")
+    options.add_argument("--seed", type=int, help="any integer; equal seeds generate equal images (default: the run's)")
+    options.add_argument("--sampler", metavar="NAME", help="an option of configs/sampler (default: the run's own)")
+    options.add_argument("--steps", type=positive, help="sampling steps (default: those of the sampler)")
+    options.add_argument(
         "--guidance-scale", type=float, help="0 unconditional, 1 conditional, above 1 guided (default: the run's)"
     )
-    drawing.add_argument(
+    options.add_argument(
         "--guidance-interval",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="guide between these noise levels only; the others cost half (default: everywhere)",
     )
-    drawing.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
-    drawing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
-    drawing.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
-    drawing.add_argument("--compile", action="store_true", help="compile the network first; pays for many pictures")
-    drawing.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once")
-    drawing.add_argument("--configs", type=Path, help="where --sampler is (default: configs)")
-    return drawing
+    options.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
+    options.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where fast")
+    options.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
+    options.add_argument("--batch-size", type=positive, default=16, help="images generated at once")
+    options.add_argument("--configs", type=Path, help="where --sampler is (default: configs)")
+    return options
 
 
 def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]]:
-    """The run that the options name, its pipeline, and how to draw: the options, or else the run's own."""
+    """The run that the options name, its pipeline, and how to generate: the options, or else the run's own."""
     if options.sampler is None and options.configs is not None:
         raise ValueError(f"--configs {options.configs} has no effect without --sampler; name one, or leave it out")
     sampler = None if options.sampler is None else find_sampler(options.sampler, options.configs or Path("configs"))
@@ -80,16 +80,16 @@ def open_run(options: argparse.Namespace) -> tuple[Run, Pipeline, dict[str, Any]
     return run, pipeline, settings
 
 
-def draw(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace, **settings: Any) -> Tensor:
+def generate_images(pipeline: Pipeline, prompts: Sequence[str], options: argparse.Namespace, **settings: Any) -> Tensor:
     """`Pipeline.generate` in the precision asked for, with a progress bar where somebody watches."""
     kind = torch.device(options.device).type
-    bar = tqdm(total=len(prompts), unit="picture", leave=False, disable=not sys.stderr.isatty())
+    bar = tqdm(total=len(prompts), unit="image", leave=False, disable=not sys.stderr.isatty())
     with bar, autocast(kind, options.precision):
         return pipeline.generate(prompts, batch_size=options.batch_size, on_batch=bar.update, **settings)
 
 
 def described(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What pictures were drawn with, as it is kept beside them."""
+    """What images were generated with, as it is kept beside them."""
     return {"run": run.folder.name, "weights": run.weights, "sampler": type(run.sampler).__name__, **settings}
 
 

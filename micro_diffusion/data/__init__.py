@@ -1,1 +1,1 @@
-"""Captioned pictures to a streaming loader of latents."""
+"""Captioned images to a streaming loader of latents."""

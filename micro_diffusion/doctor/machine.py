@@ -82,7 +82,7 @@ def check_shared_memory(config: dict[str, Any], folders: Sequence[Path]) -> str:
 
 
 def _prefetched_bytes(config: dict[str, Any]) -> int:
-    """Of fp32 latents and captions; pictures for an autoencoder are small beside them."""
+    """Of fp32 latents and captions; images for an autoencoder are small beside them."""
     loader, backbone = config["train_loader"], config.get("backbone")
     if backbone is None or not loader.get("workers"):
         return 0

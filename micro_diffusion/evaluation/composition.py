@@ -1,4 +1,4 @@
-"""Whether pictures show what captions of the shapes data set say: the score of a text-to-image model's composition."""
+"""Whether images show what captions of the shapes data set say: the score of a text-to-image model's composition."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition
 
 
 class Judgement(NamedTuple):
-    """Which statements of a caption hold in a picture.
+    """Which statements of a caption hold in an image.
 
-    count: the picture shows as many objects as the caption names, and nothing else. colour, shape, size: those of
+    count: the image shows as many objects as the caption names, and nothing else. colour, shape, size: those of
     every named object. relation: true for a caption without one.
     """
 
@@ -33,16 +33,16 @@ class Judgement(NamedTuple):
 
 
 def judge(image: np.ndarray, text: str) -> Judgement:
-    """Judge a picture, (H, H, 3) uint8, against a caption of the shapes data set.
+    """Judge an image, (H, H, 3) uint8, against a caption of the shapes data set.
 
     Raises:
-        ValueError: when the picture has another form or the caption is none of that data set's.
+        ValueError: when the image has another form or the caption is none of that data set's.
     """
     return compare(recognise(image), parse_caption(text))
 
 
 def compare(seen: Recognition, said: Description) -> Judgement:
-    """Judge what a picture shows against what a caption says, naming its objects to the caption's greatest favour."""
+    """Judge what an image shows against what a caption says, naming its objects to the caption's greatest favour."""
     named = len(said.objects)
     candidates: list[RecognisedObject | None] = [*seen.objects[:8], *[None] * named]
     verdicts = (_verdict(chosen, said) for chosen in permutations(candidates, named))
@@ -72,13 +72,13 @@ def _related(chosen: Sequence[RecognisedObject | None], relation: str) -> bool:
 
 
 def score(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, float]:
-    """The fraction of pictures that show what their captions say: "correct", and each statement by itself.
+    """The fraction of images that show what their captions say: "correct", and each statement by itself.
 
     Raises:
-        ValueError: when there are no pictures, or not as many captions.
+        ValueError: when there are no images, or not as many captions.
     """
     if not len(images) or len(images) != len(captions):
-        raise ValueError(f"{len(images)} pictures and {len(captions)} captions; give one caption for every picture")
+        raise ValueError(f"{len(images)} images and {len(captions)} captions; give one caption for every image")
     judgements = [judge(image, text) for image, text in zip(images, captions, strict=True)]
     statements = {name: float(np.mean([getattr(j, name) for j in judgements])) for name in Judgement._fields}
     return {"correct": float(np.mean([j.correct for j in judgements])), **statements}

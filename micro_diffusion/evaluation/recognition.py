@@ -1,10 +1,10 @@
-"""What a picture of the shapes data set shows, found by classical vision without looking at its caption.
+"""What an image of the shapes data set shows, found by classical vision without looking at its caption.
 
-The background is the median colour. Objects grow around solid patches of one palette colour, as far as the picture is
+The background is the median colour. Objects grow around solid patches of one palette colour, as far as the image is
 a mixture of that colour and the background. An object's shape is the upright outline that overlaps it best. Whatever
 neither background nor objects explain is counted, so that blobs, smears and noise are never overlooked.
 
-Legend: H W picture height and width, brought down to 64 px when larger, N objects.
+Legend: H W image height and width, brought down to 64 px when larger, N objects.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from micro_diffusion.data.sources.shape_scenes import BACKGROUNDS, COLOURS, OUTL
 
 LARGEST_SIDE = 64  # pixels
 COLOUR_TOLERANCE = 45.0  # distance in 8-bit RGB; the closest colours, orange and yellow, are 92 apart
-UNEXPLAINED = 70.0  # distance in 8-bit RGB from the explained picture
-SMALLEST_AREA = 0.002  # of the picture; the smallest object of the data set covers 0.019
-BACKGROUND_AREA = 0.6  # of the picture, at least; two of the largest objects leave 0.72
+UNEXPLAINED = 70.0  # distance in 8-bit RGB from the explained image
+SMALLEST_AREA = 0.002  # of the image; the smallest object of the data set covers 0.019
+BACKGROUND_AREA = 0.6  # of the image, at least; two of the largest objects leave 0.72
 # Of an object and its shape's outline, at least. A square on its corner and a circle reach 0.84; a star has the longest
 # edge for its area, so blur costs it most, and nothing else comes near it.
 OVERLAP = {"circle": 0.85, "square": 0.85, "triangle": 0.85, "star": 0.8}
@@ -39,9 +39,9 @@ SQUARE = ndimage.generate_binary_structure(2, 2)
 
 
 class RecognisedObject(NamedTuple):
-    """One object in a picture; size and shape are None when it fits none of the data set's.
+    """One object in an image; size and shape are None when it fits none of the data set's.
 
-    x, y: centre of mass. radius: r of a shape of this area. All three in sides of the picture.
+    x, y: centre of mass. radius: r of a shape of this area. All three in sides of the image.
     overlap: intersection over union with the best outline.
     """
 
@@ -55,7 +55,7 @@ class RecognisedObject(NamedTuple):
 
 
 class Recognition(NamedTuple):
-    """What a picture shows. background: None when there is none of the data set's.
+    """What an image shows. background: None when there is none of the data set's.
 
     unexplained: number of regions that are neither background nor part of an object of a palette colour.
     """
@@ -69,10 +69,10 @@ def recognise(image: np.ndarray) -> Recognition:
     """(H, H, 3) uint8 -> what it shows.
 
     Raises:
-        ValueError: when the picture is not square, not RGB or not uint8.
+        ValueError: when the image is not square, not RGB or not uint8.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
-        raise ValueError(f"the picture is {image.dtype} of shape {image.shape}; give square (H, H, 3) uint8")
+        raise ValueError(f"the image is {image.dtype} of shape {image.shape}; give square (H, H, 3) uint8")
     if len(image) > LARGEST_SIDE:
         image = np.asarray(Image.fromarray(image).resize((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX))
     pixels = image.astype(np.float64)
@@ -88,7 +88,7 @@ def recognise(image: np.ndarray) -> Recognition:
 
 
 def _background(pixels: np.ndarray, median: np.ndarray) -> str | None:
-    """The background's name, if the median colour is one and enough of the picture has it."""
+    """The background's name, if the median colour is one and enough of the image has it."""
     distances = {name: np.linalg.norm(median - colour) for name, colour in BACKGROUNDS.items()}
     name = min(distances, key=lambda key: distances[key])
     area = np.mean(np.linalg.norm(pixels - median, axis=-1) < COLOUR_TOLERANCE)
@@ -96,14 +96,14 @@ def _background(pixels: np.ndarray, median: np.ndarray) -> str | None:
 
 
 def _segment(pixels: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Explain a picture as objects of palette colours over a background, all as the picture has them.
+    """Explain an image as objects of palette colours over a background, all as the image has them.
 
     A pixel belongs to the colour of the nearest solid patch: at an antialiased edge between red and white lies pink,
     but such an edge is too thin to survive an erosion.
 
     Returns:
         (H, W) in [0, 1], how much of each pixel its object covers; (H, W) int, that object's place in the palette;
-        (H, W, 3) the picture so explained.
+        (H, W, 3) the image so explained.
     """
     distances = np.linalg.norm(pixels[:, :, None] - PALETTE, axis=-1)
     named = np.where(distances.min(axis=-1) < COLOUR_TOLERANCE, distances.argmin(axis=-1), -1)

@@ -1,4 +1,4 @@
-"""The measurements of a run as one JSON file, and the pictures behind them as one captioned grid."""
+"""The measurements of a run as one JSON file, and the images behind them as one captioned grid."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from micro_diffusion.sampling.grid import captioned_grid
 
 GRID_COLUMNS = 8
 SHOWN = 2 * GRID_COLUMNS
-"""Judged pictures of each kind in the grid."""
+"""Judged images of each kind in the grid."""
 
 
 def composition_report(
-    draw: Callable[[Sequence[str]], Tensor], *, count: int, seed: int
+    generate: Callable[[Sequence[str]], Tensor], *, count: int, seed: int
 ) -> tuple[dict[str, Any], Image.Image]:
-    """Draw and judge captions of the shapes data set.
+    """Generate and judge images for captions of the shapes data set.
 
     Args:
-        draw: captions -> uint8 (B, 3, H, W), all kinds of prompts in one call.
+        generate: captions -> uint8 (B, 3, H, W), all kinds of prompts in one call.
         count: prompts of each kind.
         seed: of the prompts, non-negative; another seed asks for other objects.
 
     Returns:
-        The report, and a grid of the first pictures of each kind, each marked right or wrong. The report holds
-        `composition`: the fraction of pictures right in everything, by kind of prompt; `statements`: the fractions
-        right in background, count, colour, shape, size and relation; `seconds`: time of drawing, and of judging.
+        The report, and a grid of the first images of each kind, each marked right or wrong. The report holds
+        `composition`: the fraction of images right in everything, by kind of prompt; `statements`: the fractions
+        right in background, count, colour, shape, size and relation; `seconds`: time of generating, and of judging.
 
     Raises:
         ValueError: when the seed is negative.
     """
     if seed < 0:
-        raise ValueError(f"the prompts cannot be drawn from seed {seed}; use 0 or more")
+        raise ValueError(f"the prompts cannot be chosen with seed {seed}; use 0 or more")
     prompts = {kind: composition_prompts(kind=kind, count=count, seed=seed) for kind in get_args(PromptKind)}
     start = time.perf_counter()
-    images = draw([caption for captions in prompts.values() for caption in captions]).split(count)
-    drawn = time.perf_counter()
+    images = generate([caption for captions in prompts.values() for caption in captions]).split(count)
+    generated = time.perf_counter()
     scores, shown, captions, marks = {}, [], [], []
     for (kind, kind_captions), kind_images in zip(prompts.items(), images, strict=True):
-        pictures = list(kind_images.permute(0, 2, 3, 1).numpy())
-        scores[kind] = score(pictures, kind_captions)
+        judged = list(kind_images.permute(0, 2, 3, 1).numpy())
+        scores[kind] = score(judged, kind_captions)
         shown.append(kind_images[:SHOWN])
         captions += kind_captions[:SHOWN]
-        marks += [judge(*pair).correct for pair in zip(pictures[:SHOWN], kind_captions[:SHOWN], strict=True)]
+        marks += [judge(*pair).correct for pair in zip(judged[:SHOWN], kind_captions[:SHOWN], strict=True)]
     report = {
         "composition": {kind: values.pop("correct") for kind, values in scores.items()},
         "statements": scores,
-        "seconds": {"draw": round(drawn - start, 2), "judge": round(time.perf_counter() - drawn, 2)},
-        "pictures": len(prompts) * count,
+        "seconds": {"generate": round(generated - start, 2), "judge": round(time.perf_counter() - generated, 2)},
+        "images": len(prompts) * count,
     }
     return report, captioned_grid(torch.cat(shown), captions, marks=marks, columns=GRID_COLUMNS)
 

@@ -1,1 +1,1 @@
-"""What training and drawing cost: counted operations, measured seconds, and what follows for a whole recipe."""
+"""What training and generating cost: counted operations, measured seconds, and what follows for a whole recipe."""

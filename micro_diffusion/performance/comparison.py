@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.machine.precision import Precision
 from micro_diffusion.machine.tensor_memory import HUGE_PAGES, keep_freed_memory
-from micro_diffusion.performance.generation import Drawing
+from micro_diffusion.performance.generation import Generation
 from micro_diffusion.performance.measurement import Measurement
 from micro_diffusion.performance.reference import (
     ReferenceDrawing,
@@ -53,7 +53,7 @@ class Ratio(NamedTuple):
     highest: float
 
     def row(self, unit: str, images: int) -> Row:
-        """Seconds of both, each of so many pictures for a `unit`, and how many times faster ours is."""
+        """Seconds of both, each of so many images for a `unit`, and how many times faster ours is."""
         return {
             unit: self.ours / images,
             f"reference_{unit}": self.public / images,
@@ -70,7 +70,7 @@ class Comparison:
         folder: a clone of the public code.
         config: a training configuration.
         backbone: its option of configs/backbone.
-        batch_size: pictures of a step or a run.
+        batch_size: images of a step or a run.
         device: where both work.
         precision: of both networks' matrix products.
         compile: whether to compile our network, as one graph.
@@ -109,14 +109,14 @@ class Comparison:
         take_weights(step.model.network, model.dit)
         return step
 
-    def drawing(self, side: Side, *, guidance_scale: float, public_steps: int) -> Callable[[], Tensor]:
+    def generation(self, side: Side, *, guidance_scale: float, public_steps: int) -> Callable[[], Tensor]:
         """A sampling run with the public code's initial weights, from the same noise and captions."""
         model = public_model(self.folder, self.config, self.backbone)
         if side == "public":
             return ReferenceDrawing(model=model, steps=public_steps, guidance_scale=guidance_scale, **self.work)
-        drawing = Drawing(**self.work, guidance_scale=guidance_scale, compile=self.compile)
-        take_weights(drawing.network, model.dit)
-        return drawing
+        generation = Generation(**self.work, guidance_scale=guidance_scale, compile=self.compile)
+        take_weights(generation.network, model.dit)
+        return options
 
 
 def compare_training(comparison: Comparison, measurement: Measurement) -> Row:
@@ -131,12 +131,12 @@ def compare_training(comparison: Comparison, measurement: Measurement) -> Row:
     }
 
 
-def compare_drawing(
+def compare_generation(
     comparison: Comparison, measurement: Measurement, *, guidance_scale: float, public_steps: int
 ) -> Row:
     """Sampling runs, ours and the public code's in turn, and the difference of what they drew."""
-    drawing = partial(comparison.drawing, guidance_scale=guidance_scale, public_steps=public_steps)
-    with working(drawing, measurement) as (ours, public):
+    generate = partial(comparison.generation, guidance_scale=guidance_scale, public_steps=public_steps)
+    with working(generate, measurement) as (ours, public):
         ratio = alternate(ours.seconds, public.seconds, repeats=measurement.repeats)
         made, expected = ours.result(), public.result()
     difference = (made - expected).abs().max() / expected.abs().max()

@@ -26,19 +26,19 @@ ROWS = 64
 
 
 class DataSize(NamedTuple):
-    """pictures: of the data set. each: bytes of one. basis: where that is known from, as part of a sentence."""
+    """images: of the data set. each: bytes of one. basis: where that is known from, as part of a sentence."""
 
-    pictures: int
+    images: int
     each: float
     basis: str
 
     @property
     def total(self) -> float:
         """Bytes of the data set."""
-        return self.pictures * self.each
+        return self.images * self.each
 
     def __str__(self) -> str:
-        return f"{self.total / 1e9:,.0f} GB for {self.pictures:,} pictures, {self.each:,.0f} bytes each ({self.basis})"
+        return f"{self.total / 1e9:,.0f} GB for {self.images:,} images, {self.each:,.0f} bytes each ({self.basis})"
 
 
 class BlankCaptions:
@@ -77,29 +77,29 @@ def data_size(
     stages: Sequence[DictConfig],
     *,
     configs: Path,
-    pictures: int,
+    images: int,
     latents: str | None,
     captions: str | None,
     tokens: int,
 ) -> DataSize:
-    """What the pictures of the stages need on the disk.
+    """What the images of the stages need on the disk.
 
     Args:
         stages: training configurations.
         configs: folder of the configurations.
-        pictures: of the data set.
+        images: of the data set.
         latents: option of configs/latent_format; None as for `captions`.
-        captions: option of configs/caption_format; with None for both, a picture takes what one takes in the folder
+        captions: option of configs/caption_format; with None for both, an image takes what one takes in the folder
             that the first stage trains on, and where there is none yet, float16 is meant.
         tokens: of a caption, of which formats up to end-of-text store no more.
     """
     folder = stages[0].train_loader.path
     is_free = latents is None and captions is None
     if is_free and folder is not None and (Path(folder) / RECORD).is_file():
-        return DataSize(pictures, bytes_per_sample(Path(folder)), f"as in {folder}")
+        return DataSize(images, bytes_per_sample(Path(folder)), f"as in {folder}")
     latents, captions = latents or "float16", captions or "float16"
     each = written_bytes(stages, *named_formats(configs, latents, captions), tokens=tokens)
-    return DataSize(pictures, each, f"latents as {latents}, captions of {tokens} tokens as {captions}")
+    return DataSize(images, each, f"latents as {latents}, captions of {tokens} tokens as {captions}")
 
 
 def named_formats(configs: Path, latents: str, captions: str) -> tuple[LatentFormat, CaptionFormat]:

@@ -1,6 +1,6 @@
-"""Drawing latents without encoders, and what it costs.
+"""Generating latents without encoders, and what it costs.
 
-Legend: B pictures.
+Legend: B images.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Unprepared(nn.Module):
         return self.network(x, level, text, keep)
 
 
-class Drawing:
-    """Latents of B pictures from random captions, by a configured network and sampler.
+class Generation:
+    """Latents of B images from random captions, by a configured network and sampler.
 
     Args:
         config: a training configuration.
@@ -70,7 +70,7 @@ class Drawing:
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        """Latents of B pictures."""
+        """Latents of B images."""
         objective = self.objective
         with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
             span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from micro_diffusion.machine.precision import Precision
 from micro_diffusion.performance.counting import count_flops
-from micro_diffusion.performance.generation import Drawing
+from micro_diffusion.performance.generation import Generation
 from micro_diffusion.performance.profiling import operator_shares
 from micro_diffusion.performance.report import Row, device_name
 from micro_diffusion.performance.timing import (
@@ -33,7 +33,7 @@ class Measurement:
 
     Attributes:
         device: where the work is done.
-        batch_size: pictures at once.
+        batch_size: images at once.
         warmup: repetitions thrown away, besides the first.
         repeats: repetitions of which the median counts.
         clock: by which they are timed.
@@ -61,7 +61,7 @@ class Measurement:
         }
 
     def results(self, timing: Timing, images: int) -> Row:
-        """What a repetition on so many pictures gives."""
+        """What a repetition on so many images gives."""
         return {
             "seconds_per_image": timing.seconds / images,
             "images_per_second": images / timing.seconds,
@@ -96,8 +96,8 @@ class NetworkMeasurement(Measurement):
         """Shares of the time of training steps that operators take."""
         return operator_shares(self._training_step(), repeats=self.repeats, device=self.device)
 
-    def drawing(self, *, guidance_scale: float, prepare: bool) -> Row:
-        """Latents drawn from random captions, without encoders.
+    def generation(self, *, guidance_scale: float, prepare: bool) -> Row:
+        """Latents generated from random captions, without encoders.
 
         Args:
             guidance_scale: as for `guided_denoiser`.
@@ -111,9 +111,9 @@ class NetworkMeasurement(Measurement):
             "prepare": prepare,
         }
         timing = self.timed(
-            Drawing(**common, batch_size=self.batch_size, device=self.device, compile=self.compile),
+            Generation(**common, batch_size=self.batch_size, device=self.device, compile=self.compile),
         )
-        flops = count_flops(Drawing(**common, batch_size=1, device=torch.device("meta")))
+        flops = count_flops(Generation(**common, batch_size=1, device=torch.device("meta")))
         return self._network_results(timing, flops, rate)
 
     def _training_step(self) -> TrainingStep:

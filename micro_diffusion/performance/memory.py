@@ -24,7 +24,7 @@ MOMENTS = 8
 """Bytes a parameter of AdamW's two; no optimizer here keeps more."""
 
 LARGEST_LAYER = 3
-"""Activations of the largest layer over those of the mean one, at most: of a mixer, which sees hidden patches too."""
+"""Activations of the largest layer over those of the mean one, at most: of a mixer, which sees masked patches too."""
 
 
 class Saved(NamedTuple):
@@ -46,9 +46,9 @@ def _average(config: DictConfig) -> int:
 
 
 class Memory(NamedTuple):
-    """parameters: of the network. fixed: bytes whatever the microbatch. each: bytes that a picture of it adds.
+    """parameters: of the network. fixed: bytes whatever the microbatch. each: bytes that an image of it adds.
 
-    drawing: bytes on the first rank of a sharded network while samples are drawn; 0 where the network itself draws.
+    drawing: bytes on the first rank of a sharded network while samples are generated; 0 where the network itself draws.
     """
 
     parameters: int
@@ -58,11 +58,11 @@ class Memory(NamedTuple):
     checkpoint: int
 
     def needed(self, microbatch: int) -> int:
-        """Bytes with so many pictures at once."""
+        """Bytes with so many images at once."""
         return max(self.fixed + microbatch * self.each, self.drawing)
 
     def largest_microbatch(self, room: float) -> int:
-        """Pictures at once in `room` bytes; 0 where not even one fits."""
+        """Images at once in `room` bytes; 0 where not even one fits."""
         return 0 if self.drawing > room else max(0, int((room - self.fixed) / self.each))
 
 

@@ -1,7 +1,7 @@
 """What a recipe will cost on a machine, before it is started: operations, hours, money, memory and disk.
 
-    seconds     = pictures · FLOP a picture / (devices · peak FLOP/s · MFU)
-                  measured: steps · (batch / pictures at once · seconds of forward and backward + seconds of an update)
+    seconds     = images · FLOP an image / (devices · peak FLOP/s · MFU)
+                  measured: steps · (batch / images at once · seconds of forward and backward + seconds of an update)
     dollars     = hours · devices · price
     state       = weight and gradient, 4 bytes each (2 with model.weight_dtype=bf16), and what the optimizer keeps of a
                   parameter, counted: 8 bytes with AdamW, with Muon 4 of a hidden matrix; 4 more for a moving average
@@ -9,11 +9,11 @@
                   several devices: + 4 a parameter: the buckets in which DDP averages gradients
                   sharded (FSDP): state / devices + 2 a parameter + 4 for each one of two layers and of what is in none
                   the first device draws samples with a copy of the network: state / devices + 4 a parameter
-    memory      = fixed bytes + microbatch · activation bytes a picture, or the bytes for drawing, where these are more
+    memory      = fixed bytes + microbatch · activation bytes an image, or the bytes for generating, where these are more
                   activation checkpointing: + 3 times the mean layer's activations, for the one computed again
-    microbatch  = (device memory · USABLE − fixed bytes) / activation bytes a picture, at most a device's share
+    microbatch  = (device memory · USABLE − fixed bytes) / activation bytes an image, at most a device's share
     checkpoint  = state without the gradient
-    data        = pictures · bytes of one, in the folder to train on; where there is none yet, of rows that are
+    data        = images · bytes of one, in the folder to train on; where there is none yet, of rows that are
                   written in the chosen formats to see, with the latents of every resolution and the caption
 
 FLOP and activation bytes are counted by running the network on tensors without data, activations in half precision
@@ -101,14 +101,14 @@ def this_machine(device: torch.device) -> Machine:
 class StagePlan(NamedTuple):
     """One stage on one machine.
 
-    microbatch: the configuration's. largest: what fits, 0 where not even one does. timed: pictures at once in the
+    microbatch: the configuration's. largest: what fits, 0 where not even one does. timed: images at once in the
     passes that were measured, 0 where none were.
     """
 
     stage: str
-    pictures: int
-    flops_per_picture: int
-    pictures_per_second: float
+    images: int
+    flops_per_image: int
+    images_per_second: float
     memory: Memory
     microbatch: int
     largest: int
@@ -117,7 +117,7 @@ class StagePlan(NamedTuple):
     @property
     def hours(self) -> float:
         """Wall-clock time of the stage's training steps."""
-        return self.pictures / self.pictures_per_second / 3600
+        return self.images / self.images_per_second / 3600
 
     @property
     def fits(self) -> bool:
@@ -171,7 +171,7 @@ def measure_stage(
         stage: its name.
         config: of the stage.
         device: that trains.
-        batch_size: pictures at once; None for the configured microbatch, or as many of it as fit into the memory and
+        batch_size: images at once; None for the configured microbatch, or as many of it as fit into the memory and
             into `TIMED_SECONDS`.
         steps: passes and updates that are timed.
         precision: of the network's matrix products.
@@ -187,10 +187,10 @@ def measure_stage(
     passes, update = measure_in_turn(parts, warmup=2, repeats=steps, device=device, clock=clock)
     batch = config.train_loader.batch_size
     speed = batch / (batch / timed * passes.seconds + update.seconds)
-    return plan._replace(pictures_per_second=speed, timed=timed)
+    return plan._replace(images_per_second=speed, timed=timed)
 
 
-def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float, machine: Machine) -> StagePlan:
+def _plan(stage: str, config: DictConfig, flops: int, images_per_second: float, machine: Machine) -> StagePlan:
     duration = str(config.trainer.max_duration)
     if not duration.endswith("ba"):
         raise ValueError(f"trainer.max_duration is {duration}; a plan needs steps, such as 1000ba")
@@ -204,9 +204,9 @@ def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float
     memory = memory_of(config, devices=machine.devices, half=machine.half)
     return StagePlan(
         stage=stage,
-        pictures=int(duration.removesuffix("ba")) * batch,
-        flops_per_picture=flops,
-        pictures_per_second=pictures_per_second,
+        images=int(duration.removesuffix("ba")) * batch,
+        flops_per_image=flops,
+        images_per_second=images_per_second,
         memory=memory,
         microbatch=min(config.trainer.device_train_microbatch_size or share, share),
         largest=min(memory.largest_microbatch(machine.memory * USABLE), share),
@@ -216,15 +216,15 @@ def _plan(stage: str, config: DictConfig, flops: int, pictures_per_second: float
 def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: DataSize) -> str:
     """The plan as a table; `price`: dollars for an hour of one device."""
     heading = (
-        "stage", "pictures", "GFLOP", "pictures/s", "hours", "dollars",
-        "fixed GB", "GB/picture", "microbatch", "GB", "largest",
+        "stage", "images", "GFLOP", "images/s", "hours", "dollars",
+        "fixed GB", "GB/image", "microbatch", "GB", "largest",
     )  # fmt: skip
     rows = [
         (
             plan.stage,
-            f"{plan.pictures:,}",
-            f"{plan.flops_per_picture / 1e9:,.1f}",
-            f"{plan.pictures_per_second:,.1f}",
+            f"{plan.images:,}",
+            f"{plan.flops_per_image / 1e9:,.1f}",
+            f"{plan.images_per_second:,.1f}",
             f"{plan.hours:,.1f}",
             "" if price is None else f"{plan.hours * devices * price:,.0f}",
             f"{plan.memory.fixed / 1e9:.1f}",
@@ -235,9 +235,9 @@ def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, da
         )
         for plan in stages
     ]
-    pictures, hours = sum(plan.pictures for plan in stages), sum(plan.hours for plan in stages)
+    images, hours = sum(plan.images for plan in stages), sum(plan.hours for plan in stages)
     dollars = "" if price is None else f"{hours * devices * price:,.0f}"
-    rows.append(("together", f"{pictures:,}", "", "", f"{hours:,.1f}", dollars, "", "", "", "", ""))
+    rows.append(("together", f"{images:,}", "", "", f"{hours:,.1f}", dollars, "", "", "", "", ""))
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
     lines = []
     for name, *cells in (heading, *rows):

@@ -1,4 +1,4 @@
-"""How fast pictures become latents."""
+"""How fast images become latents."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from micro_diffusion.performance.timing import forget_peak_memory
 
 
 def precomputing(measurement: Measurement, *, configs: Path, samples: int) -> Row:
-    """Pictures of shapes to latents of 32 px, by the quickstart's autoencoder and text encoder, in this process.
+    """Images of shapes to latents of 32 px, by the quickstart's autoencoder and text encoder, in this process.
 
     Args:
         measurement: of which a batch is what the encoders see at once.
         configs: folder of the configurations.
-        samples: number of pictures, all encoded in each repetition.
+        samples: number of images, all encoded in each repetition.
     """
     forget_peak_memory(measurement.device)
     with tempfile.TemporaryDirectory() as folder:

@@ -115,7 +115,7 @@ class ReferenceTrainingStep:
 
 
 class ReferenceDrawing:
-    """The public sampler (Heun) on the noise and captions of our `Drawing`.
+    """The public sampler (Heun) on the noise and captions of our `Generation`.
 
     Args:
         model: of `public_model`.

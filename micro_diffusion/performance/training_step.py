@@ -1,4 +1,4 @@
-"""A training step without data or trainer, and what it costs for one picture.
+"""A training step without data or trainer, and what it costs for one image.
 
 Legend: B batch, C latent channels, h w latent cells, L caption tokens, D caption width.
 """
@@ -94,7 +94,7 @@ def random_batch(config: DictConfig, size: int) -> Batch:
 
 
 def training_flops(config: DictConfig, *, recomputed: bool = False) -> int:
-    """Floating-point operations of forward and backward for one picture, counted, not estimated.
+    """Floating-point operations of forward and backward for one image, counted, not estimated.
 
     Args:
         config: a training configuration.
@@ -113,7 +113,7 @@ def without_checkpointing(config: DictConfig) -> DictConfig:
 
 
 def activation_bytes(config: DictConfig, *, half: bool = False) -> int:
-    """Bytes that each picture of a microbatch adds to what a forward pass keeps, in fp32 or half precision."""
+    """Bytes that each image of a microbatch adds to what a forward pass keeps, in fp32 or half precision."""
     with torch.device("meta"):
         model = build_model(config).train()
     one, two = (_drawn(model, config, size) for size in (1, 2))

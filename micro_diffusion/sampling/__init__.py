@@ -1,1 +1,1 @@
-"""From a Denoiser to pictures: noise levels, samplers, guidance, and the pipeline that joins them."""
+"""From a Denoiser to images: noise levels, samplers, guidance, and the pipeline that joins them."""

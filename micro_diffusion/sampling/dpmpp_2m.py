@@ -34,7 +34,7 @@ class DPMpp2MSampler(KarrasLevels):
     ) -> Tensor:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; adds no noise, so generators stay unused.
 
-        The denoised picture is continued as a straight line in lambda = −ln sigma; the step to 0 takes it as it is.
+        The denoised image is continued as a straight line in lambda = −ln sigma; the step to 0 takes it as it is.
         """
         levels = [*self.noise_levels(sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
         x = noise.double() * levels[0]

@@ -42,7 +42,7 @@ def guided_denoiser(
 ) -> Denoiser:
     """uncond + scale·(cond − uncond), both from one network call on a batch of 2B.
 
-    Guiding the denoised picture equals guiding the network's raw output, since an objective's map is affine in it.
+    Guiding the denoised image equals guiding the network's raw output, since an objective's map is affine in it.
 
     Args:
         objective: makes denoisers of the backbone.
@@ -63,7 +63,7 @@ def guided_denoiser(
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
     if sigmas and not any(low < sigma <= high for sigma in sigmas):
         raise ValueError(
-            f"the guidance interval {low:g} to {high:g} holds none of the noise levels that are drawn with, from "
+            f"the guidance interval {low:g} to {high:g} holds none of the noise levels that are sampled at, from "
             f"{min(sigmas):g} to {max(sigmas):g}; choose one that does"
         )
     levels = objective.level(torch.tensor(sigmas, device=text.tokens.device)) if sigmas else None

@@ -1,4 +1,4 @@
-"""Pictures as files that say what they show: PNG carries prompt and settings along."""
+"""Images as files that say what they show: PNG carries prompt and settings along."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image, PngImagePlugin
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def check_picture_file(path: Path) -> None:
-    """Find out before an hour of drawing that its result cannot be written.
+def check_image_file(path: Path) -> None:
+    """Find out before an hour of generating that its result cannot be written.
 
     Raises:
         ValueError: when the ending is none of FORMATS.
         NotADirectoryError: when a parent of the file is a file.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path} ends in {path.suffix!r}, which is no picture; use one of {', '.join(FORMATS)}")
+        raise ValueError(f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}")
     make_folder(path.parent)
 
 
@@ -33,17 +33,17 @@ def make_folder(folder: Path) -> None:
         raise NotADirectoryError(f"{folder} cannot be a folder, because a file stands there; choose another") from error
 
 
-def save_picture(picture: Image.Image, path: Path, description: Mapping[str, Any]) -> None:
-    """Write the picture; its description becomes JSON in the PNG text entry `micro_diffusion`.
+def save_image(image: Image.Image, path: Path, description: Mapping[str, Any]) -> None:
+    """Write the image; its description becomes JSON in the PNG text entry `micro_diffusion`.
 
-    The bytes follow from picture and description alone.
+    The bytes follow from image and description alone.
     """
     if path.suffix.lower() == ".png":
         text = PngImagePlugin.PngInfo()
         text.add_itxt("micro_diffusion", json.dumps(dict(description), ensure_ascii=False))
-        picture.save(path, pnginfo=text)
+        image.save(path, pnginfo=text)
     else:
-        picture.save(path, quality=95)
+        image.save(path, quality=95)
 
 
 def free_path(path: Path) -> Path:

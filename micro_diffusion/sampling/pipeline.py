@@ -1,6 +1,6 @@
-"""Captions in, pictures out: text encoder, guided denoiser, sampler and autoencoder joined.
+"""Captions in, images out: text encoder, guided denoiser, sampler and autoencoder joined.
 
-Legend: B pictures, C latent channels, h w latent height and width, H W picture height and width.
+Legend: B images, C latent channels, h w latent height and width, H W image height and width.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from micro_diffusion.sampling.sampler import Sampler, known_levels
 from micro_diffusion.text.encoder import TextEncoder
 
 
-def picture_generator(seed: int, index: int) -> torch.Generator:
-    """A CPU generator that depends on the pair (seed, index) alone, so that no two pictures share their noise."""
+def image_generator(seed: int, index: int) -> torch.Generator:
+    """A CPU generator that depends on the pair (seed, index) alone, so that no two images share their noise."""
     digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
@@ -43,11 +43,11 @@ class Resizable(Protocol):
 
 
 class Pipeline:
-    """Draws pictures for captions with a trained backbone.
+    """Generates images for captions with a trained backbone.
 
     Args:
         text_encoder: turns captions into features as wide as the backbone's `caption_dim`.
-        autoencoder: turns latents of the backbone's `in_channels` into pictures.
+        autoencoder: turns latents of the backbone's `in_channels` into images.
         backbone: the network, on the device and in the mode (`eval`) that it is to run in.
         objective: makes a denoiser of the backbone.
         sampler: walks from noise to latents with that denoiser.
@@ -94,9 +94,9 @@ class Pipeline:
         batch_size: int = 16,
         on_batch: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """One picture for each caption, as uint8 (B, 3, H, W) on the CPU.
+        """One image for each caption, as uint8 (B, 3, H, W) on the CPU.
 
-        Picture i starts from noise that follows from (seed, i) alone, so up to rounding it depends neither on
+        Image i starts from noise that follows from (seed, i) alone, so up to rounding it depends neither on
         `batch_size` nor on the other captions.
 
         Args:
@@ -106,8 +106,8 @@ class Pipeline:
             resolution: H = W, or (H, W), in pixels, when not `trained_resolution`; positions are then stretched.
             guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
             steps: sampling steps, when not the sampler's own number.
-            batch_size: pictures drawn at once.
-            on_batch: called after each batch with its number of pictures.
+            batch_size: images generated at once.
+            on_batch: called after each batch with its number of images.
 
         Raises:
             ValueError: for a resolution that patches do not fill, fewer than one step, an empty interval, or no
@@ -117,7 +117,7 @@ class Pipeline:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
-        pictures = []
+        batches = []
         size = self.latent_size(self.trained_resolution if resolution is None else resolution)
         if isinstance(self.backbone, Resizable) and self.backbone.input_size != size:
             height, width = self.backbone.input_size
@@ -129,16 +129,16 @@ class Pipeline:
         with self._sized(size) as latent_size:
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
-                generators = [picture_generator(seed, start + i) for i in range(len(chunk))]
+                generators = [image_generator(seed, start + i) for i in range(len(chunk))]
                 guidance = (guidance_scale, guidance_interval)
-                pictures.append(self._draw(chunk, generators, latent_size, sampler, *guidance))
+                batches.append(self._generate(chunk, generators, latent_size, sampler, *guidance))
                 if on_batch is not None:
                     on_batch(len(chunk))
-        return torch.cat(pictures)
+        return torch.cat(batches)
 
     @property
     def trained_resolution(self) -> tuple[int, int]:
-        """(H, W) in pixels of the pictures that the backbone was built for.
+        """(H, W) in pixels of the images that the backbone was built for.
 
         Raises:
             ValueError: when it was built for no size in particular.
@@ -149,7 +149,7 @@ class Pipeline:
         return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of the latents of a picture of this resolution.
+        """(h, w) of the latents of an image of this resolution.
 
         Raises:
             ValueError: when a side is not divisible by the side of a patch in pixels; names the nearest that are.
@@ -207,5 +207,5 @@ class Pipeline:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float pictures in [-1, 1] -> uint8 in 0..255, rounded to nearest."""
+    """Float images in [-1, 1] -> uint8 in 0..255, rounded to nearest."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

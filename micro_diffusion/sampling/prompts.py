@@ -1,4 +1,4 @@
-"""What a run draws to show itself: in its image log, and when `generate` is given no prompt."""
+"""What a run generates to show itself: in its image log, and when `generate` is given no prompt."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 class Prompts:
-    """Captions and how to draw them.
+    """Captions and how to generate their images.
 
     Args:
-        captions: one picture each.
+        captions: one image each.
         guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
-        seed: fixes the noise, so that pictures of several moments of a training can be compared.
+        seed: fixes the noise, so that images of several moments of a training can be compared.
 
     Raises:
         ValueError: when there are no captions, or the guidance is not finite.

@@ -1,6 +1,6 @@
 """Training of a small autoencoder: absolute error plus Kullback–Leibler divergence, as a ComposerModel.
 
-Legend: B batch, C latent channels, f downsampling factor, H W picture height and width, h = H/f, w = W/f.
+Legend: B batch, C latent channels, f downsampling factor, H W image height and width, h = H/f, w = W/f.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Reconstruction(NamedTuple):
 
 
 class AutoencoderTraining(ComposerModel):
-    """Mean absolute error of the pictures plus weighted divergence of the latents from a standard normal.
+    """Mean absolute error of the images plus weighted divergence of the latents from a standard normal.
 
     Args:
         autoencoder: the network to train.
         kl_weight: of the divergence in nats per latent entry, against the error of a pixel in [-1, 1]. It decides how
             much noise the latents bear without visible change, and so how exact a diffusion model has to be.
-        crop: side of the random crops in pixels; smaller pictures are taken whole.
-        shrink: each step shrinks its pictures by one of these factors before cropping, so that small pictures are
+        crop: side of the random crops in pixels; smaller images are taken whole.
+        shrink: each step shrinks its images by one of these factors before cropping, so that small images are
             reconstructed as well as large ones.
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
@@ -90,21 +90,21 @@ class AutoencoderTraining(ComposerModel):
         ]
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
-        """Shrinks, crops and mirrors the pictures, and adds noise (B, C, h, w), in a new batch."""
+        """Shrinks, crops and mirrors the images, and adds noise (B, C, h, w), in a new batch."""
         factor = self.shrink[int(torch.randint(len(self.shrink), (), generator=draws.shared))]
         images = _shrunk(batch["images"], factor)
         images = torch.stack([self._crop_and_mirror(*pair) for pair in zip(images, draws.samples, strict=True)])
         return {**batch, "images": images, "noise": self._noise(images, draws)}
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
-        """Adds noise (B, C, h, w); the pictures stay whole."""
+        """Adds noise (B, C, h, w); the images stay whole."""
         return {**batch, "noise": self._noise(batch["images"], draws)}
 
     def forward(self, batch: Batch) -> Reconstruction:
         """A batch with its random numbers drawn -> reconstructions from one draw of the posterior."""
-        pictures = normalise(batch["images"])
-        with autocast("cpu", self.cpu_precision) if pictures.device.type == "cpu" else nullcontext():
-            mean, logvar = (moment.float() for moment in self.network.posterior(pictures))
+        originals = normalise(batch["images"])
+        with autocast("cpu", self.cpu_precision) if originals.device.type == "cpu" else nullcontext():
+            mean, logvar = (moment.float() for moment in self.network.posterior(originals))
             images = self.network.reconstruct(mean + (logvar / 2).exp() * batch["noise"])
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3))
         return Reconstruction(images.float(), divergence)

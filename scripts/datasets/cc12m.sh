@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CC12M: pictures of the web with their alternative texts, 2,176 archives; small takes 22 of them.
+# CC12M: images of the web with their alternative texts, 2,176 archives; small takes 22 of them.
 #   bash scripts/datasets/cc12m.sh FOLDER [all|small]
 # The publisher's own table of links, https://github.com/google-research-datasets/conceptual-12m, is downloaded link by
 # link when it lies at FOLDER/raw/cc12m.tsv; many links are dead by now. That needs img2dataset, in an environment of its

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# DiffusionDB large: pictures by Stable Diffusion with their prompts, 14,000 archives (6.5 TB); small takes 140.
+# DiffusionDB large: images by Stable Diffusion with their prompts, 14,000 archives (6.5 TB); small takes 140.
 #   bash scripts/datasets/diffusiondb.sh FOLDER [all|small]
-# Pictures whose own or whose prompt's safety score is above 0.2 are left out (source.maximum_image_nsfw, ..._prompt_nsfw).
+# Images whose own or whose prompt's safety score is above 0.2 are left out (source.maximum_image_nsfw, ..._prompt_nsfw).
 source "$(dirname "$0")/recipe.sh"
 
 hub poloclub/diffusiondb metadata-large.parquet

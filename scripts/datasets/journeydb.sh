@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# JourneyDB: pictures by Midjourney with their prompts, 200 archives; small takes two of them.
+# JourneyDB: images by Midjourney with their prompts, 200 archives; small takes two of them.
 #   bash scripts/datasets/journeydb.sh FOLDER [all|small]
 # First accept its conditions at https://huggingface.co/datasets/JourneyDB/JourneyDB and run: hf auth login
 source "$(dirname "$0")/recipe.sh"

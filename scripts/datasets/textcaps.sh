@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # TextCaps: photographs with text in them, five captions each, of which the first is taken (source.captions=5: all).
 #   bash scripts/datasets/textcaps.sh FOLDER [all|small]
-# The publisher's pictures are one archive, so small takes the hub's form: the first of its 13 files.
+# The publisher's images are one archive, so small takes the hub's form: the first of its 13 files.
 source "$(dirname "$0")/recipe.sh"
 
 if [[ $size == small ]]; then

@@ -12,9 +12,9 @@ from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 def test_round_trip():
     autoencoder = IdentityAutoencoder(std=0.5)
     assert isinstance(autoencoder, Autoencoder)
-    pictures = torch.rand(2, 3, 5, 7) * 2 - 1
-    torch.testing.assert_close(autoencoder.encode(pictures), pictures * 2)
-    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(pictures)), pictures)
+    images = torch.rand(2, 3, 5, 7) * 2 - 1
+    torch.testing.assert_close(autoencoder.encode(images), images * 2)
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(images)), images)
 
 
 def test_decode_clamps():

@@ -9,8 +9,8 @@ from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 
 
-def pictures(count: int = 4, side: int = 16) -> torch.Tensor:
-    """Smooth random pictures in [-1, 1]."""
+def some_images(count: int = 4, side: int = 16) -> torch.Tensor:
+    """Smooth random images in [-1, 1]."""
     coarse = torch.rand(count, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
 
@@ -25,7 +25,7 @@ def autoencoder() -> KLAutoencoder:
 def test_sizes(downsampling):
     autoencoder = KLAutoencoder(channels=3, downsampling=downsampling, width=8)
     assert isinstance(autoencoder, Autoencoder)
-    latents = autoencoder.encode(pictures(2, 16))
+    latents = autoencoder.encode(some_images(2, 16))
     assert latents.shape == (2, 3, 16 // downsampling, 16 // downsampling)
     assert autoencoder.decode(latents).shape == (2, 3, 16, 16)
 
@@ -35,7 +35,7 @@ def test_rectangles(autoencoder):
 
 
 def test_measured_scale_gives_unit_latents(autoencoder):
-    images = pictures(16, 32)
+    images = some_images(16, 32)
     autoencoder.measure_scale(images.split(4))
     latents = autoencoder.encode(images, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(5), atol=0.1, rtol=0)
@@ -43,13 +43,13 @@ def test_measured_scale_gives_unit_latents(autoencoder):
 
 
 def test_scale_cancels_in_a_round_trip(autoencoder):
-    before = autoencoder.decode(autoencoder.encode(pictures(), sample=False))
-    autoencoder.measure_scale([pictures()])
-    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(pictures(), sample=False)), before)
+    before = autoencoder.decode(autoencoder.encode(some_images(), sample=False))
+    autoencoder.measure_scale([some_images()])
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(some_images(), sample=False)), before)
 
 
 def test_draws_have_the_posterior_s_moments(autoencoder):
-    image = pictures(1)
+    image = some_images(1)
     mean, logvar = autoencoder.posterior(image)
     draws = autoencoder.encode(image.expand(4000, -1, -1, -1), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(draws.mean(dim=0), mean[0], atol=0.1, rtol=0)
@@ -58,17 +58,17 @@ def test_draws_have_the_posterior_s_moments(autoencoder):
 
 def test_draws_follow_the_generator_and_not_the_global_one(autoencoder):
     state = torch.get_rng_state()
-    draws = [autoencoder.encode(pictures(), generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    draws = [autoencoder.encode(some_images(), generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_save_and_load(autoencoder, tmp_path):
-    autoencoder.measure_scale([pictures()])
+    autoencoder.measure_scale([some_images()])
     autoencoder.save(tmp_path)
     loaded = KLAutoencoder.load(tmp_path, channels=5, downsampling=4)
-    assert torch.equal(loaded.encode(pictures(), sample=False), autoencoder.encode(pictures(), sample=False))
+    assert torch.equal(loaded.encode(some_images(), sample=False), autoencoder.encode(some_images(), sample=False))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
@@ -83,7 +83,7 @@ def test_the_name_follows_the_weights_but_not_their_precision(autoencoder, tmp_p
 def test_learns_to_reconstruct():
     torch.manual_seed(0)
     autoencoder = KLAutoencoder(width=16)
-    images = pictures(8)
+    images = some_images(8)
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
@@ -96,7 +96,7 @@ def test_learns_to_reconstruct():
     assert losses[-1] < losses[0] / 4
 
 
-def test_indivisible_pictures_are_refused(autoencoder):
+def test_indivisible_images_are_refused(autoencoder):
     with pytest.raises(ValueError, match="18×16 pixels .* multiples of 4"):
         autoencoder.encode(torch.zeros(1, 3, 18, 16))
 

@@ -38,7 +38,7 @@ def autoencoder(folder):
     return PretrainedAutoencoder(path=str(folder), subfolder="vae", channels=6, downsampling=4)
 
 
-def pictures(side: int = 16) -> torch.Tensor:
+def images(side: int = 16) -> torch.Tensor:
     return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -48,8 +48,8 @@ def test_is_an_autoencoder(autoencoder):
 
 def test_latents_are_shifted_and_scaled(autoencoder, network):
     with torch.no_grad():
-        mean = network.encode(pictures()).latent_dist.mean
-    torch.testing.assert_close(autoencoder.encode(pictures(), sample=False), (mean - SHIFT) * SCALING)
+        mean = network.encode(images()).latent_dist.mean
+    torch.testing.assert_close(autoencoder.encode(images(), sample=False), (mean - SHIFT) * SCALING)
 
 
 def test_decode_inverts_shift_and_scaling(autoencoder, network):
@@ -61,19 +61,19 @@ def test_decode_inverts_shift_and_scaling(autoencoder, network):
 
 def test_given_constants_replace_those_of_the_config(folder, autoencoder):
     other = PretrainedAutoencoder(path=str(folder / "vae"), scaling_factor=1.0, shift_factor=0.0)
-    expected = other.encode(pictures(), sample=False)
-    torch.testing.assert_close(autoencoder.encode(pictures(), sample=False), (expected - SHIFT) * SCALING)
+    expected = other.encode(images(), sample=False)
+    torch.testing.assert_close(autoencoder.encode(images(), sample=False), (expected - SHIFT) * SCALING)
 
 
 def test_sampling_follows_the_generator(autoencoder):
-    draws = [autoencoder.encode(pictures(), generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    draws = [autoencoder.encode(images(), generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
 
 def test_low_precision_weights_give_float32_results(folder):
     autoencoder = PretrainedAutoencoder(path=str(folder), subfolder="vae", dtype="bfloat16")
-    assert autoencoder.encode(pictures()).dtype == torch.float32
+    assert autoencoder.encode(images()).dtype == torch.float32
     assert autoencoder.decode(torch.randn(1, 6, 4, 4)).dtype == torch.float32
 
 
@@ -82,9 +82,9 @@ def test_float16_is_refused_where_the_weights_overflow(folder):
         PretrainedAutoencoder(path=str(folder), subfolder="vae", dtype="float16")
 
 
-def test_indivisible_pictures_are_refused(autoencoder):
+def test_indivisible_images_are_refused(autoencoder):
     with pytest.raises(ValueError, match="18×18 pixels .* multiples of 4"):
-        autoencoder.encode(pictures(18))
+        autoencoder.encode(images(18))
 
 
 def test_stated_channels_are_checked(folder):

@@ -1,4 +1,4 @@
-"""Sources of captioned pictures."""
+"""Sources of captioned images."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_a_folder_with_text_files(tmp_path):
     save(tmp_path / "deeper" / "a.JPG")
     (tmp_path / "deeper" / "a.txt").write_text("öde")
     save(tmp_path / "silent.png")
-    (tmp_path / "notes.md").write_text("no picture")
+    (tmp_path / "notes.md").write_text("no image")
     items = everything(ImageFolder(path=str(tmp_path)))
     assert [item.key for item in items] == ["b.png", "deeper/a.JPG", "silent.png"]
     assert [item.caption for item in items[:2]] == ["a red thing\n", "öde"]
@@ -69,14 +69,14 @@ def test_a_folder_with_a_list(tmp_path, form, column):
     source = pickle.loads(pickle.dumps(ImageFolder(path=str(tmp_path))))
     first, second, third = everything(source)
     assert first == CaptionedImage((tmp_path / "one.png").read_bytes(), rows[0][1], "one.png")
-    assert second == Rejected("gone.png", "no such picture")
+    assert second == Rejected("gone.png", "no such image")
     assert third.caption == ""
 
 
 def test_bad_folders_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*; set source.path"):
         ImageFolder(path=str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match="names no pictures; set source.path"):
+    with pytest.raises(FileNotFoundError, match="names no images; set source.path"):
         ImageFolder(path=str(tmp_path))
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": "a"}\n{"file_name"\n')
     with pytest.raises(ValueError, match=r"line 2 of .*metadata\.jsonl is no JSON"):
@@ -95,12 +95,12 @@ def test_bad_folders_say_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(("captions", "most"), [(None, 1), ('"a"', 1), ('["a", "b"]', 2)])
-def test_more_captions_than_any_picture_has_are_refused(tmp_path, captions, most):
+def test_more_captions_than_any_image_has_are_refused(tmp_path, captions, most):
     save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("one\ntwo")
     if captions:
         (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "caption": {captions}}}')
-    with pytest.raises(ValueError, match=rf"captions is 3, but no picture of {tmp_path} has more than {most}; set"):
+    with pytest.raises(ValueError, match=rf"captions is 3, but no image of {tmp_path} has more than {most}; set"):
         ImageFolder(path=str(tmp_path), captions=3)
     (item,) = everything(ImageFolder(path=str(tmp_path), captions=most))
     assert len(item.further_captions) == most - 1
@@ -112,7 +112,7 @@ def test_a_missing_font_says_what_to_install():
 
 
 @pytest.mark.skipif(not NOTO.exists(), reason="needs fonts-noto-color-emoji")
-def test_an_emoji_font_gives_named_pictures():
+def test_an_emoji_font_gives_named_images():
     pytest.importorskip("emoji")
     source = Emoji(font=str(NOTO), resolution=32)
     wanted = {
@@ -127,10 +127,10 @@ def test_an_emoji_font_gives_named_pictures():
     assert len(source) == len(entries) > 3600
     items = list(source.read([entries[key] for key in wanted]))
     assert {item.key: item.caption for item in items} == wanted
-    pictures = [np.asarray(item.image).astype(int) for item in items]
-    assert all(picture.shape == (32, 32, 3) for picture in pictures)
-    assert all(np.ptp(picture) > 100 for picture in pictures)
-    apple = pictures[4]
+    images = [np.asarray(item.image).astype(int) for item in items]
+    assert all(some_image.shape == (32, 32, 3) for some_image in images)
+    assert all(np.ptp(some_image) > 100 for some_image in images)
+    apple = images[4]
     assert apple[16, 16, 0] - apple[16, 16, 2] > 100
     assert apple[0, 0].min() > 250
 
@@ -152,8 +152,8 @@ def test_a_font_of_bitmaps_has_one_size():
         Emoji(font=str(NOTO), strike=64)
 
 
-def test_pictures_of_a_folder_are_not_decoded_by_the_source(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_images_of_a_folder_are_not_decoded_by_the_source(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "broken.txt").write_text("broken")
     (item,) = everything(ImageFolder(path=str(tmp_path)))
     assert isinstance(item, CaptionedImage)

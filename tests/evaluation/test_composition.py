@@ -190,5 +190,5 @@ def test_bad_arguments_say_what_to_set():
         recognise(np.zeros((32, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="give square"):
         recognise(np.zeros((64, 64, 3), np.float32))
-    with pytest.raises(ValueError, match="1 pictures and 2 captions"):
+    with pytest.raises(ValueError, match="1 images and 2 captions"):
         score([draw()], [CIRCLE, CIRCLE])

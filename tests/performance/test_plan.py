@@ -69,8 +69,8 @@ def test_the_formulae():
     parameters = sum(p.numel() for p in build_model(small).parameters())
     memory = plan.memory
     assert memory.parameters == parameters
-    assert plan.pictures == small.train_loader.batch_size * int(small.trainer.max_duration.removesuffix("ba"))
-    assert plan.hours * 3600 == pytest.approx(plan.pictures * plan.flops_per_picture / (2 * 1e12 * 0.5))
+    assert plan.images == small.train_loader.batch_size * int(small.trainer.max_duration.removesuffix("ba"))
+    assert plan.hours * 3600 == pytest.approx(plan.images * plan.flops_per_image / (2 * 1e12 * 0.5))
     assert memory.fixed == (16 + 4 + 2 + 4) * parameters  # with a moving average, bf16 copies, and DDP's buckets
     assert memory.checkpoint == 16 * parameters
     room = (1e9 * USABLE - memory.fixed) // memory.each
@@ -97,7 +97,7 @@ def test_checkpointing_keeps_less_and_computes_one_layer_again():
     kept = activation_bytes(checkpointed, half=True)
     assert kept < plain.each and economical.each == kept + LARGEST_LAYER * plain.each // 3  # three layers
     assert training_flops(checkpointed) == training_flops(small) == training_flops(small, recomputed=True)
-    planned = plan_stage("s", checkpointed, Machine(1, 1e12, 1e9), mfu=0.5).flops_per_picture
+    planned = plan_stage("s", checkpointed, Machine(1, 1e12, 1e9), mfu=0.5).flops_per_image
     assert planned == training_flops(checkpointed, recomputed=True)
     assert 1.1 < planned / training_flops(small) < 4 / 3  # one forward of the layers more
 
@@ -163,7 +163,7 @@ def test_a_machine_preset_fits_for_all_four_stages(preset, devices, backbone):
 
 def test_what_drawing_needs_is_needed():
     memory = Memory(parameters=1, fixed=10, each=2, drawing=15, checkpoint=1)
-    assert [memory.needed(pictures) for pictures in (1, 2, 3)] == [15, 15, 16]
+    assert [memory.needed(images) for images in (1, 2, 3)] == [15, 15, 16]
     assert (memory.largest_microbatch(20), memory.largest_microbatch(14)) == (5, 0)
 
 
@@ -190,18 +190,18 @@ CELLS = 4 * 32**2 + 4 * 64**2
 )
 def test_disk_counts_every_resolution_once_in_the_formats_asked_for(formats, numbers):
     latents, captions = formats
-    asked = {"pictures": 10, "latents": latents, "captions": captions, "tokens": 30}
+    asked = {"images": 10, "latents": latents, "captions": captions, "tokens": 30}
     data = data_size([config(stage) for stage in STAGES], configs=CONFIGS, **asked)
     assert 0 < data.each - numbers < 250  # text, key, and the positions of both
     assert data.total == 10 * data.each
-    assert str(data).startswith("0 GB for 10 pictures")
+    assert str(data).startswith("0 GB for 10 images")
 
 
 def test_disk_is_that_of_the_data_that_are_there(tmp_path):
     captions = CaptionFeatures(dtype="int8", padded=False)
     folder = write_latents(tmp_path / "latents", samples=20, captions=captions)
     stages = [config(stage, f"train_loader.path={folder}") for stage in STAGES]
-    asked = {"configs": CONFIGS, "pictures": 10, "tokens": 20}
+    asked = {"configs": CONFIGS, "images": 10, "tokens": 20}
     there = data_size(stages, **asked, latents=None, captions=None)
     assert there.each == bytes_per_sample(folder) and there.basis == f"as in {folder}"
     planned = data_size(stages, **asked, latents="float16", captions="int8_unpadded")
@@ -256,7 +256,7 @@ def test_the_report_adds_up():
     plan = plan_stage("s", config("quickstart_32_pretrain", *SMALL), MACHINES["4090"], mfu=1e-4)
     printed = report([plan, plan], devices=8, price=3.0, data=DataSize(1000, 1e6, "so")).splitlines()
     assert printed[3].split()[-1] == f"{2 * plan.hours * 8 * 3:,.0f}"
-    assert printed[-1].startswith("disk: 1 GB for 1,000 pictures, 1,000,000 bytes each (so); ")
+    assert printed[-1].startswith("disk: 1 GB for 1,000 images, 1,000,000 bytes each (so); ")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_the_report_adds_up():
     [
         ("null", 1e12, 1e15, None, 64),  # the whole batch
         (16, 1e12, 1e15, None, 16),
-        (16, 1e12, 5, None, 10),  # pictures that the machine multiplies in TIMED_SECONDS
+        (16, 1e12, 5, None, 10),  # images that the machine multiplies in TIMED_SECONDS
         (16, 1e12, 0.1, None, 1),
         (16, 1.0, 1e15, None, 1),  # what does not fit is not tried
         (16, 1e12, 1e15, 7, 7),
@@ -287,7 +287,7 @@ def test_the_microbatch_is_timed_and_one_update_a_batch(monkeypatch, microbatch,
     monkeypatch.setattr(plan_module, "measure_in_turn", lambda parts, **_: [Timing(2.0, 0, 0), Timing(3.0, 0, 0)])
     plan = measure_stage("s", small, device=CPU, batch_size=asked)
     assert sizes == [timed] and plan.timed == timed
-    assert plan.pictures_per_second == pytest.approx(64 / (64 / timed * 2 + 3))
+    assert plan.images_per_second == pytest.approx(64 / (64 / timed * 2 + 3))
 
 
 class Clock(Callback):

@@ -52,7 +52,7 @@ def test_a_whole_step_does_not_synchronise(mask_ratio, choice):
 
 
 @pytest.mark.parametrize(("mask_ratio", "megabytes"), [(0.0, 253), (0.75, 114)])
-def test_what_tiny_keeps_of_a_picture(mask_ratio, megabytes):
+def test_what_tiny_keeps_of_an_image(mask_ratio, megabytes):
     """Counted at 256 px in fp32; a change that keeps more must say so here."""
     tiny = config("backbone=tiny", f"model.train_mask_ratio={mask_ratio}")
     assert round(activation_bytes(tiny) / 1e6) == megabytes
@@ -66,7 +66,7 @@ def test_what_plain_layers_would_keep(mask_ratio, megabytes, monkeypatch):
 
 
 @pytest.mark.parametrize(("mask_ratio", "megabytes"), [(0.0, 143), (0.75, 64)])
-def test_what_tiny_keeps_of_a_picture_in_half_precision(mask_ratio, megabytes):
+def test_what_tiny_keeps_of_an_image_in_half_precision(mask_ratio, megabytes):
     """The same on a GPU, as it is counted without one."""
     tiny = config("backbone=tiny", f"model.train_mask_ratio={mask_ratio}")
     assert round(activation_bytes(tiny, half=True) / 1e6) == megabytes
@@ -78,8 +78,8 @@ def test_what_a_few_of_its_blocks_keep_in_bf16_on_a_cpu(mask_ratio, megabytes):
     few = config("backbone=tiny", *SMALL, f"model.train_mask_ratio={mask_ratio}", "model.cpu_precision=bf16")
     model = build_model(few).train()
 
-    def kept(pictures):
-        batch = model.draw(random_batch(few, pictures), Draws.of(0, size=pictures))
+    def kept(images):
+        batch = model.draw(random_batch(few, images), Draws.of(0, size=images))
         return count_saved_bytes(lambda: model.loss(model(batch), batch), model)
 
     assert round((kept(2) - kept(1)) / 1e6) == megabytes

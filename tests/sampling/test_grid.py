@@ -1,4 +1,4 @@
-"""Captioned grids: the pictures stay as they are, captions stay within their cell, marks are visible."""
+"""Captioned grids: the images stay as they are, captions stay within their cell, marks are visible."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from PIL import ImageFont
 from micro_diffusion.sampling.grid import MARK_COLOURS, captioned_grid, to_pil, wrapped
 
 
-def pixels(picture) -> torch.Tensor:
-    width, height = picture.size
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
+def pixels(some_image) -> torch.Tensor:
+    width, height = some_image.size
+    return torch.frombuffer(bytearray(some_image.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
 
-def test_pictures_stay_bit_for_bit():
+def test_images_stay_bit_for_bit():
     images = torch.randint(0, 256, (3, 3, 8, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(pixels(to_pil(images[0])), images[0])
     sheet = pixels(captioned_grid(images, ["a", "b", "c"], columns=2, cell_width=16, font_size=12))
@@ -20,7 +20,7 @@ def test_pictures_stay_bit_for_bit():
         assert torch.equal(sheet[:, top : top + 8, left : left + 16], images[index])
 
 
-def test_small_pictures_are_enlarged_by_a_whole_factor():
+def test_small_images_are_enlarged_by_a_whole_factor():
     image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sheet = pixels(captioned_grid(image, ["a"], cell_width=30))
     enlarged = image[0].repeat_interleave(4, 1).repeat_interleave(4, 2)
@@ -56,7 +56,7 @@ def test_marks_are_drawn_in_their_colour():
 
 def test_counts_must_agree():
     image = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="2 pictures came with 1 captions"):
+    with pytest.raises(ValueError, match="2 images came with 1 captions"):
         captioned_grid(image, ["a"])
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         captioned_grid(image[:0], [])

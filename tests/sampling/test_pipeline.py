@@ -1,4 +1,4 @@
-"""The pipeline: pictures follow from caption, seed and index, and wrong sizes are refused with a remedy."""
+"""The pipeline: images follow from caption, seed and index, and wrong sizes are refused with a remedy."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.sampling.heun import HeunSampler
-from micro_diffusion.sampling.pipeline import Pipeline, picture_generator, to_uint8
+from micro_diffusion.sampling.pipeline import Pipeline, image_generator, to_uint8
 from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.run_folder import random_backbone
 
@@ -14,7 +14,7 @@ CAPTIONS = ["a large red circle", "a small blue star", "a gray square", "a cat",
 
 
 class FakeAutoencoder(IdentityAutoencoder):
-    """A decoder that repeats every pixel, so that latents are smaller than pictures."""
+    """A decoder that repeats every pixel, so that latents are smaller than images."""
 
     downsampling: int
 
@@ -48,7 +48,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> int:
     return int((a.int() - b.int()).abs().max())
 
 
-def test_a_seed_fixes_the_pictures_and_zero_is_a_seed():
+def test_a_seed_fixes_the_images_and_zero_is_a_seed():
     first = draw(seed=0)
     assert first.shape == (5, 3, 16, 16)
     assert first.dtype == torch.uint8
@@ -67,13 +67,13 @@ def test_generation_leaves_the_global_draws_alone():
 
 
 @pytest.mark.parametrize("sampler", [HeunSampler(steps=3), HeunSampler(steps=3, churn=2.0)])
-def test_a_picture_does_not_depend_on_its_batch(sampler: HeunSampler):
+def test_an_image_does_not_depend_on_its_batch(sampler: HeunSampler):
     together = draw(sampler=sampler)
     assert difference(draw(sampler=sampler, batch_size=2), together) <= 1
     assert difference(draw(CAPTIONS[:1], sampler=sampler), together[:1]) <= 1
 
 
-def test_equal_captions_give_different_pictures():
+def test_equal_captions_give_different_images():
     a, b = draw(["a cat", "a cat"])
     assert difference(a, b) > 10
 
@@ -109,15 +109,15 @@ def test_other_resolutions_stretch_the_positions_for_a_while():
     assert backbone.input_size == (16, 16)
 
 
-def test_latents_may_be_smaller_than_pictures():
+def test_latents_may_be_smaller_than_images():
     assert draw(["a cat"], autoencoder=FakeAutoencoder(), resolution=32).shape == (1, 3, 32, 32)
 
 
-def test_pictures_have_the_shape_that_the_network_was_built_for():
+def test_images_have_the_shape_that_the_network_was_built_for():
     backbone = random_backbone(seed=0)
     backbone.resize((8, 16), 1.0)
-    pictures = pipeline(backbone=backbone, autoencoder=FakeAutoencoder()).generate(["a cat"], seed=0, guidance_scale=1)
-    assert pictures.shape == (1, 3, 16, 32)
+    generated = pipeline(backbone=backbone, autoencoder=FakeAutoencoder()).generate(["a cat"], seed=0, guidance_scale=1)
+    assert generated.shape == (1, 3, 16, 32)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_parts_that_do_not_fit_are_refused():
 
 
 def test_every_pair_of_seed_and_index_has_its_own_noise():
-    draws = {torch.randn(1, generator=picture_generator(seed, index)).item() for seed in range(9) for index in range(9)}
+    draws = {torch.randn(1, generator=image_generator(seed, index)).item() for seed in range(9) for index in range(9)}
     assert len(draws) == 81
 
 
@@ -150,7 +150,7 @@ def test_rounding_to_bytes():
 
 
 def test_guidance_at_no_level_is_refused():
-    with pytest.raises(ValueError, match=r"interval 1000 to 2000 holds none of the noise levels that are drawn with"):
+    with pytest.raises(ValueError, match=r"interval 1000 to 2000 holds none of the noise levels that are sampled at"):
         draw(guidance_interval=(1000.0, 2000.0))
     with pytest.raises(ValueError, match="the guidance scale is nan; choose a finite number"):
         draw(guidance_scale=float("nan"))

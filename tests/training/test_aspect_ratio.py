@@ -1,4 +1,4 @@
-"""Pictures of 4:3 from their latents to a drawn one, in the compact formats."""
+"""Images of 4:3 from their latents to a drawn one, in the compact formats."""
 
 import pytest
 import torch
@@ -33,9 +33,9 @@ def test_rectangular_latents_are_trained_on_and_drawn(tmp_path, padded, capsys):
     found = losses(tmp_path / "runs" / "wide")
     assert sorted(found) == list(range(20)) and all(torch.tensor(list(found.values())).isfinite())
     grid = Image.open(tmp_path / "runs" / "wide" / "samples" / "step_0000020.png")
-    assert grid.width > grid.height  # one picture, and its caption below
+    assert grid.width > grid.height  # one image, and its caption below
     drawing = ["--seed", "0", "--steps", "2", "--out", str(tmp_path / "out.png")]
     main(["generate", str(tmp_path / "runs" / "wide"), "a large red circle", *drawing])
     assert Image.open(tmp_path / "out.png").size == (40, 24)
     assert main(["evaluate", str(tmp_path / "runs" / "wide"), "--out", str(tmp_path / "scores.json")]) == 2
-    assert "wide draws 24×40, but only square pictures can be judged; use generate" in capsys.readouterr().err
+    assert "wide draws 24×40, but only square images can be judged; use generate" in capsys.readouterr().err

@@ -48,14 +48,14 @@ def test_loss_is_error_plus_weighted_divergence():
 
 
 @pytest.mark.parametrize(("shrink", "side"), [(1, 16), (2, 16), (4, 8)])
-def test_crops_of_shrunk_pictures(shrink, side):
+def test_crops_of_shrunk_images(shrink, side):
     drawn = build(shrink=[shrink]).draw(batch(), draws())
     assert drawn["images"].shape == (8, 3, side, side)
     assert drawn["images"].dtype == torch.uint8
     assert drawn["noise"].shape == (8, 4, side // 4, side // 4)
 
 
-def test_indivisible_pictures_are_cropped_to_a_multiple():
+def test_indivisible_images_are_cropped_to_a_multiple():
     images = torch.zeros(2, 3, 30, 15, dtype=torch.uint8)
     assert build(crop=64).draw({"images": images}, draws(size=2))["images"].shape == (2, 3, 28, 12)
 

@@ -100,7 +100,7 @@ def test_tensorboard_keeps_what_is_not_done_again(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.0), (2, 2.0)]
 
 
-def test_tensorboard_gets_numbers_and_pictures_in_one_file(tmp_path):
+def test_tensorboard_gets_numbers_and_images_in_one_file(tmp_path):
     board = TensorBoard(folder=str(tmp_path), flush_seconds=1)
     board.log_metrics({"too early": 1.0}, step=0)
     board.fit_start(started_at(0), None)

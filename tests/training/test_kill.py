@@ -37,7 +37,7 @@ SEED = int(os.environ.get("KILL_SEED", "18"))
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """24 pictures, in batches of 4: six steps an epoch, four epochs."""
+    """24 images, in batches of 4: six steps an epoch, four epochs."""
     folder = tmp_path_factory.mktemp("kill")
     make_latents(folder, count=24)
     return folder

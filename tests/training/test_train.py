@@ -1,4 +1,4 @@
-"""`composer train.py` as a user runs it, on a data set of 24 pictures: six steps an epoch."""
+"""`composer train.py` as a user runs it, on a data set of 24 images: six steps an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train.py --config-name train_autoencoder`, from pictures to a folder that the rest of the pipeline takes."""
+"""`train.py --config-name train_autoencoder`, from images to a folder that the rest of the pipeline takes."""
 
 from __future__ import annotations
 

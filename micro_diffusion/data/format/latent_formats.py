@@ -59,7 +59,7 @@ class Float16Latents:
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Latents:
-    """One byte a number and a scale for each channel of each picture, so that no range need be known beforehand."""
+    """One byte a number and a scale for each channel of each image, so that no range need be known beforehand."""
 
     name: ClassVar[str] = "int8"
 

@@ -27,7 +27,7 @@ _KINDS = {
     "resolutions": list,
     "channels": int,
     "downsampling": int,
-    "captions_per_picture": int,
+    "captions_per_image": int,
     "latent_std": dict,
 }
 
@@ -37,14 +37,14 @@ class LatentMetadata:
     """The record of a folder of MDS latents.
 
     Attributes:
-        samples: number of pictures.
+        samples: number of images.
         resolutions: sides of the encoded squares, pixels; ascending.
         autoencoder, text_encoder: names of the encoders' weights.
         channels, downsampling: of the latents, C and f.
         latent_sizes: by resolution, [height, width] of a latent.
         latent_format, caption_format: how both are stored, by name and settings.
         caption_dim, caption_length: width and number of rows of an encoded caption.
-        captions_per_picture: of which training draws one.
+        captions_per_image: of which training draws one.
         encoders: provenance of both, by "autoencoder" and "text_encoder".
         latent_std: by resolution, standard deviation of all entries; the objective's sigma_data should be near it.
     """
@@ -58,7 +58,7 @@ class LatentMetadata:
     caption_dim: int
     caption_length: int
     latent_std: dict[str, float]
-    captions_per_picture: int = 1
+    captions_per_image: int = 1
     latent_sizes: dict[str, list[int]] = field(default_factory=dict)
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     latent_format: dict[str, Any] = field(default_factory=lambda: describe(EXACT_LATENTS))
@@ -97,7 +97,7 @@ class LatentMetadata:
             latent_sizes={resolution: self.latent_size(resolution) for resolution in self.resolutions},
             caption_length=self.caption_length,
             caption_dim=self.caption_dim,
-            captions_per_picture=self.captions_per_picture,
+            captions_per_image=self.captions_per_image,
         )
 
     def latent_size(self, resolution: int) -> tuple[int, int]:

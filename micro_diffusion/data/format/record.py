@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_diffusion.files.json_text import parse_json
+from micro_diffusion.files.old_names import renamed
 
 RECORD = "metadata.json"
 """What a folder of prepared data holds and how it was made; its last file."""
@@ -25,7 +26,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / RECORD} cannot be read ({error}); make the folder again") from error
     if not isinstance(record, dict):
         raise ValueError(f"{folder / RECORD} is no record of a folder; make the folder again")
-    return record
+    return renamed(record)
 
 
 def write_record(folder: Path, recipe: Mapping[str, Any], **content: Any) -> None:

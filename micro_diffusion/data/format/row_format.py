@@ -19,7 +19,7 @@ from micro_diffusion.data.format.latent_formats import LatentFormat
 class RowFormat:
     """The columns of MDS latents.
 
-    Those of a picture's first caption are called `caption` and `caption_...`; of its second one the same after
+    Those of an image's first caption are called `caption` and `caption_...`; of its second one the same after
     `further_1_`, of its third one after `further_2_`, and so on, so that those of one caption are neighbours.
 
     Attributes:
@@ -27,7 +27,7 @@ class RowFormat:
         channels: C.
         latent_sizes: (h, w) by resolution R, whose latents are (C, h, w) and called `latents_R`.
         caption_length, caption_dim: L and D.
-        captions_per_picture: at least 1.
+        captions_per_image: at least 1.
     """
 
     latents: LatentFormat
@@ -36,20 +36,20 @@ class RowFormat:
     latent_sizes: Mapping[int, tuple[int, int]]
     caption_length: int
     caption_dim: int
-    captions_per_picture: int = 1
+    captions_per_image: int = 1
 
     def columns(self) -> dict[str, str]:
         """Names and MDS encodings of all columns."""
         columns = {"key": "str"}
         for resolution in self.latent_sizes:
             columns |= self._latent_columns(resolution)
-        for place in range(self.captions_per_picture):
+        for place in range(self.captions_per_image):
             columns |= {_of_caption(place, name): encoding for name, encoding in self._caption_columns().items()}
         return columns
 
     def caption_columns(self, entries: Mapping[str, Entries]) -> dict[str, Entries]:
-        """Columns of all captions, picture after picture, as columns of the rows."""
-        each = self.captions_per_picture
+        """Columns of all captions, image after image, as columns of the rows."""
+        each = self.captions_per_image
         return {_of_caption(i, name): column[i::each] for name, column in entries.items() for i in range(each)}
 
     def trained_columns(self, resolution: int, caption: int = 0) -> dict[str, str]:
@@ -57,7 +57,7 @@ class RowFormat:
 
         Args:
             resolution: R.
-            caption: which of a picture's captions, counted from 0.
+            caption: which of an image's captions, counted from 0.
         """
         shared = ["key", *self._latent_columns(resolution)]
         return {name: name for name in shared} | {_of_caption(caption, name): name for name in self._caption_columns()}

@@ -1,4 +1,4 @@
-"""Which part of a picture is encoded, and in which shape. H W height and width in pixels."""
+"""Which part of an image is encoded, and in which shape. H W height and width in pixels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from micro_diffusion.data.keyed_random import uniform
 
 
 class Crop(Protocol):
-    """A rectangle of one shape, cut out of a picture as large as it fits; a frozen dataclass, for the record."""
+    """A rectangle of one shape, cut out of an image as large as it fits; a frozen dataclass, for the record."""
 
     def takes(self, width: int, height: int) -> bool:
-        """Whether a picture of that size is used at all."""
+        """Whether an image of that size is used at all."""
         ...
 
     def size(self, resolution: int) -> tuple[int, int]:
@@ -31,7 +31,7 @@ class CentreSquare:
     """The square in the middle."""
 
     def takes(self, width: int, height: int) -> bool:
-        """All pictures."""
+        """All images."""
         return True
 
     def size(self, resolution: int) -> tuple[int, int]:
@@ -45,10 +45,10 @@ class CentreSquare:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSquare(CentreSquare):
-    """A square anywhere, for each picture always the same one, at all resolutions.
+    """A square anywhere, for each image always the same one, at all resolutions.
 
     Args:
-        seed: of the draws, which follow from it and the picture's key alone.
+        seed: of the draws, which follow from it and the image's key alone.
     """
 
     seed: int = 0
@@ -60,7 +60,7 @@ class RandomSquare(CentreSquare):
 
 @dataclass(frozen=True, kw_only=True)
 class AspectRatioBucket:
-    """The pictures whose shape is nearest to one of several, cut to that shape; the others are left to other buckets.
+    """The images whose shape is nearest to one of several, cut to that shape; the others are left to other buckets.
 
     Each bucket becomes a folder of its own, so that a loader can batch one shape at a time. All have about the area of
     the square of their resolution.

@@ -1,4 +1,4 @@
-"""What happens to a picture between its file and an encoder. Legend: H W height and width in pixels."""
+"""What happens to an image between its file and an encoder. Legend: H W height and width in pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Turn a picture as its file says, lay transparent parts over `background`, convert to 8-bit RGB."""
+    """Turn an image as its file says, lay transparent parts over `background`, convert to 8-bit RGB."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow clips sixteen bits where it should divide
         image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
@@ -20,7 +20,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255
 
 
 def shrink(image: Image.Image, *, shorter_side: int | None = None, longer_side: int | None = None) -> Image.Image:
-    """Shrink a picture, antialiased, until neither side is longer than given; a smaller one stays as it is."""
+    """Shrink an image, antialiased, until neither side is longer than given; a smaller one stays as it is."""
     limits = ((shorter_side, min(image.size)), (longer_side, max(image.size)))
     scale = min((limit / side for limit, side in limits if limit is not None), default=1)
     if scale >= 1:
@@ -33,7 +33,7 @@ def crop(image: Image.Image, size: tuple[int, int], place: float = 0.5) -> Image
     """The largest rectangle of a shape, resized with antialiasing.
 
     Args:
-        image: the picture.
+        image: the image.
         size: (H, W) of the result.
         place: of the rectangle along the side that is cut: 0 at the left or top end, 1 at the other.
     """
@@ -46,7 +46,7 @@ def crop(image: Image.Image, size: tuple[int, int], place: float = 0.5) -> Image
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB picture -> uint8 (3, H, W)."""
+    """An RGB image -> uint8 (3, H, W)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Any source of captioned pictures -> a folder of MDS images."""
+"""Any source of captioned images -> a folder of MDS images."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ def convert(
     part_size: int = 1024,
     size_limit: str = "64mb",
 ) -> None:
-    """Check and encode every picture of a source, and write MDS images with the columns of `preparation.COLUMNS`.
+    """Check and encode every image of a source, and write MDS images with the columns of `preparation.COLUMNS`.
 
-    Pictures and captions that cannot be used are left out, counted by reason, and listed in `rejects.jsonl` beside the
+    Images and captions that cannot be used are left out, counted by reason, and listed in `rejects.jsonl` beside the
     shards. The result does not depend on the engine. An interrupted conversion goes on with the parts that are missing.
 
     Args:
-        source: where the pictures come from; a frozen dataclass.
+        source: where the images come from; a frozen dataclass.
         out: folder to make, or a URL such as s3://bucket/name. One that holds the same conversion, complete, is left
             alone.
-        preparation: how pictures are checked and encoded.
+        preparation: how images are checked and encoded.
         engine: who does the work; None for a process on each processor core.
-        part_size: pictures of a part, about: what is done again after an interruption, and at least one shard.
+        part_size: images of a part, about: what is done again after an interruption, and at least one shard.
         size_limit: of a shard file, such as "64mb".
 
     Raises:
         FileExistsError: when `out` holds something else.
         BlockingIOError: when another job is making `out`.
-        ValueError: when not a single picture can be used, or they have unequal numbers of captions.
+        ValueError: when not a single image can be used, or they have unequal numbers of captions.
     """
     if not is_dataclass(source) or isinstance(source, type):
         raise ValueError(f"the source {source!r} is no dataclass; make it one, so that its settings can be recorded")
     tasks = _tasks(source, part_size)
     recipe = {
         "source": {"name": type(source).__name__, **asdict(source)},
-        "pictures": len(source),
+        "images": len(source),
         "preparation": asdict(preparation),
         "part_size": part_size,
         "size_limit": size_limit,
@@ -66,7 +66,7 @@ def convert(
         missing = [task for task in tasks if task.number not in whole]
         share = preparation.expected(len(source)) / max(1, len(tasks))
         total, done = round(share * len(tasks)), round(share * len(whole))  # the rate leaves out what was there
-        with tqdm(desc=f"convert {out}", total=total, initial=done, unit=" pictures", mininterval=1) as progress:
+        with tqdm(desc=f"convert {out}", total=total, initial=done, unit=" images", mininterval=1) as progress:
             for count in (engine or Processes()).run(work, missing):
                 progress.update(count)
         samples, rejected, counted = folder.merge(len(tasks))
@@ -74,9 +74,9 @@ def convert(
         if not samples:
             left = folder.discard()
             reasons = "; ".join(f"{reason}: {count}" for reason, count in rejected.items()) or "it is empty"
-            raise ValueError(f"the source gives no picture that can be used ({reasons}); check its settings{left}")
+            raise ValueError(f"the source gives no image that can be used ({reasons}); check its settings{left}")
         folder.finish(samples=samples, rejected=dict(rejected))
-    log.info("%s holds %d pictures", out, samples)
+    log.info("%s holds %d images", out, samples)
     for reason, count in rejected.most_common():
         done = "replaced" if reason.endswith(REPLACED) else "left out"
         log.warning("%s %d: %s (listed in %s/%s)", done, count, reason.removesuffix(REPLACED), out, REJECTS)
@@ -96,7 +96,7 @@ class Task(NamedTuple):
 
 
 def _tasks(source: Source, part_size: int) -> list[Task]:
-    """Runs of the source's parts with about `part_size` pictures each."""
+    """Runs of the source's parts with about `part_size` images each."""
     if part_size < 1:
         raise ValueError(f"part_size is {part_size}; set it to at least 1")
     parts = source.parts()
@@ -114,8 +114,8 @@ class PartConversion:
     size_limit: str
 
     def __call__(self, task: Task) -> int:
-        """Write a part. Returns the number of pictures of the split."""
-        pictures = 0
+        """Write a part. Returns the number of images of the split."""
+        images = 0
         captions: dict[str, str] = {}
         with writing(self.storage, task.number, columns=COLUMNS, size_limit=self.size_limit) as part:
             for source_part in task.source_parts:
@@ -126,16 +126,16 @@ class PartConversion:
                         if not isinstance(row, Rejected):
                             captions[str(1 + len(row["further_captions"]))] = row["key"]
                             _check_captions(captions)
-                    pictures += bool(rows)
+                    images += bool(rows)
             part.statistics = captions
-        return pictures
+        return images
 
 
 def _check_captions(examples: Mapping[str, str]) -> None:
-    """Raise ValueError when pictures have unequal numbers of captions; `examples` has a picture's key for each."""
+    """Raise ValueError when images have unequal numbers of captions; `examples` has an image's key for each."""
     if len(examples) > 1:
         (number, key), (other, other_key), *_ = examples.items()
         raise ValueError(
-            f"the source gives picture {key} {number} captions, but {other_key} {other}; let it give as many for each, "
+            f"the source gives image {key} {number} captions, but {other_key} {other}; let it give as many for each, "
             'with "" for one that is missing, and set another out'
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.format.columns import Entries, text_column
 from micro_diffusion.data.format.metadata import PRECOMPUTE, LatentMetadata
-from micro_diffusion.data.image.open_image import UnreadablePicture, read_picture
+from micro_diffusion.data.image.open_image import UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import crop, to_tensor
 from micro_diffusion.data.prepare.preparation import COLUMNS
 from micro_diffusion.data.stream.column_reader import ColumnReader, shard_path
@@ -71,7 +71,7 @@ class DataFolder:
             captions += self._captions(rows)
         if len(numbers := {len(texts) for texts in captions}) > 1:
             raise ValueError(
-                f"pictures of {self.path} have {' or '.join(map(str, sorted(numbers)))} captions; make the data folder "
+                f"images of {self.path} have {' or '.join(map(str, sorted(numbers)))} captions; make the data folder "
                 "again, with as many for each"
             )
         shown = captions[:: max(1, len(captions) // SHOWN_CAPTIONS)][:SHOWN_CAPTIONS]
@@ -81,21 +81,21 @@ class DataFolder:
             "samples": len(self.rows),
             "looked_at": len(self.places),
             "bytes_per_sample": {name: size / len(self.places) for name, size in sizes.items()},
-            "captions_per_picture": len(captions[0]),
+            "captions_per_image": len(captions[0]),
             **_numbered("words", [[len(text.split()) for text in texts] for texts in zip(*captions, strict=True)]),
             "captions": [text for texts in shown for text in texts],
-            **(self._pictures() if self.holds_images else self._latents()),
+            **(self._images() if self.holds_images else self._latents()),
         }
 
-    def pictures(self, count: int, resolution: int) -> tuple[Tensor, list[str]]:
+    def images(self, count: int, resolution: int) -> tuple[Tensor, list[str]]:
         """Some of the images as uint8 (N, 3, R, R), and their captions."""
         rows = self._some(count)
         squares = []
         for content, key in zip(rows["image"], text_column(rows["key"]), strict=True):
             try:
-                squares.append(to_tensor(crop(read_picture(content).rgb, (resolution, resolution))))
-            except UnreadablePicture as error:
-                raise ValueError(f"picture {key} of {self.path}: {error}; make the data folder again") from error
+                squares.append(to_tensor(crop(read_image(content).rgb, (resolution, resolution))))
+            except UnreadableImage as error:
+                raise ValueError(f"image {key} of {self.path}: {error}; make the data folder again") from error
         return torch.stack(squares), text_column(rows["caption"])
 
     def latents(self, count: int) -> tuple[Tensor, list[str]]:
@@ -120,11 +120,11 @@ class DataFolder:
         """Rows of latents with their first captions, with their second ones and so on."""
         assert self.metadata is not None
         form = self.metadata.row_format
-        names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_picture)]
+        names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_image)]
         return [form.batch({known: rows[name] for name, known in each.items()}, resolution) for each in names]
 
-    def _pictures(self) -> dict[str, Any]:
-        """Sizes and aspect ratios of the pictures."""
+    def _images(self) -> dict[str, Any]:
+        """Sizes and aspect ratios of the images."""
         sides = [
             (int.from_bytes(width, "little"), int.from_bytes(height, "little"))
             for rows in self._chunks(self.places)
@@ -141,7 +141,7 @@ class DataFolder:
         """Moments of the latents and lengths of the captions."""
         assert self.metadata is not None
         moments: dict[int, list[Tensor]] = defaultdict(list)  # count, sums and sums of squares (3, C)
-        lengths: list[list[int]] = [[] for _ in range(self.metadata.captions_per_picture)]
+        lengths: list[list[int]] = [[] for _ in range(self.metadata.captions_per_image)]
         for rows in self._chunks(self.places):
             for resolution in self.metadata.resolutions:
                 first, *_ = batches = self._batches(rows, resolution)

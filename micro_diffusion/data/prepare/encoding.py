@@ -1,6 +1,6 @@
-"""Pictures and captions to rows of MDS latents.
+"""Images and captions to rows of MDS latents.
 
-Legend: B pictures, C latent channels, H W height and width of a crop in pixels, f downsampling, L caption tokens,
+Legend: B images, C latent channels, H W height and width of a crop in pixels, f downsampling, L caption tokens,
 D caption width.
 """
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class LatentEncoder:
-    """Batches of pictures to rows of MDS latents.
+    """Batches of images to rows of MDS latents.
 
-    The draw of a picture's latents follows from the seed, the picture's key and the resolution alone.
+    The draw of an image's latents follows from the seed, the image's key and the resolution alone.
 
     Args:
         sizes: (H, W) of the crops in pixels, by resolution.
@@ -38,7 +38,7 @@ class LatentEncoder:
         text_encoder: gives the captions' features.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
-        captions_per_picture: how many captions each picture has.
+        captions_per_image: how many captions each image has.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
 
@@ -54,7 +54,7 @@ class LatentEncoder:
         *,
         latent_format: LatentFormat,
         caption_format: CaptionFormat,
-        captions_per_picture: int,
+        captions_per_image: int,
         sample: bool,
         seed: int,
     ) -> None:
@@ -79,7 +79,7 @@ class LatentEncoder:
             latent_sizes=self.latent_sizes,
             caption_length=text_encoder.max_length,
             caption_dim=text_encoder.dim,
-            captions_per_picture=captions_per_picture,
+            captions_per_image=captions_per_image,
         )
 
     def description(self) -> dict[str, Any]:
@@ -107,19 +107,19 @@ class LatentEncoder:
 
     @torch.no_grad()
     def rows(self, batch: Sequence[ImageSample], statistics: LatentStatistics) -> Iterator[dict[str, Any]]:
-        """Encode B pictures and their captions, and count the latents.
+        """Encode B images and their captions, and count the latents.
 
         Raises:
-            ValueError: when a picture has more or fewer captions than the rows have columns for, or an encoder gives
+            ValueError: when an image has more or fewer captions than the rows have columns for, or an encoder gives
                 numbers that are not finite in half precision.
         """
         if not batch:
             return
-        each = self.row_format.captions_per_picture
+        each = self.row_format.captions_per_image
         for item in batch:
             if len(item.captions) != each:
                 raise ValueError(
-                    f"picture {item.key} has {len(item.captions)} captions, others {each}; convert again, with as many "
+                    f"image {item.key} has {len(item.captions)} captions, others {each}; convert again, with as many "
                     "for each"
                 )
         columns: dict[str, Entries] = {}
@@ -133,9 +133,9 @@ class LatentEncoder:
 
     def _encode(self, batch: Sequence[ImageSample], resolution: int, statistics: LatentStatistics) -> np.ndarray:
         """(B, C, H/f, W/f) float32."""
-        pictures = normalise(torch.stack([item.crops[resolution] for item in batch]))
+        crops = normalise(torch.stack([item.crops[resolution] for item in batch]))
         draws = [_generator(self.seed, item.key, resolution) for item in batch] if self.sample else None
-        latents = self.autoencoder.encode(pictures, generator=draws, sample=self.sample).float().cpu()
+        latents = self.autoencoder.encode(crops, generator=draws, sample=self.sample).float().cpu()
         what = f"latents at {resolution} px by the autoencoder {self.autoencoder.name}"
         check_finite(latents, what, [item.key for item in batch])
         statistics.add(resolution, latents, enlarged=sum(resolution in item.enlarged for item in batch))
@@ -153,5 +153,5 @@ class LatentEncoder:
 
 
 def _generator(seed: int, key: str, resolution: int) -> torch.Generator:
-    """Of the draws for one picture."""
+    """Of the draws for one image."""
     return torch.Generator().manual_seed(whole_number(seed, resolution, key))

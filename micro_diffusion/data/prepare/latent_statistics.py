@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class LatentStatistics:
-    """Moments of latent entries and enlarged pictures, by resolution, and pictures that the crop does not take.
+    """Moments of latent entries and enlarged images, by resolution, and images that the crop does not take.
 
     Parts are counted apart and added in order, so that the sums do not depend on who counted which.
     """
@@ -22,7 +22,7 @@ class LatentStatistics:
         self._moments: dict[str, np.ndarray] = {}  # count, sum, sum of squares
 
     def add(self, resolution: int, latents: Tensor, *, enlarged: int) -> None:
-        """Count a batch of latents, `enlarged` of them from pictures smaller than the resolution."""
+        """Count a batch of latents, `enlarged` of them from images smaller than the resolution."""
         values = latents.double()
         moments = np.array([values.numel(), values.sum().item(), values.square().sum().item()])
         self._moments[str(resolution)] = self._moments.get(str(resolution), 0) + moments

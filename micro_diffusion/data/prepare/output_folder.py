@@ -29,6 +29,7 @@ from micro_diffusion.data.prepare.storage import (
 from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.files.file_lock import NoLocks, locked_file
 from micro_diffusion.files.json_text import parse_json
+from micro_diffusion.files.old_names import renamed
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +104,13 @@ class OutputFolder:
         return whole
 
     def merge(self, count: int) -> tuple[int, Counter[str], list[Mapping[str, Any]]]:
-        """Write the index and the list of rejected pictures of all parts together.
+        """Write the index and the list of rejected images of all parts together.
 
         Args:
             count: of parts, all of which are whole.
 
         Returns:
-            Number of samples, of rejected pictures by reason, and the statistics of each part.
+            Number of samples, of rejected images by reason, and the statistics of each part.
         """
         records = [PartRecord.read(self.storage, number) for number in range(count)]
         rejected = [item for record in records for item in record.rejected]
@@ -209,7 +210,7 @@ def _content(storage: Storage, name: str) -> Mapping[str, Any]:
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} of {storage} is no record of a folder; remove that folder, or set another out")
-    return content
+    return renamed(content)
 
 
 def _locked(folder: Path) -> TextIO:

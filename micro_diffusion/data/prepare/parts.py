@@ -30,7 +30,7 @@ class PartRecord:
     Attributes:
         samples: number of rows.
         shards: their entries in the index, in order.
-        rejected: pictures that were left out.
+        rejected: images that were left out.
         statistics: what the writer adds; JSON values.
     """
 
@@ -61,7 +61,7 @@ def whole_parts(storage: Storage) -> set[int]:
 
 @dataclass
 class Part:
-    """A part on its way: give it rows and rejected pictures in order, and statistics if there are some."""
+    """A part on its way: give it rows and rejected images in order, and statistics if there are some."""
 
     writer: MDSWriter
     samples: int = 0
@@ -69,7 +69,7 @@ class Part:
     statistics: dict[str, Any] = field(default_factory=dict)
 
     def write(self, row: Mapping[str, Any] | Rejected) -> None:
-        """Add a row, or list a picture as rejected."""
+        """Add a row, or list an image as rejected."""
         if isinstance(row, Rejected):
             self.rejected.append(row)
         else:

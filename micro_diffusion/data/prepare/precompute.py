@@ -56,11 +56,11 @@ def precompute(
     part_size: int = 1024,
     size_limit: str = "64mb",
 ) -> None:
-    """Encode every picture at every resolution, and every caption once.
+    """Encode every image at every resolution, and every caption once.
 
     A row of the result holds `latents_R` (C, H/f, W/f) for each resolution R, a crop of H×W pixels, already shifted and
     scaled by the autoencoder, the caption's features (L, D) or token ids (L), `caption_length` (rows up to and
-    including end-of-text), `caption` and `key`; of further captions the same, named as `RowFormat` says. Pictures that
+    including end-of-text), `caption` and `key`; of further captions the same, named as `RowFormat` says. Images that
     cannot be decoded are left out, counted, and listed in `rejects.jsonl`.
 
     Under a launcher, within `ranks.joined`, all ranks share the parts, and rank 0 puts them together. The result does
@@ -73,16 +73,16 @@ def precompute(
         resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
         autoencoder: gives the latents.
         text_encoder: gives the caption's features.
-        crop: which part of each picture is encoded; None for the square in its middle.
+        crop: which part of each image is encoded; None for the square in its middle.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
         device: where both encoders work, in torch's words; None for the GPU of this rank where torch finds one, or else
             the CPU.
-        batch_size: pictures encoded at a time.
+        batch_size: images encoded at a time.
         sample: draw latents from the posterior rather than take its mean.
         seed: of those draws.
-        workers: processes of each rank that decode pictures; 0 decodes in this one.
-        part_size: pictures of a part, which one rank does: what is done again after an interruption.
+        workers: processes of each rank that decode images; 0 decodes in this one.
+        part_size: images of a part, which one rank does: what is done again after an interruption.
         size_limit: of a shard file, such as "64mb".
 
     Raises:
@@ -104,7 +104,7 @@ def precompute(
         autoencoder,
         text_encoder,
         **formats,
-        captions_per_picture=dataset.captions_per_picture,
+        captions_per_image=dataset.captions_per_image,
         sample=sample,
         seed=seed,
     )
@@ -129,7 +129,7 @@ def precompute(
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
         total = sum(map(len, mine.values()))
-        with tqdm(desc=f"precompute {out}", total=total, unit=" pictures", mininterval=1) as progress:
+        with tqdm(desc=f"precompute {out}", total=total, unit=" images", mininterval=1) as progress:
             for count in _write(folder, encoder, batches, size_limit):
                 progress.update(count)
         ranks.wait_for_all()
@@ -138,12 +138,12 @@ def precompute(
 
 
 def _made_from(images: Path) -> Any:
-    """The recipe of the pictures, or their folder where another program has made it."""
+    """The recipe of the images, or their folder where another program has made it."""
     if not (images / RECORD).is_file():
         return str(images)
     record = read_record(images)
     if "recipe" not in record:
-        raise ValueError(f"{images / RECORD} lacks the recipe of the pictures; make the folder again")
+        raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
     return record["recipe"]
 
 
@@ -166,7 +166,7 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
 
 
 def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:
-    """Write the parts that the batches belong to; the number of pictures of each batch as it is done."""
+    """Write the parts that the batches belong to; the number of images of each batch as it is done."""
     for number, of_part in groupby(batches, key=itemgetter(0)):
         statistics = LatentStatistics()
         with writing(folder.storage, number, columns=encoder.columns(), size_limit=size_limit) as part:
@@ -187,24 +187,24 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
         unused = {**rejected, "another shape": statistics.other_shapes}
         reasons = "; ".join(f"{reason}: {count}" for reason, count in unused.items() if count)
         raise ValueError(
-            f"no picture can be used ({reasons}); make the folder of images again, or set another crop{left}"
+            f"no image can be used ({reasons}); make the folder of images again, or set another crop{left}"
         )
     folder.finish(
         **encoder.description(),
-        captions_per_picture=encoder.row_format.captions_per_picture,
+        captions_per_image=encoder.row_format.captions_per_image,
         samples=samples,
         latent_std=statistics.std(),
         enlarged=dict(statistics.enlarged),
         other_shapes=statistics.other_shapes,
         rejected=dict(rejected),
     )
-    log.info("%s holds the latents of %d pictures", folder.out, samples)
+    log.info("%s holds the latents of %d images", folder.out, samples)
     if statistics.other_shapes:
-        log.info("%d pictures of other shapes are left to other data sets", statistics.other_shapes)
+        log.info("%d images of other shapes are left to other data sets", statistics.other_shapes)
     for reason, count in rejected.most_common():
         log.warning("left out %d: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
     for resolution, count in statistics.enlarged.items():
-        log.warning("%d pictures were smaller than %s px and have been enlarged", count, resolution)
+        log.warning("%d images were smaller than %s px and have been enlarged", count, resolution)
 
 
 def _described(crop: Crop) -> dict[str, Any]:
@@ -216,6 +216,6 @@ def _described(crop: Crop) -> dict[str, Any]:
 def _rows(
     encoder: LatentEncoder, batch: Iterable[ImageSample | Rejected | None], statistics: LatentStatistics
 ) -> Iterator[dict | Rejected]:
-    """The rows of a batch, after the pictures of it that are rejected."""
+    """The rows of a batch, after the images of it that are rejected."""
     yield from (item for item in batch if isinstance(item, Rejected))
     yield from encoder.rows([item for item in batch if isinstance(item, ImageSample)], statistics)

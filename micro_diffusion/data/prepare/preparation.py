@@ -1,4 +1,4 @@
-"""One captioned picture to one row of MDS images, checked; what is unfit is named and why."""
+"""One captioned image to one row of MDS images, checked; what is unfit is named and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from micro_diffusion.data.image.open_image import Picture, UnreadablePicture, read_picture
+from micro_diffusion.data.image.open_image import OpenedImage, UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import shrink, to_rgb
 from micro_diffusion.data.keyed_random import uniform
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
@@ -22,10 +22,10 @@ COLUMNS = {
     "width": "int",
     "height": "int",
 }
-"""Columns of MDS images; further_captions is a list of texts, width and height are the picture's, in pixels."""
+"""Columns of MDS images; further_captions is a list of texts, width and height are the image's, in pixels."""
 
-REPLACED = ", replaced by another one of the picture"
-"""Ends the reason of a rejected caption whose picture stays."""
+REPLACED = ", replaced by another one of the image"
+"""Ends the reason of a rejected caption whose image stays."""
 
 KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 
@@ -34,15 +34,15 @@ Split = Literal["all", "train", "eval"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How pictures are checked and encoded.
+    """How images are checked and encoded.
 
     Args:
-        minimum_side: pictures whose shorter side has fewer pixels are rejected.
-        shorter_side: pictures whose shorter side has more pixels are shrunk to it; None for no such limit.
+        minimum_side: images whose shorter side has fewer pixels are rejected.
+        shorter_side: images whose shorter side has more pixels are shrunk to it; None for no such limit.
         longer_side: the same for the longer side.
-        split: "train" leaves out the pictures of "eval", "all" keeps both. Which picture belongs to which follows
+        split: "train" leaves out the images of "eval", "all" keeps both. Which image belongs to which follows
             from its key alone.
-        eval_fraction: of pictures that belong to "eval", in (0, 1).
+        eval_fraction: of images that belong to "eval", in (0, 1).
     """
 
     minimum_side: int = 1
@@ -61,16 +61,16 @@ class Preparation:
                 raise ValueError(f"{name} {side} is below minimum_side {self.minimum_side}; set it to at least that")
 
     def wants(self, key: str) -> bool:
-        """Whether a picture belongs to the split."""
+        """Whether an image belongs to the split."""
         return self.split == "all" or (uniform(key) < self.eval_fraction) == (self.split == "eval")
 
     def expected(self, count: int) -> int:
-        """About how many of `count` pictures belong to the split."""
+        """About how many of `count` images belong to the split."""
         share = {"all": 1.0, "train": 1 - self.eval_fraction, "eval": self.eval_fraction}
         return round(share[self.split] * count)
 
     def rows(self, item: CaptionedImage | Rejected) -> Iterator[dict[str, Any] | Rejected]:
-        """The row of MDS images of a picture, if it belongs to the split, and what is rejected of it.
+        """The row of MDS images of an image, if it belongs to the split, and what is rejected of it.
 
         Of several captions, those that cannot be used are listed as KEY#1, KEY#2 and so on, counted from 1, and the
         first that can be used takes their place.
@@ -82,8 +82,8 @@ class Preparation:
             return
         try:
             encoded, (width, height) = self.encode(item.image)
-        except UnreadablePicture:
-            yield Rejected(item.key, "unreadable picture")
+        except UnreadableImage:
+            yield Rejected(item.key, "unreadable image")
             return
         if min(width, height) < self.minimum_side:
             yield Rejected(item.key, f"shorter side below {self.minimum_side} px")
@@ -102,11 +102,11 @@ class Preparation:
         yield {"image": encoded, **captions, "key": item.key, "width": width, "height": height}
 
     def encode(self, image: Image.Image | bytes) -> tuple[bytes, tuple[int, int]]:
-        """The file to store and its (width, height): the picture's own where it can stay, decoded once to be sure.
+        """The file to store and its (width, height): the image's own where it can stay, decoded once to be sure.
 
         A shrunk or turned JPEG becomes a JPEG again, everything else a PNG.
         """
-        opened = read_picture(image) if isinstance(image, bytes) else Picture(to_rgb(image), "", image.size)
+        opened = read_image(image) if isinstance(image, bytes) else OpenedImage(to_rgb(image), "", image.size)
         smaller = shrink(opened.rgb, shorter_side=self.shorter_side, longer_side=self.longer_side)
         if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
             return image, smaller.size

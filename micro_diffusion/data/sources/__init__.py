@@ -1,1 +1,1 @@
-"""Sources of captioned pictures: each only yields (picture, caption, key)."""
+"""Sources of captioned images: each only yields (image, caption, key)."""

@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from micro_diffusion.data.sources.archives import estimate_pictures
+from micro_diffusion.data.sources.archives import estimate_images
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveSource(ABC):
-    """Pictures in archives below a folder. Each archive is a part, by its name relative to the folder.
+    """Images in archives below a folder. Each archive is a part, by its name relative to the folder.
 
     Args:
         path: the folder.
@@ -36,12 +36,12 @@ class ArchiveSource(ABC):
 
     @property
     def index(self) -> CaptionIndex | None:
-        """The captions, where they lie apart from the pictures."""
+        """The captions, where they lie apart from the images."""
         return None
 
     @abstractmethod
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of an archive, in its order."""
+        """The images of an archive, in its order."""
 
     def __post_init__(self) -> None:
         if not self._parts:
@@ -59,7 +59,7 @@ class ArchiveSource(ABC):
 
     @cached_property
     def _length(self) -> int:
-        return estimate_pictures([self.root / part for part in self._parts])
+        return estimate_images([self.root / part for part in self._parts])
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

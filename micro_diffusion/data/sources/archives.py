@@ -15,9 +15,9 @@ from typing import IO, NamedTuple, cast
 from micro_diffusion.data.sources.source import Rejected
 
 LARGEST_FILE = 256 * 2**20
-"""Bytes; a larger file is no picture, and a few of them would fill the memory."""
+"""Bytes; a larger file is no image, and a few of them would fill the memory."""
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 _NAMES = (
     tarfile.GNUTYPE_LONGNAME,
@@ -129,9 +129,9 @@ def suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def estimate_pictures(paths: Sequence[Path]) -> int:
-    """About how many pictures tar archives hold, from their sizes and the first pictures of the first one."""
-    first = (file for file in read_tar(paths[0]) if isinstance(file, File) and suffix(file.name) in PICTURES)
+def estimate_images(paths: Sequence[Path]) -> int:
+    """About how many images tar archives hold, from their sizes and the first images of the first one."""
+    first = (file for file in read_tar(paths[0]) if isinstance(file, File) and suffix(file.name) in IMAGES)
     sampled = list(islice(first, _SAMPLED))
     size = sum(path.stat().st_size for path in paths)
     return max(len(sampled), round(len(sampled) * size / sampled[-1].end)) if sampled else 0

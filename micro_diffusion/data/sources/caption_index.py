@@ -1,4 +1,4 @@
-"""What annotations say of each picture, looked up by key from any process, where they do not fit into memory."""
+"""What annotations say of each image, looked up by key from any process, where they do not fit into memory."""
 
 from __future__ import annotations
 

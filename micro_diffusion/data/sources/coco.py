@@ -17,13 +17,13 @@ LAYOUT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Coco(ListedFiles):
-    """Pictures of COCO with the captions that people wrote, about five each.
+    """Images of COCO with the captions that people wrote, about five each.
 
     Args:
-        path: folder that holds the folder of pictures and `annotations/captions_SPLIT.json`.
+        path: folder that holds the folder of images and `annotations/captions_SPLIT.json`.
         split: of COCO, such as "val2014" or "train2014".
-        captions: of a picture, how many are taken; the first alone, as evaluations do, by default.
-        limit: of pictures, taken in the order of the annotations; None for all.
+        captions: of an image, how many are taken; the first alone, as evaluations do, by default.
+        limit: of images, taken in the order of the annotations; None for all.
 
     Raises:
         FileNotFoundError: when the annotations are not there.
@@ -34,18 +34,18 @@ class Coco(ListedFiles):
     limit: int | None = None
 
     def list_entries(self, root: Path) -> list[Entry]:
-        """The pictures of the split."""
+        """The images of the split."""
         path = root / "annotations" / f"captions_{self.split}.json"
         content = read_json(path, layout=LAYOUT)
         captions: defaultdict[int, list[Any]] = defaultdict(list)
         try:
             for annotation in content["annotations"]:
                 captions[annotation["image_id"]].append(annotation["caption"])
-            pictures = [(picture["id"], picture["file_name"]) for picture in content["images"]]
+            images = [(image["id"], image["file_name"]) for image in content["images"]]
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no captions of COCO ({error!r} in it); {LAYOUT}") from error
-        return [Entry(name, tuple(captions[number])) for number, name in pictures[: self.limit]]
+        return [Entry(name, tuple(captions[number])) for number, name in images[: self.limit]]
 
-    def pictures(self, root: Path) -> Path:
+    def images(self, root: Path) -> Path:
         """The folder of the split."""
         return root / self.split

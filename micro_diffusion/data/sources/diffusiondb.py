@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import PICTURES, File, read_zip
+from micro_diffusion.data.sources.archives import IMAGES, File, read_zip
 from micro_diffusion.data.sources.caption_index import CaptionIndex, Lookup
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
 from micro_diffusion.files.json_text import parse_json
 
-_PICTURES_OF_AN_ARCHIVE = 1000
+_IMAGES_OF_AN_ARCHIVE = 1000
 _FILES = {
     "large": (("diffusiondb-large-part-*/part-*.zip",), "metadata-large.parquet"),
     "2m": (("images/part-*.zip",), "metadata.parquet"),
@@ -24,13 +24,13 @@ _FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionDB(ArchiveSource):
-    """Pictures that people made with Stable Diffusion, with their prompts and scores of how unsafe they are.
+    """Images that people made with Stable Diffusion, with their prompts and scores of how unsafe they are.
 
     Args:
         path: folder laid out as on the hub.
-        subset: "large", 14 million pictures, or "2m", two million.
-        maximum_image_nsfw, maximum_prompt_nsfw: pictures with a higher score are rejected; in [0, 1], where 2 is the
-            score of pictures that Stable Diffusion itself has blurred. None sets no limit; with no limit at all, the
+        subset: "large", 14 million images, or "2m", two million.
+        maximum_image_nsfw, maximum_prompt_nsfw: images with a higher score are rejected; in [0, 1], where 2 is the
+            score of images that Stable Diffusion itself has blurred. None sets no limit; with no limit at all, the
             prompts are taken from the archives, and the metadata are not needed.
 
     Raises:
@@ -51,7 +51,7 @@ class DiffusionDB(ArchiveSource):
 
     @property
     def patterns(self) -> Sequence[str]:
-        """Archives of a thousand pictures each."""
+        """Archives of a thousand images each."""
         return _FILES[self.subset][0]
 
     @property
@@ -76,20 +76,20 @@ class DiffusionDB(ArchiveSource):
         return CaptionIndex(self._metadata, _read_metadata) if self._limits else None
 
     def __len__(self) -> int:
-        return _PICTURES_OF_AN_ARCHIVE * len(self._parts)
+        return _IMAGES_OF_AN_ARCHIVE * len(self._parts)
 
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of an archive, without those above a limit."""
+        """The images of an archive, without those above a limit."""
         archive = self.root / part
         with _open_archive(archive) if self.index is None else self.index.open() as look_up:
-            for file in read_zip(archive, suffixes=PICTURES):
+            for file in read_zip(archive, suffixes=IMAGES):
                 key = PurePosixPath(file[0]).name
                 if isinstance(file, Rejected):
                     yield file._replace(key=key)
                 else:
-                    yield self._picture(file, key, look_up(key))
+                    yield self._image(file, key, look_up(key))
 
-    def _picture(self, file: File, key: str, rows: Sequence[Any]) -> CaptionedImage | Rejected:
+    def _image(self, file: File, key: str, rows: Sequence[Any]) -> CaptionedImage | Rejected:
         if not rows:
             return Rejected(key, "no caption")
         for name, limit in self._limits.items():
@@ -103,7 +103,7 @@ class DiffusionDB(ArchiveSource):
 
 @contextmanager
 def _open_archive(path: Path) -> Iterator[Lookup]:
-    """The prompts in an archive's own JSON file, by the name of the picture."""
+    """The prompts in an archive's own JSON file, by the name of the image."""
     file = next(read_zip(path, suffixes={".json"}), None)
     if not isinstance(file, File):
         raise ValueError(f"{path} holds no JSON file of prompts; get this file again")
@@ -115,7 +115,7 @@ def _open_archive(path: Path) -> Iterator[Lookup]:
 
 
 def _read_metadata(path: Path) -> Iterator[tuple[str, Any]]:
-    """Pairs of a picture's name and its prompt and scores."""
+    """Pairs of an image's name and its prompt and scores."""
     columns = ("prompt", "image_nsfw", "prompt_nsfw")
     for name, *row in read_columns(path, ("image_name", *columns)):
         yield name, dict(zip(columns, row, strict=True))

@@ -1,4 +1,4 @@
-"""The pictures of a colour emoji font, with their Unicode names as captions, as a source."""
+"""The images of a colour emoji font, with their Unicode names as captions, as a source."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Emoji:
-    """Every emoji that a font can draw as one picture, skin tones, flags and joined sequences included.
+    """Every emoji that a font can draw as one image, skin tones, flags and joined sequences included.
 
     The names are the English short names of the Unicode CLDR, as the package `emoji` lists them.
 
     Args:
         font: path of a colour emoji font, such as Debian's fonts-noto-color-emoji.
-        resolution: side of a picture in pixels.
+        resolution: side of an image in pixels.
         strike: font size in pixels at which the font is drawn; a font of bitmaps has one size only, 109 for Noto's.
         background: colour behind the emoji, 8-bit RGB.
 
     Raises:
         FileNotFoundError: when there is no such font.
         ImportError: when the package `emoji`, or Pillow's text layout, is missing.
-        ValueError: when the font has no pictures of that size.
+        ValueError: when the font has no images of that size.
     """
 
     font: str

@@ -17,15 +17,15 @@ PART = 64
 
 @dataclass(frozen=True, kw_only=True)
 class HfDataset:
-    """A data set with a column of pictures and one of captions.
+    """A data set with a column of images and one of captions.
 
     Args:
         path: its name on the hub, a folder that `datasets` can load, or one that `save_to_disk` has written.
         split: such as "train", or "train[:1%]"; ignored for a saved data set without splits.
         name: of its configuration, where it has several.
-        image: column of the pictures.
+        image: column of the images.
         caption: column of the captions, each a text or a list of texts; or several columns, each a kind of caption.
-        key: column that names the pictures, each differently; None names them by split and number.
+        key: column that names the images, each differently; None names them by split and number.
         captions: of a list, how many are taken, from its first.
 
     Raises:

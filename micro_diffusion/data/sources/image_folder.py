@@ -1,4 +1,4 @@
-"""A folder of pictures with their captions beside them as a source."""
+"""A folder of images with their captions beside them as a source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from micro_diffusion.data.sources.archives import PICTURES
+from micro_diffusion.data.sources.archives import IMAGES
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
 from micro_diffusion.files.json_text import parse_json
 
@@ -16,10 +16,10 @@ CAPTION_COLUMNS = ("caption", "text")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(ListedFiles):
-    """Pictures in a folder and the folders below it.
+    """Images in a folder and the folders below it.
 
     The captions stand in `metadata.jsonl` (an object a line with `file_name` and `caption` or `text`, a text or a list
-    of texts), or in `captions.csv` (the same names as columns), or else in a `.txt` file beside each picture, of the
+    of texts), or in `captions.csv` (the same names as columns), or else in a `.txt` file beside each image, of the
     same stem.
 
     Args:
@@ -27,23 +27,23 @@ class ImageFolder(ListedFiles):
         captions: of a list, how many are taken, from its first.
 
     Raises:
-        FileNotFoundError: when there is no such folder or it holds no pictures.
+        FileNotFoundError: when there is no such folder or it holds no images.
         ValueError: when the list of captions cannot be read, or there are two.
     """
 
     def list_entries(self, root: Path) -> list[Entry]:
-        """What the list of captions names, or else every picture in the folder."""
+        """What the list of captions names, or else every image in the folder."""
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root}; set source.path to a folder of captioned pictures")
+            raise FileNotFoundError(f"there is no folder {root}; set source.path to a folder of captioned images")
         lists = [root / name for name in ("metadata.jsonl", "captions.csv") if (root / name).exists()]
         if len(lists) > 1:
             raise ValueError(f"{root} holds both metadata.jsonl and captions.csv; remove the one that is not meant")
-        return _read_list(lists[0]) if lists else _find_pictures(root)
+        return _read_list(lists[0]) if lists else _find_images(root)
 
 
-def _find_pictures(root: Path) -> list[Entry]:
-    """All pictures below a folder in the order of their paths, their captions in text files."""
-    paths = (path for path in root.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+def _find_images(root: Path) -> list[Entry]:
+    """All images below a folder in the order of their paths, their captions in text files."""
+    paths = (path for path in root.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
     return [Entry(name, None) for name in sorted(path.relative_to(root).as_posix() for path in paths)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import PICTURES, read_lines, read_tar
+from micro_diffusion.data.sources.archives import IMAGES, read_lines, read_tar
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned
 from micro_diffusion.files.json_text import parse_json
@@ -16,9 +16,9 @@ from micro_diffusion.files.json_text import parse_json
 
 @dataclass(frozen=True, kw_only=True)
 class JourneyDB(ArchiveSource):
-    """Pictures that people made with Midjourney, with their prompts.
+    """Images that people made with Midjourney, with their prompts.
 
-    The prompts of four million pictures are in one file, in an order of their own; an index of them is made beside it.
+    The prompts of four million images are in one file, in an order of their own; an index of them is made beside it.
 
     Args:
         path: folder that holds `data/SPLIT/imgs/000.tgz` and so on, and `data/SPLIT/SPLIT_anno*repath.jsonl.tgz`.
@@ -58,9 +58,9 @@ class JourneyDB(ArchiveSource):
         return CaptionIndex(found[0], _read_prompts)
 
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of an archive."""
+        """The images of an archive."""
         with self.index.open() as prompts:
-            for file in read_tar(self.root / part, suffixes=PICTURES):
+            for file in read_tar(self.root / part, suffixes=IMAGES):
                 key = f"{PurePosixPath(part).stem}/{PurePosixPath(file[0]).name}"
                 if isinstance(file, Rejected):
                     yield file._replace(key=key)

@@ -1,4 +1,4 @@
-"""Picture files that a list names, relative to a folder."""
+"""Image files that a list names, relative to a folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PART = 32
 
 
 class Entry(NamedTuple):
-    """A picture's path within the folder and its captions, as the list has them: texts, if it is in order.
+    """An image's path within the folder and its captions, as the list has them: texts, if it is in order.
 
-    None when they are in a text file beside the picture.
+    None when they are in a text file beside the image.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ListedFiles(ABC):
-    """A source of picture files; what it derives from lists them.
+    """A source of image files; what it derives from lists them.
 
     Args:
         path: a folder.
-        captions: of a picture that has several, how many are taken, from the first.
+        captions: of an image that has several, how many are taken, from the first.
     """
 
     path: str
@@ -41,20 +41,20 @@ class ListedFiles(ABC):
 
     @abstractmethod
     def list_entries(self, root: Path) -> list[Entry]:
-        """All pictures, in the order of the data set. root: `path` as a path."""
+        """All images, in the order of the data set. root: `path` as a path."""
 
-    def pictures(self, root: Path) -> Path:
+    def images(self, root: Path) -> Path:
         """The folder that the names of the entries are relative to."""
         return root
 
     def __post_init__(self) -> None:
         check_captions(self.captions)
         if not self._entries:
-            raise FileNotFoundError(f"{self.path} names no pictures; set source.path to a folder of captioned pictures")
+            raise FileNotFoundError(f"{self.path} names no images; set source.path to a folder of captioned images")
         most = max(1, *(len(captions or ()) for _, captions in self._entries))  # none are listed: one in a text file
         if self.captions > most:
             raise ValueError(
-                f"captions is {self.captions}, but no picture of {self.path} has more than {most}; set source.captions "
+                f"captions is {self.captions}, but no image of {self.path} has more than {most}; set source.captions "
                 "to at most that"
             )
 
@@ -73,21 +73,21 @@ class ListedFiles(ABC):
         return [self._entries[start : start + PART] for start in range(0, len(self), PART)]
 
     def read(self, part: Sequence[Entry]) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of some entries, with their names as keys."""
-        root = self.pictures(Path(self.path).expanduser())
+        """The images of some entries, with their names as keys."""
+        root = self.images(Path(self.path).expanduser())
         for name, captions in part:
             key = name.encode(errors="replace").decode()  # a name on disk need not be UTF-8
-            picture = read_file(root, name)
-            if isinstance(picture, str):
-                yield Rejected(key, picture)
+            image = read_file(root, name)
+            if isinstance(image, str):
+                yield Rejected(key, image)
             else:
                 texts = _beside(root / name) if captions is None else captions
-                yield captioned(picture, key, texts, count=self.captions)
+                yield captioned(image, key, texts, count=self.captions)
 
 
-def _beside(picture: Path) -> tuple[str, ...]:
-    """The caption in the text file beside a picture."""
-    text = picture.with_suffix(".txt")
+def _beside(image: Path) -> tuple[str, ...]:
+    """The caption in the text file beside an image."""
+    text = image.with_suffix(".txt")
     return (text_of(text.read_bytes()),) if text.is_file() else ()
 
 
@@ -98,10 +98,10 @@ def read_file(root: Path, name: str) -> bytes | str:
     try:
         return (root / name).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):  # the last for a NUL in the name
-        return "no such picture"
+        return "no such image"
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            return "no such picture"
+            return "no such image"
         raise
 
 

@@ -1,4 +1,4 @@
-"""Parquet files with a column of pictures and one of captions, as a source."""
+"""Parquet files with a column of images and one of captions, as a source."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Parquet:
     Args:
         path: a file, or a folder that holds some, at any depth.
         files: pattern of their names, such as "train-*.parquet".
-        image: column of the pictures: the content of image files, as bytes or as the hub's {bytes, path}; or their
+        image: column of the images: the content of image files, as bytes or as the hub's {bytes, path}; or their
             paths, relative to the folder.
         caption: column of the captions, each a text or a list of texts; or several columns, each a kind of caption.
-        key: column that names the pictures, each differently; None names them by file and number of the row.
+        key: column that names the images, each differently; None names them by file and number of the row.
         captions: of a list, how many are taken, from its first.
 
     Raises:

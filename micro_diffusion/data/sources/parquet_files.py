@@ -8,7 +8,7 @@ from typing import Any
 
 from micro_diffusion.data.sources.optional import optional
 
-ROWS = 64  # read at a time, for those that hold pictures
+ROWS = 64  # read at a time, for those that hold images
 
 
 def find_parquet(path: Path, pattern: str = "*.parquet") -> list[Path]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
+from micro_diffusion.data.sources.archives import IMAGES, File, read_tar, suffix
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, text_of
@@ -23,7 +23,7 @@ class SA1B(ArchiveSource):
 
     Args:
         path: folder of `sa_000000.tar` and so on.
-        caption_path: `SA1B_caption.tar.gz`, in which each picture has a text file of its name; or a parquet file, or a
+        caption_path: `SA1B_caption.tar.gz`, in which each image has a text file of its name; or a parquet file, or a
             folder of them, with columns `__key__` and `txt`; or a folder of the text files. An index of them is made
             beside it.
 
@@ -61,9 +61,9 @@ class SA1B(ArchiveSource):
         return CaptionIndex(self._captions, _read_captions)
 
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of an archive."""
+        """The images of an archive."""
         with self.index.open() as captions:
-            for file in read_tar(self.root / part, suffixes=PICTURES):
+            for file in read_tar(self.root / part, suffixes=IMAGES):
                 key = PurePosixPath(file[0]).stem
                 if isinstance(file, Rejected):
                     yield file._replace(key=key)
@@ -72,7 +72,7 @@ class SA1B(ArchiveSource):
 
 
 def _read_captions(path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of "sa_1" and what the picture shows."""
+    """Pairs of "sa_1" and what the image shows."""
     if suffix(path.name) == ".parquet" or any(path.rglob("*.parquet")):
         for name, text in read_columns(path, ("__key__", "txt")):
             yield PurePosixPath(name).name, text

@@ -1,6 +1,6 @@
 """The embedded data set: captioned renders of coloured shapes, drawn from (seed, index) at any resolution.
 
-A picture has side length 1, x to the right and y down. It shows one object, or two that differ in colour and do not
+An image has side length 1, x to the right and y down. It shows one object, or two that differ in colour and do not
 touch. Some pairs of colour and shape are held out of training, so that a model's composition can be measured on them.
 """
 
@@ -35,7 +35,7 @@ HELD_OUT = {("red", "star"), ("blue", "triangle"), ("green", "circle"), ("yellow
 SIZE_VARIATION = 0.06
 DOMINANCE = 1.2  # the named direction's distance over the other direction's, at least
 GAP = 0.03  # between two objects, at least
-MARGIN = 0.01  # between an object and the picture's edge, at least
+MARGIN = 0.01  # between an object and the image's edge, at least
 
 
 def _outline(corners: list[tuple[float, float]], points: int = 120) -> np.ndarray:
@@ -67,7 +67,7 @@ class ObjectDescription(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a caption says of a picture. The relation is where the first object lies, seen from the second."""
+    """What a caption says of an image. The relation is where the first object lies, seen from the second."""
 
     objects: tuple[ObjectDescription, ...]
     relation: str | None
@@ -75,7 +75,7 @@ class Description(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Centre and radius of an object, in sides of the picture."""
+    """Centre and radius of an object, in sides of the image."""
 
     x: float
     y: float
@@ -83,13 +83,13 @@ class Placement(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A picture before it is drawn: one placement for each object of the description."""
+    """An image before it is drawn: one placement for each object of the description."""
 
     description: Description
     placements: tuple[Placement, ...]
 
     def outlines(self) -> list[np.ndarray]:
-        """Each object's outline, (120, 2) points in sides of the picture."""
+        """Each object's outline, (120, 2) points in sides of the image."""
         objects = zip(self.description.objects, self.placements, strict=True)
         return [OUTLINES[item.shape] * place.radius + (place.x, place.y) for item, place in objects]
 
@@ -133,7 +133,7 @@ def scene(seed: int, index: int, *, pairs: float = 0.5, held_out: HeldOut = "exc
         ValueError: when an argument lies outside of what is stated above.
     """
     if not 0 <= pairs <= 1:
-        raise ValueError(f"pairs is {pairs}; set it to a fraction of pictures, from 0 to 1")
+        raise ValueError(f"pairs is {pairs}; set it to a fraction of images, from 0 to 1")
     allowed = [(c, s) for c in COLOURS for s in OUTLINES if held_out == "include" or _kept(c, s, held_out)]
     rng = np.random.default_rng([seed, index])
     count = 2 if rng.random() < pairs else 1
@@ -156,7 +156,7 @@ def _kept(colour: str, shape: str, held_out: HeldOut) -> bool:
 
 
 def place(description: Description, rng: np.random.Generator, *, candidates: int = 64) -> Scene:
-    """Place a description's objects at random: within the picture, apart, and related as the description says."""
+    """Place a description's objects at random: within the image, apart, and related as the description says."""
     while True:
         radii = [SIZES[item.size] * rng.uniform(1 - SIZE_VARIATION, 1 + SIZE_VARIATION) for item in description.objects]
         outlines = [OUTLINES[item.shape] * r for item, r in zip(description.objects, radii, strict=True)]

@@ -19,9 +19,9 @@ class Shapes:
 
     Args:
         seed: non-negative; another seed gives another data set, for evaluation.
-        count: number of pictures.
-        resolution: side of a picture in pixels.
-        pairs: fraction of pictures with two objects, in [0, 1].
+        count: number of images.
+        resolution: side of an image in pixels.
+        pairs: fraction of images with two objects, in [0, 1].
         held_out: "exclude" leaves out the pairs of colour and shape that training must not see, "only" draws nothing
             else, "include" draws all alike.
     """

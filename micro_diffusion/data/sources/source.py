@@ -1,4 +1,4 @@
-"""What every source of captioned pictures offers. A source only yields; checking and writing is the conversion's."""
+"""What every source of captioned images offers. A source only yields; checking and writing is the conversion's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image
 
 
 class CaptionedImage(NamedTuple):
-    """One picture and what it shows.
+    """One image and what it shows.
 
-    image: the content of an image file, not yet decoded, or a picture that was drawn.
-    key: names the picture within its source, always the same.
-    further_captions: others of the same picture, as many for each picture of a source; "" for one that is missing.
+    image: the content of an image file, not yet decoded, or an image that was drawn.
+    key: names the image within its source, always the same.
+    further_captions: others of the same image, as many for each image of a source; "" for one that is missing.
     """
 
     image: Image.Image | bytes
@@ -23,18 +23,18 @@ class CaptionedImage(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A picture that cannot be used, and why, in words that are the same for all pictures of that kind."""
+    """An image that cannot be used, and why, in words that are the same for all images of that kind."""
 
     key: str
     reason: str
 
 
 def captioned(image: Image.Image | bytes, key: str, *kinds: Any, count: int = 1) -> CaptionedImage | Rejected:
-    """A picture with its captions, or its rejection when it has none, or something else than texts.
+    """An image with its captions, or its rejection when it has none, or something else than texts.
 
     Args:
-        image: the picture.
-        key: of the picture.
+        image: the image.
+        key: of the image.
         kinds: the captions of each kind, such as the cell of one column: a text, several in their order, or None.
         count: how many of each kind are taken.
     """
@@ -59,31 +59,31 @@ def kinds_of(caption: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def check_captions(captions: int, *, single: Sequence[str] = ()) -> None:
-    """Raise ValueError when not a single caption of a picture is taken, or several where there is one.
+    """Raise ValueError when not a single caption of an image is taken, or several where there is one.
 
     Args:
         captions: how many are taken.
-        single: names of what holds one caption of each picture.
+        single: names of what holds one caption of each image.
     """
     if captions < 1:
-        raise ValueError(f"captions is {captions}; set source.captions to how many of a picture are taken, at least 1")
+        raise ValueError(f"captions is {captions}; set source.captions to how many of an image are taken, at least 1")
     if captions > 1 and single:
         raise ValueError(
-            f"captions is {captions}, but {' and '.join(single)} holds one of each picture; set source.captions=1, or "
+            f"captions is {captions}, but {' and '.join(single)} holds one of each image; set source.captions=1, or "
             "name what holds lists of them"
         )
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Captioned pictures in parts that can be read by several processes at a time, on one machine or on many.
+    """Captioned images in parts that can be read by several processes at a time, on one machine or on many.
 
     A source is a frozen dataclass, so that it can be sent to another process, and its fields recorded beside what was
     made from it.
     """
 
     def __len__(self) -> int:
-        """Number of pictures, those that will be rejected included; about, where only reading them all would tell."""
+        """Number of images, those that will be rejected included; about, where only reading them all would tell."""
         ...
 
     def parts(self) -> Sequence[Any]:
@@ -91,5 +91,5 @@ class Source(Protocol):
         ...
 
     def read(self, part: Any) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of one part, in order, one at a time: a part may be larger than memory."""
+        """The images of one part, in order, one at a time: a part may be larger than memory."""
         ...

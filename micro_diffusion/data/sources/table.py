@@ -1,4 +1,4 @@
-"""Cells of a table as pictures and captions, in the forms that the hub's data sets have."""
+"""Cells of a table as images and captions, in the forms that the hub's data sets have."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def read_cells(image: Any, captions: Sequence[Any], key: str, *, root: Path, cou
     Args:
         image: bytes; or a path relative to `root`; or {"bytes": ..., "path": ...}, of which one may be None.
         captions: cells of captions, each a text, a list of texts, or None.
-        key: of the picture.
-        root: folder of pictures that are given as paths.
+        key: of the image.
+        root: folder of images that are given as paths.
         count: of the captions of a cell that are taken.
     """
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (image, image)
     if isinstance(content, str) or content is None:
-        content = read_file(root, path) if isinstance(path, str) else "no such picture"
+        content = read_file(root, path) if isinstance(path, str) else "no such image"
     if isinstance(content, str):
         return Rejected(key, content)
     if not isinstance(content, bytes | bytearray):
-        return Rejected(key, "no picture in the cell")
+        return Rejected(key, "no image in the cell")
     return captioned(bytes(content), key, *captions, count=count)

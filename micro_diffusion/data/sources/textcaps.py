@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles, read_json
 
-PICTURES = "train_images"  # of OpenImages, those of the validation split too
+IMAGES = "train_images"  # of OpenImages, those of the validation split too
 LAYOUT = (
     "source.path should hold TextCaps_0.1_train.json, TextCaps_0.1_val.json and train_images/*.jpg, which "
     "scripts/datasets/textcaps.sh gets"
@@ -18,14 +18,14 @@ LAYOUT = (
 
 @dataclass(frozen=True, kw_only=True)
 class TextCaps(ListedFiles):
-    """Pictures of OpenImages with captions that mention the text in them, about five each.
+    """Images of OpenImages with captions that mention the text in them, about five each.
 
     The hub's form, parquet files with `reference_strs`, is read by the configuration `textcaps_hub`.
 
     Args:
-        path: folder that holds `TextCaps_0.1_SPLIT.json` and the pictures, `train_images/IMAGE_ID.jpg`.
-        split: "train" or "val"; both have their pictures in train_images.
-        captions: of a picture, how many are taken, from the first.
+        path: folder that holds `TextCaps_0.1_SPLIT.json` and the images, `train_images/IMAGE_ID.jpg`.
+        split: "train" or "val"; both have their images in train_images.
+        captions: of an image, how many are taken, from the first.
 
     Raises:
         FileNotFoundError: when the captions are not there.
@@ -35,7 +35,7 @@ class TextCaps(ListedFiles):
     split: Literal["train", "val"] = "train"
 
     def list_entries(self, root: Path) -> list[Entry]:
-        """The pictures of the split."""
+        """The images of the split."""
         path = root / f"TextCaps_0.1_{self.split}.json"
         content = read_json(path, layout=LAYOUT)
         captions: defaultdict[str, list[Any]] = defaultdict(list)
@@ -46,6 +46,6 @@ class TextCaps(ListedFiles):
             raise ValueError(f"{path} holds no captions of TextCaps ({error!r} in it); {LAYOUT}") from error
         return [Entry(f"{image}.jpg", tuple(texts)) for image, texts in captions.items()]
 
-    def pictures(self, root: Path) -> Path:
-        """The folder of OpenImages pictures."""
-        return root / PICTURES
+    def images(self, root: Path) -> Path:
+        """The folder of OpenImages images."""
+        return root / IMAGES

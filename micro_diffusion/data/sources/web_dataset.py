@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import PICTURES, File, read_tar, suffix
+from micro_diffusion.data.sources.archives import IMAGES, File, read_tar, suffix
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, text_of
 from micro_diffusion.files.json_text import parse_json
 
@@ -23,7 +23,7 @@ class WebDataset(ArchiveSource):
     Args:
         path: folder of the archives.
         shards: pattern of their names, such as "cc12m-train-*.tar".
-        caption: ending of the file that holds a picture's caption, such as "txt"; or "json:FIELD", a field of a JSON
+        caption: ending of the file that holds an image's caption, such as "txt"; or "json:FIELD", a field of a JSON
             object that is a text or a list of texts; or several of these, each a kind of caption.
         captions: of a list, how many are taken, from its first.
 
@@ -59,24 +59,24 @@ class WebDataset(ArchiveSource):
         return "set source.path to a folder of WebDataset archives, or source.shards to the pattern of their names"
 
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of an archive, their keys prefixed with its name."""
-        wanted = {*PICTURES, *(suffix(f"x.{ending}") for ending, _ in self._kinds)}
+        """The images of an archive, their keys prefixed with its name."""
+        wanted = {*IMAGES, *(suffix(f"x.{ending}") for ending, _ in self._kinds)}
         for key, files in groupby(read_tar(self.root / part, suffixes=wanted), key=lambda file: _sample(file[0])):
-            yield from self._pictures(f"{PurePosixPath(part).with_suffix('')}/{key}", list(files))
+            yield from self._images(f"{PurePosixPath(part).with_suffix('')}/{key}", list(files))
 
-    def _pictures(self, key: str, files: Sequence[File | Rejected]) -> Iterator[CaptionedImage | Rejected]:
-        """The pictures of one sample; more than one are told apart by their endings."""
-        pictures = [file for file in files if f".{_ending(file[0])}" in PICTURES]
+    def _images(self, key: str, files: Sequence[File | Rejected]) -> Iterator[CaptionedImage | Rejected]:
+        """The images of one sample; more than one are told apart by their endings."""
+        images = [file for file in files if f".{_ending(file[0])}" in IMAGES]
         texts = {_ending(file.name): file.content for file in files[::-1] if isinstance(file, File)}  # the first counts
-        if not pictures:
-            yield Rejected(key, "no picture")
-        for number, picture in enumerate(pictures):
-            name = f"{key}.{_ending(picture[0])}" if number else key
-            if isinstance(picture, Rejected):
-                yield picture._replace(key=name)
+        if not images:
+            yield Rejected(key, "no image")
+        for number, image in enumerate(images):
+            name = f"{key}.{_ending(image[0])}" if number else key
+            if isinstance(image, Rejected):
+                yield image._replace(key=name)
             else:
                 kinds = [_texts(texts[ending], field) if ending in texts else None for ending, field in self._kinds]
-                yield captioned(picture.content, name, *kinds, count=self.captions)
+                yield captioned(image.content, name, *kinds, count=self.captions)
 
 
 def _texts(content: bytes, field: str) -> Any:

@@ -1,4 +1,4 @@
-"""Folders of MDS images -> batches of pictures, for training an autoencoder."""
+"""Folders of MDS images -> batches of images, for training an autoencoder."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from micro_diffusion.data.stream.loader import prepare_worker
 def build_image_loader(
     *, paths: Sequence[str], resolution: int, batch_size: int, shuffle: bool, seed: int = 0, workers: int = 0
 ) -> DataLoader:
-    """The pictures of all folders together, as `ImageBatch`es of their centre squares.
+    """The images of all folders together, as `ImageBatch`es of their centre squares.
 
     Args:
         paths: folders that `scripts/convert.py` made.
         resolution: side to which the centre squares are resized, pixels.
-        batch_size: pictures of a batch on all ranks together.
+        batch_size: images of a batch on all ranks together.
         shuffle: draw a new order every epoch and drop the incomplete batch at its end.
         seed: of that order.
-        workers: processes that decode pictures; 0 decodes in this one.
+        workers: processes that decode images; 0 decodes in this one.
 
     Raises:
         FileNotFoundError: when a folder is missing or incomplete.
@@ -38,7 +38,7 @@ def build_image_loader(
         raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
     dataset = ConcatDataset([ImageDataset(path=path, resolutions=[resolution], cut=CentreSquare()) for path in paths])
     if shuffle and len(dataset) < batch_size:
-        raise ValueError(f"{', '.join(paths)} hold {len(dataset)} pictures; set batch_size to at most that")
+        raise ValueError(f"{', '.join(paths)} hold {len(dataset)} images; set batch_size to at most that")
     return DataLoader(
         dataset,
         batch_size=batch_size // ranks,
@@ -52,16 +52,16 @@ def build_image_loader(
 
 
 def collate(samples: Sequence[ImageSample | Rejected | None]) -> ImageBatch:
-    """One resolution of each picture -> a batch.
+    """One resolution of each image -> a batch.
 
     Raises:
-        ValueError: for a picture that cannot be decoded any more.
+        ValueError: for an image that cannot be decoded any more.
     """
     images, captions, keys = [], [], []
     for sample in samples:
         if isinstance(sample, Rejected):
-            raise ValueError(f"picture {sample.key} cannot be used ({sample.reason}); convert its data set again")
-        assert sample is not None, "squares take every picture"
+            raise ValueError(f"image {sample.key} cannot be used ({sample.reason}); convert its data set again")
+        assert sample is not None, "squares take every image"
         (square,) = sample.crops.values()
         images.append(square)
         captions.append(sample.captions[0])

@@ -1,4 +1,4 @@
-"""MDS images as a data set of decoded pictures, cut to one shape, at several resolutions."""
+"""MDS images as a data set of decoded images, cut to one shape, at several resolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from micro_diffusion.data.image.crops import Crop
-from micro_diffusion.data.image.open_image import UnreadablePicture, read_picture
+from micro_diffusion.data.image.open_image import UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import crop, to_tensor
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.integrity import check_folder, check_shard
@@ -19,7 +19,7 @@ from micro_diffusion.machine.processes import KILLED_WORKER
 
 
 class ImageSample(NamedTuple):
-    """One picture.
+    """One image.
 
     crops: by resolution, uint8 (3, H, W). captions: at least one. enlarged: resolutions for which the file has too few
     pixels.
@@ -32,16 +32,16 @@ class ImageSample(NamedTuple):
 
 
 Batches = Iterator[tuple[int, list[ImageSample | Rejected | None]]]
-"""Batches of pictures, each with the number of the part that it belongs to."""
+"""Batches of images, each with the number of the part that it belongs to."""
 
 
 class ImageDataset(Dataset):
-    """The pictures of a folder of MDS images, in order.
+    """The images of a folder of MDS images, in order.
 
     Args:
         path: a folder that `scripts/convert.py` made.
         resolutions: of the crops, pixels.
-        cut: which part of a picture, in which shape.
+        cut: which part of an image, in which shape.
 
     Raises:
         FileNotFoundError: when the folder is missing or incomplete.
@@ -59,17 +59,17 @@ class ImageDataset(Dataset):
         return len(self.rows)
 
     @property
-    def captions_per_picture(self) -> int:
-        """The same for all pictures of a folder."""
+    def captions_per_image(self) -> int:
+        """The same for all images of a folder."""
         return len(_captions(self._row(0)))
 
     def __getitem__(self, index: int) -> ImageSample | Rejected | None:
-        """One picture, its rejection when it cannot be decoded, or None when its shape is not wanted."""
+        """One image, its rejection when it cannot be decoded, or None when its shape is not wanted."""
         row = self._row(index)
         try:
-            image = read_picture(row["image"]).rgb
-        except UnreadablePicture:
-            return Rejected(row["key"], "unreadable picture")
+            image = read_image(row["image"]).rgb
+        except UnreadableImage:
+            return Rejected(row["key"], "unreadable image")
         if not self.cut.takes(*image.size):
             return None
         sizes = {resolution: self.cut.size(resolution) for resolution in self.resolutions}
@@ -88,12 +88,12 @@ class ImageDataset(Dataset):
 
 
 def decoded(dataset: ImageDataset, parts: Mapping[int, range], *, batch_size: int, workers: int) -> Batches:
-    """The pictures of some parts in order; no batch crosses two of them.
+    """The images of some parts in order; no batch crosses two of them.
 
     Args:
-        dataset: of the pictures.
-        parts: the places of each part's pictures, by its number.
-        batch_size: pictures of a batch, but for the last one of a part.
+        dataset: of the images.
+        parts: the places of each part's images, by its number.
+        batch_size: images of a batch, but for the last one of a part.
         workers: processes that decode; 0 decodes in this one.
 
     Raises:
@@ -110,7 +110,7 @@ def decoded(dataset: ImageDataset, parts: Mapping[int, range], *, batch_size: in
         if not KILLED_WORKER.search(str(error)):
             raise
         raise ChildProcessError(
-            "a process that decodes pictures was killed, perhaps for lack of memory; give the same command again, with "
+            "a process that decodes images was killed, perhaps for lack of memory; give the same command again, with "
             "fewer workers if need be"
         ) from error
 
@@ -123,5 +123,5 @@ def _captions(row: Mapping[str, Any]) -> tuple[str, ...]:
 def runs(count: int, size: int) -> list[range]:
     """0 ... count - 1 in runs of `size`."""
     if size < 1:
-        raise ValueError(f"{size} pictures cannot be a part or a batch; set part_size and batch_size to at least 1")
+        raise ValueError(f"{size} images cannot be a part or a batch; set part_size and batch_size to at least 1")
     return [range(start, min(start + size, count)) for start in range(0, count, size)]

@@ -38,7 +38,7 @@ class LatentDataset(StreamingDataset):
 
     Args:
         parts: the folders, local or remote, and how much of each.
-        resolution: of the pictures whose latents are wanted, pixels.
+        resolution: of the images whose latents are wanted, pixels.
         batch_size: samples of a batch on one rank; a resumed epoch is cut at its multiples.
         shuffle: draw a new order every epoch.
         seed: of that order, of which samples a mixture takes, and of which captions.
@@ -97,7 +97,7 @@ class LatentDataset(StreamingDataset):
         self._readers: list[list[ColumnReader]] = []  # by part and caption
         for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
             form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
-            names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_picture)]
+            names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_image)]
             self._readers.append([ColumnReader(shard, each) for each in names])
 
     def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> tuple[int, int]:

@@ -38,9 +38,9 @@ def build_loader(
         path: a folder that `scripts/precompute.py` made; where `remote` is set, the one that keeps its copies.
         remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
         mixture: several folders, by any names, in place of path and remote.
-        caption_probabilities: of a picture's captions in their order, to be the one that is drawn, such as [0.1, 0.9];
+        caption_probabilities: of an image's captions in their order, to be the one that is drawn, such as [0.1, 0.9];
             None is all alike. Those of a mixture stand in its parts.
-        resolution: of the pictures whose latents are wanted, pixels.
+        resolution: of the images whose latents are wanted, pixels.
         batch_size: samples of a batch on all ranks together.
         shuffle: draw a new order every epoch.
         seed: of that order.

@@ -14,7 +14,7 @@ from micro_diffusion.data.stream.integrity import INDEX, check_folder
 from micro_diffusion.data.stream.remote import fetch_description
 from micro_diffusion.data.stream.shard_stream import ShardStream
 
-_OF_ITS_OWN = ("samples", "resolutions", "latent_sizes", "latent_std", "captions_per_picture")
+_OF_ITS_OWN = ("samples", "resolutions", "latent_sizes", "latent_std", "captions_per_image")
 """What the parts of a mixture need not share."""
 
 
@@ -29,7 +29,7 @@ class Part:
         remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
         proportion: share of the epoch's samples, relative to the other parts, which then all need one.
         repeat: how often each sample comes in an epoch; 0.5 is half of them.
-        caption_probabilities: of a picture's captions in their order, to be the one that is drawn; None is all alike.
+        caption_probabilities: of an image's captions in their order, to be the one that is drawn; None is all alike.
 
     Raises:
         ValueError: when both are set, or one is not above 0.
@@ -80,9 +80,9 @@ class Part:
         Raises:
             ValueError: when the data do not have as many captions.
         """
-        held = metadata.captions_per_picture
+        held = metadata.captions_per_image
         try:
-            return CaptionChoice(self.caption_probabilities, captions_per_picture=held, seed=seed)
+            return CaptionChoice(self.caption_probabilities, captions_per_image=held, seed=seed)
         except ValueError as error:
             raise ValueError(f"for {self.path}, {error}") from error
 

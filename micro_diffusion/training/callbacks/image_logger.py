@@ -1,4 +1,4 @@
-"""Draws the prompts of a run while it trains: PNG grids with captions in the run folder, pictures to the loggers."""
+"""Draws the prompts of a run while it trains: PNG grids with captions in the run folder, images to the loggers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ImageLogger(Callback):
 
     Args:
         pipeline: takes a backbone and an objective, and has the text encoder, autoencoder and sampler already.
-        prompts: what to draw.
+        prompts: what to generate.
         interval: how often, as a Composer time such as `1000ba`.
         folder: for the grids.
-        batch_size: pictures drawn at once.
-        encoder_device: where text encoder and autoencoder work; between drawings they wait on the CPU.
+        batch_size: images generated at once.
+        encoder_device: where text encoder and autoencoder work; in between they wait on the CPU.
 
     Raises:
         ValueError: for a batch size below 1.
@@ -55,17 +55,17 @@ class ImageLogger(Callback):
         self.batch_size = batch_size
         self.encoder_device = torch.device(encoder_device)
         self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
-        self._drawn_at = -1
+        self._logged_at = -1
         self._copy: nn.Module | None = None
 
     def init(self, state: State, logger: Logger) -> None:
-        """Keep a copy of a network that is about to be sharded, for one rank cannot draw with its share alone."""
+        """Keep a copy of a network that is about to be sharded, for one rank cannot generate with its share alone."""
         if state.fsdp_config is not None and dist.get_global_rank() == 0:
             # without gradients, autocast does not keep all weights in half precision as well
             self._copy = copy.deepcopy(trained_model(state.model).network).requires_grad_(False)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Refuse data that other encoders made than those that draw here, and a GPU for them that is not there."""
+        """Refuse data that other encoders made than those that are used here, and a GPU for them that is not there."""
         if self.encoder_device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"machine.encoder_device is {self.encoder_device}, but torch finds no GPU; set it to cpu")
         metadata = getattr(getattr(state.train_dataloader, "dataset", None), "metadata", None)
@@ -75,23 +75,23 @@ class ImageLogger(Callback):
                 metadata.check_encoder(kind, encoders[kind].provenance)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Draw when the interval counts batches."""
+        """Generate when the interval counts batches."""
         if self._is_due(state, Event.BATCH_CHECKPOINT):
-            self._draw(state, logger)
+            self._generate(state, logger)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Draw when the interval counts epochs."""
+        """Generate when the interval counts epochs."""
         if self._is_due(state, Event.EPOCH_CHECKPOINT):
-            self._draw(state, logger)
+            self._generate(state, logger)
 
-    def _draw(self, state: State, logger: Logger) -> None:
+    def _generate(self, state: State, logger: Logger) -> None:
         step = state.timestamp.batch.value
-        if step == self._drawn_at:
+        if step == self._logged_at:
             return
-        self._drawn_at = step
+        self._logged_at = step
         model = trained_model(state.model)
         if not isinstance(model, LatentDiffusion):
-            raise ValueError(f"the image logger cannot draw with {type(model).__name__}; leave it out of callbacks")
+            raise ValueError(f"the image logger cannot generate with {type(model).__name__}; leave it out of callbacks")
         average = find_average(state)
         with average.averaged(model.network) if average is not None else nullcontext():
             network = self._whole_network(model.network)
@@ -112,7 +112,7 @@ class ImageLogger(Callback):
         return self._copy
 
     def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> Tensor:
-        """One picture for each prompt, of the shape that the network is trained at, (N, 3, H, W)."""
+        """One image for each prompt, of the shape that the network is trained at, (N, 3, H, W)."""
         device, training = next(model.network.parameters()).device, network.training
         pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
         precision = get_precision_context(state.precision, state.precision_config)

@@ -31,7 +31,7 @@ class ProgressLines(Callback):
         self._samples = int(state.timestamp.sample.value)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """Start the clock of a step; evaluations, pictures and checkpoints are left out."""
+        """Start the clock of a step; evaluations, images and checkpoints are left out."""
         self._mark = time.monotonic()
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -46,7 +46,7 @@ class ProgressLines(Callback):
         rate = (samples - self._samples) / max(self._seconds, 1e-9)
         left = samples / share * (1 - share) / rate if share and rate else 0.0
         log.info(
-            "step %d (%.0f %%)  loss %.4f  learning rate %.2e  %.0f pictures/s  %s left",
+            "step %d (%.0f %%)  loss %.4f  learning rate %.2e  %.0f images/s  %s left",
             step, 100 * share, sum(self._losses) / len(self._losses),
             state.optimizers[0].param_groups[-1]["lr"], rate, readable(left),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Shows what an autoencoder keeps of pictures while it trains: originals above reconstructions."""
+"""Shows what an autoencoder keeps of images while it trains: originals above reconstructions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from micro_diffusion.sampling.pipeline import to_uint8
 
 
 class ReconstructionLogger(Callback):
-    """At every evaluation, a captioned PNG grid in the run folder and the same pictures to the loggers, on rank 0.
+    """At every evaluation, a captioned PNG grid in the run folder and the same images to the loggers, on rank 0.
 
     Args:
         folder: for the grids.
-        pictures: of the first evaluation batch that are shown.
+        images: of the first evaluation batch that are shown.
     """
 
-    def __init__(self, *, folder: str, pictures: int) -> None:
+    def __init__(self, *, folder: str, images: int) -> None:
         self.folder = Path(folder)
-        self.pictures = pictures
+        self.images = images
         self._is_first_batch = False
 
     def eval_start(self, state: State, logger: Logger) -> None:
@@ -30,14 +30,14 @@ class ReconstructionLogger(Callback):
         self._is_first_batch = dist.get_global_rank() == 0
 
     def eval_batch_end(self, state: State, logger: Logger) -> None:
-        """Draw it."""
+        """Log it."""
         if not self._is_first_batch:
             return
         self._is_first_batch = False
-        originals = state.batch["images"][: self.pictures].cpu()
-        reconstructions = to_uint8(state.outputs.images[: self.pictures])  # pyright: ignore[reportAttributeAccessIssue]
+        originals = state.batch["images"][: self.images].cpu()
+        reconstructions = to_uint8(state.outputs.images[: self.images])  # pyright: ignore[reportAttributeAccessIssue]
         pairs = torch.cat([originals, reconstructions.cpu()], dim=2)
         step = state.timestamp.batch.value
         self.folder.mkdir(parents=True, exist_ok=True)
-        captioned_grid(pairs, state.batch["caption"][: self.pictures]).save(self.folder / f"step_{step:07d}.png")
+        captioned_grid(pairs, state.batch["caption"][: self.images]).save(self.folder / f"step_{step:07d}.png")
         logger.log_images(list(pairs), name="reconstructions", channels_last=False, step=step)

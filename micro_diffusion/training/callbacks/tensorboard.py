@@ -1,4 +1,4 @@
-"""Numbers and pictures for TensorBoard, in one event file for each time that a run is started."""
+"""Numbers and images for TensorBoard, in one event file for each time that a run is started."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class TensorBoard(LoggerDestination):
         mask_class_labels: dict[int, str] | None = None,
         use_table: bool = True,
     ) -> None:
-        """Write pictures, (3, H, W) each, as one strip."""
+        """Write images, (3, H, W) each, as one strip."""
         if self._writer is not None:
-            pictures: Sequence[Tensor] = images
-            self._writer.add_images(name, torch.stack(list(pictures)), step, dataformats="NCHW")
+            shown: Sequence[Tensor] = images
+            self._writer.add_images(name, torch.stack(list(shown)), step, dataformats="NCHW")
 
     def close(self, state: State, logger: Logger) -> None:
         """Write what is left."""

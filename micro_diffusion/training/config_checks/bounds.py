@@ -85,7 +85,7 @@ def _without_foreign(node: Any) -> Any:
 def _tokens(config: Config) -> Iterator[str]:
     if config["trainer"].get("accumulate_train_batch_on_tokens"):
         yield (
-            "trainer.accumulate_train_batch_on_tokens weighs microbatches by their tokens, of which pictures have "
+            "trainer.accumulate_train_batch_on_tokens weighs microbatches by their tokens, of which images have "
             "none; leave it out"
         )
 

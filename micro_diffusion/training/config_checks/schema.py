@@ -26,9 +26,9 @@ class Node:
 
 
 class Machine(TypedDict):
-    """Where to train, and in which precision, in Composer's words; how many pictures at once, how economically.
+    """Where to train, and in which precision, in Composer's words; how many images at once, how economically.
 
-    encoder_device: where text encoder and autoencoder work when samples are drawn, in torch's words.
+    encoder_device: where text encoder and autoencoder work when samples are generated, in torch's words.
     """
 
     device: Literal["gpu", "cpu"]

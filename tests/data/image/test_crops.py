@@ -1,4 +1,4 @@
-"""Squares and other shapes: which pictures they take, their sizes, and where they lie."""
+"""Squares and other shapes: which images they take, their sizes, and where they lie."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def bucket(ratio: str, **options) -> AspectRatioBucket:
 
 
 @pytest.mark.parametrize("size", [(512, 512), (640, 480), (480, 640), (1920, 1080), (1000, 1), (577, 500), (500, 577)])
-def test_every_picture_has_one_bucket_and_it_is_the_nearest(size):
+def test_every_image_has_one_bucket_and_it_is_the_nearest(size):
     takers = [ratio for ratio in RATIOS if bucket(ratio).takes(*size)]
     shape = size[0] / size[1]
     factors = {r: max(shape / value, value / shape) for r in RATIOS for value in [eval(r.replace(":", "/"))]}
@@ -34,12 +34,12 @@ def test_buckets_have_about_their_ratio_and_area(resolution, ratio):
 
 
 def test_random_squares_follow_from_seed_and_key_and_are_spread():
-    places = [RandomSquare(seed=1).place(f"picture {i}") for i in range(1000)]
-    assert places == [RandomSquare(seed=1).place(f"picture {i}") for i in range(1000)]
-    assert places[0] != RandomSquare(seed=2).place("picture 0")
+    places = [RandomSquare(seed=1).place(f"image {i}") for i in range(1000)]
+    assert places == [RandomSquare(seed=1).place(f"image {i}") for i in range(1000)]
+    assert places[0] != RandomSquare(seed=2).place("image 0")
     assert min(Counter(int(10 * place) for place in places).values()) > 60
     assert len(Counter(int(10 * place) for place in places)) == 10
-    assert CentreSquare().place("picture 0") == 0.5
+    assert CentreSquare().place("image 0") == 0.5
 
 
 def test_a_crop_lies_where_it_is_placed():

@@ -1,4 +1,4 @@
-"""Transforms between a picture's file and an encoder."""
+"""Transforms between an image's file and an encoder."""
 
 import io
 
@@ -39,7 +39,7 @@ def test_every_mode_becomes_rgb(mode):
     assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
-def test_a_picture_is_turned_as_its_file_says():
+def test_an_image_is_turned_as_its_file_says():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     image = Image.new("RGB", (4, 2), "black")

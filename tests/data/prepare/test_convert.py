@@ -54,16 +54,16 @@ def test_shapes_round_trip_whatever_the_number_of_processes(tmp_path, processes)
     assert record["recipe"]["source"]["name"] == "Shapes"
 
 
-def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, caplog):
+def test_bad_images_are_left_out_counted_and_listed(tmp_path, caplog):
     folder = tmp_path / "folder"
     folder.mkdir()
     whole = encoded(Image.effect_noise((64, 64), 80), "png")
-    files = {"good": whole, "corrupt": b"no picture", "cut": whole[: len(whole) // 2], "silent": whole, "tiny": None}
+    files = {"good": whole, "corrupt": b"no image", "cut": whole[: len(whole) // 2], "silent": whole, "tiny": None}
     for stem, content in files.items():
         (folder / f"{stem}.png").write_bytes(content or encoded(Image.new("RGB", (8, 20)), "png"))
-        (folder / f"{stem}.txt").write_text(" \n" if stem == "silent" else f"  a {stem}\n picture ")
+        (folder / f"{stem}.txt").write_text(" \n" if stem == "silent" else f"  a {stem}\n image ")
     (folder / "mute.png").write_bytes(whole)
-    for stem, text in (("marked", b"\xef\xbb\xbfa marked picture"), ("latin", "caf\xe9".encode("latin-1"))):
+    for stem, text in (("marked", b"\xef\xbb\xbfa marked image"), ("latin", "caf\xe9".encode("latin-1"))):
         (folder / f"{stem}.png").write_bytes(whole)
         (folder / f"{stem}.txt").write_bytes(text)
     with caplog.at_level("INFO"):
@@ -73,20 +73,20 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, caplog):
             preparation=Preparation(minimum_side=16),
             engine=Processes(count=1),
         )
-    kept = {"good.png": "a good picture", "marked.png": "a marked picture"}
+    kept = {"good.png": "a good image", "marked.png": "a marked image"}
     assert {row["key"]: row["caption"] for row in rows(tmp_path / "out")} == kept
     listed = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert {item["key"]: item["reason"] for item in listed} == {
-        "corrupt.png": "unreadable picture",
+        "corrupt.png": "unreadable image",
         "latin.png": "caption is no valid Unicode",
-        "cut.png": "unreadable picture",
+        "cut.png": "unreadable image",
         "silent.png": "empty caption",
         "tiny.png": "shorter side below 16 px",
         "mute.png": "no caption",
     }
     counted = json.loads((tmp_path / "out" / "metadata.json").read_text())["rejected"]
     assert counted == dict(Counter(item["reason"] for item in listed))
-    assert "left out 2: unreadable picture" in caplog.text
+    assert "left out 2: unreadable image" in caplog.text
 
 
 def test_files_stay_as_they_are_unless_shrunk_or_turned():
@@ -107,7 +107,7 @@ def test_files_stay_as_they_are_unless_shrunk_or_turned():
 
 
 def test_splits_are_disjoint_complete_and_fixed():
-    keys = [f"picture {i}" for i in range(4000)]
+    keys = [f"image {i}" for i in range(4000)]
     splits = {
         split: [key for key in keys if Preparation(split=split, eval_fraction=0.1).wants(key)]
         for split in ("all", "train", "eval")
@@ -135,7 +135,7 @@ def test_the_same_conversion_is_left_alone_and_another_refused(tmp_path):
 
 
 def test_what_an_earlier_version_has_completed_is_left_alone(tmp_path):
-    """It called one caption a picture "first", and the field of a text file null."""
+    """It called one caption an image "first", and the field of a text file null."""
     (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4)), "png"))
     (tmp_path / "a.txt").write_text("a square")
     out = tmp_path / "out"
@@ -168,7 +168,7 @@ def test_a_foreign_folder_is_refused_and_an_empty_one_used(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Failing:
-    """A source that fails after some pictures, or rejects them all."""
+    """A source that fails after some images, or rejects them all."""
 
     fails: bool
 
@@ -180,7 +180,7 @@ class Failing:
 
     def read(self, part: int) -> Iterator[CaptionedImage | Rejected]:
         if self.fails:
-            yield CaptionedImage(Image.new("RGB", (4, 4)), "a picture", "0")
+            yield CaptionedImage(Image.new("RGB", (4, 4)), "an image", "0")
             raise OSError("the disk is gone")
         yield from (Rejected(str(i), "out of order") for i in range(3))
 
@@ -195,24 +195,24 @@ def test_an_interrupted_conversion_leaves_no_folder_and_is_begun_again(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_source_without_a_usable_picture_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no picture that can be used \(out of order: 3\)"):
+def test_a_source_without_a_usable_image_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no image that can be used \(out of order: 3\)"):
         convert(source=Failing(fails=False), out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
     assert not (tmp_path / "out").exists()
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    (pictures / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4)), "png"))
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4)), "png"))
     for text in ("", "written later"):  # the same command, when the captions are there
-        (pictures / "a.txt").write_text(text)
+        (images / "a.txt").write_text(text)
         with nullcontext() if text else pytest.raises(ValueError, match=r"\(empty caption: 1\)"):
-            source = ImageFolder(path=str(pictures))
+            source = ImageFolder(path=str(images))
             convert(source=source, out=tmp_path / "out", preparation=Preparation(), engine=Processes(count=1))
     assert [row["caption"] for row in rows(tmp_path / "out")] == ["written later"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uneven:
-    """Its last picture has a caption more than the others."""
+    """Its last image has a caption more than the others."""
 
     def __len__(self) -> int:
         return 4
@@ -227,7 +227,7 @@ class Uneven:
 @pytest.mark.parametrize("part_size", [1, 4])
 def test_unequal_numbers_of_captions_are_refused(tmp_path, part_size):
     options = {"preparation": Preparation(), "engine": Processes(count=1), "part_size": part_size}
-    with pytest.raises(ValueError, match="gives picture 2 2 captions, but 3 3; let it give as many for each"):
+    with pytest.raises(ValueError, match="gives image 2 2 captions, but 3 3; let it give as many for each"):
         convert(source=Uneven(), out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
@@ -245,23 +245,23 @@ def test_bad_preparations_say_what_to_set(options, message):
         Preparation(**options)
 
 
-def test_captions_of_a_picture_are_one_row_and_missing_ones_are_listed():
+def test_captions_of_an_image_are_one_row_and_missing_ones_are_listed():
     item = CaptionedImage(Image.new("RGB", (6, 4)), " ", "k", ("two", "half \ud800", "three"))
     *listed, row = Preparation().rows(item)
     assert isinstance(row, dict)
     assert (row["key"], row["caption"], row["further_captions"]) == ("k", "two", ["two", "two", "three"])
     assert listed == [
-        Rejected("k#1", "empty caption, replaced by another one of the picture"),
-        Rejected("k#3", "caption is no valid Unicode, replaced by another one of the picture"),
+        Rejected("k#1", "empty caption, replaced by another one of the image"),
+        Rejected("k#3", "caption is no valid Unicode, replaced by another one of the image"),
     ]
     assert list(Preparation(minimum_side=5).rows(item)) == [Rejected("k", "shorter side below 5 px")]
     assert list(Preparation().rows(item._replace(further_captions=("", "")))) == [Rejected("k", "empty caption")]
 
 
-def test_a_picture_that_would_fill_the_memory_is_rejected():
+def test_an_image_that_would_fill_the_memory_is_rejected():
     header = encoded(Image.new("L", (1, 1)), "png")
     size = (100_000).to_bytes(4, "big") * 2
     chunk = b"IHDR" + size + header[24:29]
     bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
     assert Image.open(io.BytesIO(encoded(Image.new("L", (1, 1)), "png"))).size == (1, 1)
-    assert list(Preparation().rows(CaptionedImage(bomb, "10 gigapixels", "k"))) == [Rejected("k", "unreadable picture")]
+    assert list(Preparation().rows(CaptionedImage(bomb, "10 gigapixels", "k"))) == [Rejected("k", "unreadable image")]

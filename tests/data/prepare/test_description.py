@@ -49,8 +49,8 @@ def test_images_have_their_sizes_and_captions(tmp_path):
     assert found["shorter_side_histogram"] == {"32-63": 5}
     assert found["aspect_histogram"] == {"1.0": 5}
     assert len(found["captions"]) == 5 and all("background" in caption for caption in found["captions"])
-    pictures, captions = folder.pictures(4, 16)
-    assert pictures.shape == (4, 3, 16, 16) and pictures.dtype == torch.uint8
+    images, captions = folder.images(4, 16)
+    assert images.shape == (4, 3, 16, 16) and images.dtype == torch.uint8
     assert len(captions) == 4
 
 
@@ -78,7 +78,7 @@ def write_images(folder, rows, *, without=()):
     index.write_text(json.dumps({"version": 2, "shards": [*shards, shard]}))
 
 
-def picture(key, *further):
+def image(key, *further):
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10), "red").save(buffer, "png")
     texts = {"caption": f"a {key}", "further_captions": list(further), "key": key}
@@ -86,23 +86,23 @@ def picture(key, *further):
 
 
 def test_shards_of_different_versions_are_read_by_their_own_columns(tmp_path):
-    write_images(tmp_path, [picture("one"), picture("two")])
-    write_images(tmp_path, [picture("three")], without=["further_captions"])
+    write_images(tmp_path, [image("one"), image("two")])
+    write_images(tmp_path, [image("three")], without=["further_captions"])
     folder = DataFolder(tmp_path, count=3)
     found = folder.describe()
-    assert (found["samples"], found["captions_per_picture"]) == (3, 1)
+    assert (found["samples"], found["captions_per_image"]) == (3, 1)
     assert found["captions"] == ["a one", "a two", "a three"]
     assert found["aspect_histogram"] == {"2.0": 3}
-    assert len(folder.pictures(3, 8)[0]) == 3
-    write_images(tmp_path, [picture("four", "a fourth")])
+    assert len(folder.images(3, 8)[0]) == 3
+    write_images(tmp_path, [image("four", "a fourth")])
     with pytest.raises(ValueError, match="have 1 or 2 captions; make the data folder again, with as many for each"):
         DataFolder(tmp_path, count=4).describe()
-    write_images(tmp_path, [picture("five")], without=["width"])
+    write_images(tmp_path, [image("five")], without=["width"])
     with pytest.raises(ValueError, match=r"3\.mds lacks the column width; make the data folder again"):
         DataFolder(tmp_path, count=5)
 
 
-def test_a_picture_that_cannot_be_shown_is_named(tmp_path):
-    write_images(tmp_path, [picture("one"), {**picture("two"), "image": b"no picture"}])
-    with pytest.raises(ValueError, match=f"picture two of {tmp_path}: no readable picture .*; make the data folder"):
-        DataFolder(tmp_path, count=2).pictures(2, 8)
+def test_an_image_that_cannot_be_shown_is_named(tmp_path):
+    write_images(tmp_path, [image("one"), {**image("two"), "image": b"no image"}])
+    with pytest.raises(ValueError, match=f"image two of {tmp_path}: no readable image .*; make the data folder"):
+        DataFolder(tmp_path, count=2).images(2, 8)

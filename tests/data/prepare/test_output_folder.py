@@ -29,7 +29,7 @@ PARTS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Growing:
-    """Noise in parts of four pictures, each part larger than the one before, and every third part with a bad one."""
+    """Noise in parts of four images, each part larger than the one before, and every third part with a bad one."""
 
     reads: str = os.devnull
     seconds: float = 0.0

@@ -101,13 +101,13 @@ def run(images, out, **changes):
     return [dataset[i] for i in range(len(dataset))]
 
 
-def test_every_picture_is_encoded_at_every_resolution(images, tmp_path):
+def test_every_image_is_encoded_at_every_resolution(images, tmp_path):
     found = run(images, tmp_path / "out")
     source = LocalDataset(str(images))
     assert [row["key"] for row in found] == [source[i]["key"] for i in range(COUNT)]
     for i in (0, 3, COUNT - 1):
-        picture = normalise(torch.from_numpy(np.array(Image.open(io.BytesIO(source[i]["image"])))).permute(2, 0, 1))
-        expected = torch.nn.functional.avg_pool2d(picture[None], 2)[0]
+        some_image = normalise(torch.from_numpy(np.array(Image.open(io.BytesIO(source[i]["image"])))).permute(2, 0, 1))
+        expected = torch.nn.functional.avg_pool2d(some_image[None], 2)[0]
         assert found[i]["latents_16"].dtype == np.float16
         assert np.abs(found[i]["latents_16"] - expected.numpy()).max() < 1e-3
         assert found[i]["latents_8"].shape == (3, 4, 4)
@@ -166,16 +166,14 @@ def test_the_same_latents_are_left_alone_and_others_refused(images, tmp_path):
 
 def test_latents_of_images_that_were_made_anew_are_refused(tmp_path):
     """With the same settings, from a source whose captions were corrected."""
-    pictures, images, out = tmp_path / "pictures", tmp_path / "images", tmp_path / "out"
-    pictures.mkdir()
-    Image.new("RGB", (16, 16)).save(pictures / "a.png")
+    files, images, out = tmp_path / "files", tmp_path / "images", tmp_path / "out"
+    files.mkdir()
+    Image.new("RGB", (16, 16)).save(files / "a.png")
 
     def make(caption: str) -> None:
-        (pictures / "a.txt").write_text(caption)
+        (files / "a.txt").write_text(caption)
         shutil.rmtree(images, ignore_errors=True)
-        convert(
-            source=ImageFolder(path=str(pictures)), out=images, preparation=Preparation(), engine=Processes(count=1)
-        )
+        convert(source=ImageFolder(path=str(files)), out=images, preparation=Preparation(), engine=Processes(count=1))
 
     make("wrong")
     run(images, out)
@@ -192,17 +190,17 @@ def test_latents_of_images_that_were_made_anew_are_refused(tmp_path):
     assert encoder.encoded == []
 
 
-def test_a_picture_that_cannot_be_decoded_costs_no_other(tmp_path):
+def test_an_image_that_cannot_be_decoded_costs_no_other(tmp_path):
     good = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(good, "png")
     with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
         for i in range(9):
-            content = b"not a picture" if i == 5 else good.getvalue()
+            content = b"not an image" if i == 5 else good.getvalue()
             writer.write(row(content, "red", i, 16, 16))
     found = run(tmp_path / "images", tmp_path / "out")
     assert [row["key"] for row in found] == [str(i) for i in range(9) if i != 5]
     listed = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in listed] == [{"key": "5", "reason": "unreadable picture"}]
+    assert [json.loads(line) for line in listed] == [{"key": "5", "reason": "unreadable image"}]
 
 
 def test_changed_images_are_noticed_before_their_rows_are_understood(images, tmp_path):
@@ -215,7 +213,7 @@ def test_changed_images_are_noticed_before_their_rows_are_understood(images, tmp
 
 @dataclass(frozen=True, kw_only=True)
 class Deadly(CentreSquare):
-    """Kills the process that cuts the picture out."""
+    """Kills the process that cuts the image out."""
 
     def place(self, key):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -230,7 +228,7 @@ class Faulty(CentreSquare):
 
 
 def test_a_killed_worker_is_an_error_in_words_of_this_command(images, tmp_path):
-    with pytest.raises(ChildProcessError, match="decodes pictures was killed.*same command again, with fewer"):
+    with pytest.raises(ChildProcessError, match="decodes images was killed.*same command again, with fewer"):
         run(images, tmp_path / "out", crop=Deadly(), workers=1)
     with pytest.raises(RuntimeError, match="RuntimeError: the shapes do not fit"):
         run(images, tmp_path / "out", crop=Faulty(), workers=1)
@@ -238,21 +236,21 @@ def test_a_killed_worker_is_an_error_in_words_of_this_command(images, tmp_path):
 
 @pytest.mark.parametrize("further", [("b", "c"), ()])
 def test_unequal_numbers_of_captions_are_refused(tmp_path, further):
-    """Or pictures would get each other's."""
+    """Or images would get each other's."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16)).save(buffer, "png")
     with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
         for i, others in enumerate((("b",), ("b",), further)):
             writer.write(row(buffer.getvalue(), "a", i, 16, 16, others))
-    with pytest.raises(ValueError, match=f"picture 2 has {1 + len(further)} captions, others 2; convert again, with"):
+    with pytest.raises(ValueError, match=f"image 2 has {1 + len(further)} captions, others 2; convert again, with"):
         run(tmp_path / "images", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_enlarged_pictures_are_counted(images, tmp_path, caplog):
+def test_enlarged_images_are_counted(images, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         run(images, tmp_path / "out", resolutions=[8, 32])
-    assert f"{COUNT} pictures were smaller than 32 px and have been enlarged" in caplog.text
+    assert f"{COUNT} images were smaller than 32 px and have been enlarged" in caplog.text
     assert "than 8 px" not in caplog.text
 
 
@@ -292,7 +290,7 @@ def test_metadata_are_compared_with_the_network(images, tmp_path):
         LatentMetadata.read(images)
 
 
-def test_buckets_share_the_pictures_and_store_rectangles(tmp_path):
+def test_buckets_share_the_images_and_store_rectangles(tmp_path):
     sizes = [(32, 32), (48, 24), (24, 48), (50, 26), (33, 30)]
     with MDSWriter(out=str(tmp_path / "images"), columns=COLUMNS, hashes=["xxh64"]) as writer:
         for i, (width, height) in enumerate(sizes):
@@ -314,7 +312,7 @@ def test_buckets_share_the_pictures_and_store_rectangles(tmp_path):
         "1:2": (["2"], (3, 12, 6)),
     }
     none = AspectRatioBucket(ratio="4:1", among=("1:1", "2:1", "1:2", "4:1"), multiple=4)
-    with pytest.raises(ValueError, match=r"no picture can be used \(another shape: 5\); .* or set another crop$"):
+    with pytest.raises(ValueError, match=r"no image can be used \(another shape: 5\); .* or set another crop$"):
         run(tmp_path / "images", tmp_path / "none", crop=none)
 
 

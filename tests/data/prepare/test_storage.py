@@ -17,8 +17,8 @@ from tests.data.s3_server import s3_client
 @pytest.fixture(scope="module")
 def bucket():
     """The name of an empty bucket, whose server the environment names."""
-    with s3_client("pictures"):
-        yield "pictures"
+    with s3_client("images"):
+        yield "images"
 
 
 def objects(bucket: str, prefix: str) -> dict[str, bytes]:
@@ -55,7 +55,7 @@ def test_a_remote_data_set_is_the_local_one(bucket, tmp_path):
         run(out, seed=1)
 
 
-def test_a_remote_folder_without_a_picture_is_to_be_removed(bucket):
+def test_a_remote_folder_without_an_image_is_to_be_removed(bucket):
     out = f"s3://{bucket}/tiny"
     with pytest.raises(ValueError, match=rf"below 9 px: 300\); check its settings, and remove {out} before you give"):
         run(out, minimum_side=9)

@@ -1,6 +1,6 @@
-"""What the recipes of the public data sets cost, on synthetic pictures in the layouts of the publishers.
+"""What the recipes of the public data sets cost, on synthetic images in the layouts of the publishers.
 
-python -m tests.data.sources.measure_recipes data/costs --pictures 200
+python -m tests.data.sources.measure_recipes data/costs --images 200
 """
 
 import argparse
@@ -26,7 +26,7 @@ PRECOMPUTE = ["resolutions=[128,256]", "text_encoder.dim=1023", "text_encoder.ma
 
 
 class Row(NamedTuple):
-    """Means over the pictures of one data set: bytes at each step, and seconds of one core less those of the start."""
+    """Means over the images of one data set: bytes at each step, and seconds of one core less those of the start."""
 
     raw: float
     images: float
@@ -67,8 +67,8 @@ def journeydb(root: Path, count: int) -> None:
 
 
 def sa1b(root: Path, count: int) -> None:
-    pictures = enumerate(photographs(count, 2250, 1500))
-    write_tar(root / "sa_000000.tar", ((f"./sa_{number}.jpg", content) for number, content in pictures))
+    image_files = enumerate(photographs(count, 2250, 1500))
+    write_tar(root / "sa_000000.tar", ((f"./sa_{number}.jpg", content) for number, content in image_files))
     texts = [(f"./SA1B_caption/sa_{number}.txt", CAPTION.encode()) for number in range(count)]
     write_tar(root / "SA1B_caption.tar.gz", texts, "w:gz")
 
@@ -132,7 +132,7 @@ def size(folder: Path, pattern: str = "*") -> int:
 
 
 def measure(name: str, folder: Path, count: int) -> Row:
-    """Makes `count` pictures of a data set below a new folder, and runs the two steps of its recipe on them."""
+    """Makes `count` images of a data set below a new folder, and runs the two steps of its recipe on them."""
     raw, images, latents = (folder / step for step in ("raw", "images", "latents"))
     DATA_SETS[name](raw, count)
     published = size(raw)  # before the conversion puts an index of captions beside it
@@ -146,14 +146,14 @@ def measure(name: str, folder: Path, count: int) -> Row:
 def main(arguments: Sequence[str] | None = None) -> None:
     """A line of JSON for each data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a new folder; all data sets take about 7 MB a picture")
-    parser.add_argument("--pictures", type=int, default=200, help="of each data set")
+    parser.add_argument("folder", type=Path, help="a new folder; all data sets take about 7 MB an image")
+    parser.add_argument("--images", type=int, default=200, help="of each data set")
     parser.add_argument("--only", choices=DATA_SETS, nargs="*", default=list(DATA_SETS), help="data sets")
     options = parser.parse_args(arguments)
     if options.folder.exists():
         parser.error(f"{options.folder} is there already; name a new folder, or remove it")
     for name in options.only:
-        row = measure(name, options.folder / name, options.pictures)
+        row = measure(name, options.folder / name, options.image_files)
         print(json.dumps({"data_set": name, **row._asdict()}), flush=True)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-BROKEN = b"\xff\xd8\xff\xe0 no picture after all"
+BROKEN = b"\xff\xd8\xff\xe0 no image after all"
 
 
 class Made(NamedTuple):
@@ -22,8 +22,8 @@ class Made(NamedTuple):
     rejected: dict[str, str]
 
 
-def picture(seed: int, form: str = "jpeg", size: tuple[int, int] = (24, 20)) -> bytes:
-    """Noise, so that no two pictures are the same."""
+def image(seed: int, form: str = "jpeg", size: tuple[int, int] = (24, 20)) -> bytes:
+    """Noise, so that no two images are the same."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, **({"lossless": True} if form == "webp" else {}))
@@ -58,14 +58,14 @@ def write_parquet(path: Path, columns: dict[str, Sequence], group: int = 2) -> P
 
 
 def journeydb(root: Path) -> Made:
-    """Two gzipped archives; the prompts of both in one file, in another order and not of the same pictures."""
+    """Two gzipped archives; the prompts of both in one file, in another order and not of the same images."""
     files = root / "data" / "train"
     write_tar(
         files / "imgs" / "000.tgz",
-        [(f"./000/{name}.jpg", picture(seed)) for seed, name in enumerate(("b", "a", "mute", "null", "object"))],
+        [(f"./000/{name}.jpg", image(seed)) for seed, name in enumerate(("b", "a", "mute", "null", "object"))],
         "w:gz",
     )
-    write_tar(files / "imgs" / "001.tgz", [("001/../../../a.jpg", picture(3)), ("001/c.jpg", BROKEN)], "w:gz")
+    write_tar(files / "imgs" / "001.tgz", [("001/../../../a.jpg", image(3)), ("001/c.jpg", BROKEN)], "w:gz")
     prompts = {
         "001/a.jpg": "third",
         "001/c.jpg": "broken",
@@ -88,19 +88,19 @@ def journeydb(root: Path) -> Made:
             "000/mute.jpg": "no caption",
             "000/null.jpg": "no caption",
             "000/object.jpg": "caption is no text",
-            "001/c.jpg": "unreadable picture",
+            "001/c.jpg": "unreadable image",
         },
     )
 
 
 def sa1b(root: Path, *, captions: str = "tar") -> Made:
-    """Pictures and masks; captions in an archive of text files, in parquet, or in a folder of text files."""
+    """Images and masks; captions in an archive of text files, in parquet, or in a folder of text files."""
     masks = json.dumps({"annotations": []}).encode()
     write_tar(
         root / "sa_000000.tar",
-        [("./sa_1.jpg", picture(0)), ("./sa_1.json", masks), ("./sa_2.jpg", picture(1)), ("./sa_2.json", masks)],
+        [("./sa_1.jpg", image(0)), ("./sa_1.json", masks), ("./sa_2.jpg", image(1)), ("./sa_2.json", masks)],
     )
-    write_tar(root / "sa_000001.tar", [("./sa_3.jpg", picture(2)), ("./sa_3.json", masks), ("./sa_4.jpg", BROKEN)])
+    write_tar(root / "sa_000001.tar", [("./sa_3.jpg", image(2)), ("./sa_3.json", masks), ("./sa_4.jpg", BROKEN)])
     texts = {
         "sa_4": "broken",
         "sa_3": "The image shows a street.",
@@ -123,14 +123,14 @@ def sa1b(root: Path, *, captions: str = "tar") -> Made:
     return Made(
         {"path": str(root), **({} if captions == "tar" else {"caption_path": str(path)})},
         {"sa_1": texts["sa_1"], "sa_3": texts["sa_3"]},
-        {"sa_2": "no caption", "sa_4": "unreadable picture"},
+        {"sa_2": "no caption", "sa_4": "unreadable image"},
     )
 
 
 def diffusiondb(root: Path, *, subset: str = "large") -> Made:
-    """An archive of each folder; the metadata of all pictures in one parquet file, in another order."""
+    """An archive of each folder; the metadata of all images in one parquet file, in another order."""
     form, archives = ("webp", "diffusiondb-large-part-{}") if subset == "large" else ("png", "images")
-    rows = {  # name: prompt, scores of picture and prompt
+    rows = {  # name: prompt, scores of image and prompt
         f"f.{form}": ("broken", 0.1, 0.1),
         f"e.{form}": ("second part", 0.1, 0.1),
         f"d.{form}": ("no score", 0.1, None),
@@ -140,7 +140,7 @@ def diffusiondb(root: Path, *, subset: str = "large") -> Made:
     }
     for number, names in ((1, "abcdm"), (10001, "ef")):
         part = f"part-{number:06}"
-        stems = {f"{name}.{form}": BROKEN if name == "f" else picture(ord(name), form) for name in names}
+        stems = {f"{name}.{form}": BROKEN if name == "f" else image(ord(name), form) for name in names}
         prompts = {name: {"p": rows[name][0], "se": 1, "c": 7.0} for name in stems if name in rows}
         folder = archives.format(1 if number < 10001 else 2)
         write_zip(root / folder / f"{part}.zip", [*stems.items(), (f"{part}.json", json.dumps(prompts).encode())])
@@ -163,18 +163,18 @@ def diffusiondb(root: Path, *, subset: str = "large") -> Made:
             f"c.{form}": "prompt_nsfw above 0.2",
             f"d.{form}": "no prompt_nsfw",
             f"m.{form}": "no caption",
-            f"f.{form}": "unreadable picture",
+            f"f.{form}": "unreadable image",
         },
     )
 
 
 def cc12m(root: Path) -> Made:
-    """The hub's archives, each sample a picture, a text and what is known of the download."""
+    """The hub's archives, each sample an image, a text and what is known of the download."""
     for shard, first in ((0, 0), (1, 3)):
         files: list[tuple[str, bytes]] = []
         for number in range(first, first + 3):
             key = f"{number:09}"
-            files.append((f"{key}.jpg", BROKEN if number == 4 else picture(number)))
+            files.append((f"{key}.jpg", BROKEN if number == 4 else image(number)))
             files.append((f"{key}.json", json.dumps({"key": key, "status": "success"}).encode()))
             if number != 2:
                 files.append((f"{key}.txt", f"caption {number}".encode()))
@@ -185,12 +185,12 @@ def cc12m(root: Path) -> Made:
             f"cc12m-train-000{shard}/{number:09}": f"caption {number}"
             for shard, number in ((0, 0), (0, 1), (1, 3), (1, 5))
         },
-        {"cc12m-train-0000/000000002": "no caption", "cc12m-train-0001/000000004": "unreadable picture"},
+        {"cc12m-train-0000/000000002": "no caption", "cc12m-train-0001/000000004": "unreadable image"},
     )
 
 
 def textcaps(root: Path) -> Made:
-    """A list with a row a caption, and the folder of pictures."""
+    """A list with a row a caption, and the folder of images."""
     texts = {
         "0a": ["a sign that says stop", "stop sign"],
         "0b": ["a bus to Soho"],
@@ -206,15 +206,15 @@ def textcaps(root: Path) -> Made:
     ]
     (root / "train_images").mkdir(parents=True)
     (root / "TextCaps_0.1_train.json").write_text(json.dumps({"dataset_type": "train", "data": rows}))
-    (root / "0c.jpg").write_bytes(picture(9))
+    (root / "0c.jpg").write_bytes(image(9))
     for key in ("0a", "0b", "0e", "0f"):
-        (root / "train_images" / f"{key}.jpg").write_bytes(picture(ord(key[1])))
+        (root / "train_images" / f"{key}.jpg").write_bytes(image(ord(key[1])))
     return Made(
         {"path": str(root)},
         {"0a.jpg": "a sign that says stop", "0b.jpg": "a bus to Soho"},
         {
             "../../0c.jpg": "path leads out of the folder",
-            "0d.jpg": "no such picture",
+            "0d.jpg": "no such image",
             "0e.jpg": "no caption",
             "0f.jpg": "caption is no text",
         },
@@ -222,15 +222,15 @@ def textcaps(root: Path) -> Made:
 
 
 def textcaps_hub(root: Path) -> Made:
-    """The hub's parquet files: all captions of a picture in one row; those of the test split have none."""
+    """The hub's parquet files: all captions of an image in one row; those of the test split have none."""
     texts = [["a sign that says stop", "stop sign"], ["a bus to Soho"], ["broken"], []]
     cells = [
-        {"bytes": picture(0), "path": "0a.jpg"},
-        {"bytes": picture(1), "path": None},
+        {"bytes": image(0), "path": "0a.jpg"},
+        {"bytes": image(1), "path": None},
         {"bytes": BROKEN, "path": None},
     ]
     columns = {
-        "image": [*cells, {"bytes": picture(3), "path": None}],
+        "image": [*cells, {"bytes": image(3), "path": None}],
         "image_id": ["0a", "0b", "0c", "0d"],
         "reference_strs": texts,
     }
@@ -239,12 +239,12 @@ def textcaps_hub(root: Path) -> Made:
     return Made(
         {"path": str(root)},
         {"0a": "a sign that says stop", "0b": "a bus to Soho"},
-        {"0c": "unreadable picture", "0d": "no caption"},
+        {"0c": "unreadable image", "0d": "no caption"},
     )
 
 
 def coco(root: Path) -> Made:
-    """A folder of pictures and their annotations, whose order is another."""
+    """A folder of images and their annotations, whose order is another."""
     name = "COCO_val2014_{:012}.jpg"
     texts = [
         (42, "A cat on a mat."),
@@ -264,15 +264,15 @@ def coco(root: Path) -> Made:
         json.dumps({"info": {}, "images": images, "licenses": [], "annotations": captions})
     )
     for number in (7, 42, *range(10, 14)):
-        content = BROKEN if number == 11 else picture(number)
+        content = BROKEN if number == 11 else image(number)
         (root / "val2014" / name.format(number)).write_bytes(content)
     return Made(
         {"path": str(root)},
         {name.format(7): "Two dogs.", name.format(42): "A cat on a mat."},
         {
-            name.format(9): "no such picture",
+            name.format(9): "no such image",
             name.format(10): "no caption",
-            name.format(11): "unreadable picture",
+            name.format(11): "unreadable image",
             name.format(12): "no caption",
             name.format(13): "caption is no text",
         },
@@ -280,15 +280,15 @@ def coco(root: Path) -> Made:
 
 
 def parquet(root: Path) -> Made:
-    """The content of files in one parquet file, one caption a picture, row groups of two."""
+    """The content of files in one parquet file, one caption an image, row groups of two."""
     write_parquet(
         root / "deeper" / "part.parquet",
-        {"image": [picture(0), BROKEN, picture(2), None, picture(4)], "caption": ["one", "two", "three", "four", None]},
+        {"image": [image(0), BROKEN, image(2), None, image(4)], "caption": ["one", "two", "three", "four", None]},
     )
     return Made(
         {"path": str(root)},
         {"deeper/part/0": "one", "deeper/part/2": "three"},
-        {"deeper/part/1": "unreadable picture", "deeper/part/3": "no such picture", "deeper/part/4": "no caption"},
+        {"deeper/part/1": "unreadable image", "deeper/part/3": "no such image", "deeper/part/4": "no caption"},
     )
 
 
@@ -297,13 +297,13 @@ def hf_dataset(root: Path) -> Made:
     import datasets
 
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
-    cells = [{"bytes": content, "path": None} for content in (picture(0), picture(1), BROKEN, picture(3))]
+    cells = [{"bytes": content, "path": None} for content in (image(0), image(1), BROKEN, image(3))]
     rows = datasets.Dataset.from_dict({"image": cells, "caption": ["one", "two", "three", None]}, features=features)
     rows.save_to_disk(str(root))
     return Made(
         {"path": str(root)},
         {"train-0": "one", "train-1": "two"},
-        {"train-2": "unreadable picture", "train-3": "no caption"},
+        {"train-2": "unreadable image", "train-3": "no caption"},
     )
 
 

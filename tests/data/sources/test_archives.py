@@ -7,11 +7,11 @@ import zipfile
 import pytest
 
 from micro_diffusion.data.sources import archives
-from micro_diffusion.data.sources.archives import File, estimate_pictures, read_lines, read_tar, read_zip
+from micro_diffusion.data.sources.archives import File, estimate_images, read_lines, read_tar, read_zip
 from micro_diffusion.data.sources.source import Rejected
-from tests.data.sources.publishers import picture, write_tar, write_zip
+from tests.data.sources.publishers import image, write_tar, write_zip
 
-FILES = [(f"./deep/{number}.jpg", picture(number)) for number in range(4)]
+FILES = [(f"./deep/{number}.jpg", image(number)) for number in range(4)]
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -137,10 +137,10 @@ def test_lines_from_a_file_and_from_an_archive(tmp_path):
         assert list(read_lines(path, suffix_of_member=".jsonl")) == [b"one\n", b"two\n", b"three"]
 
 
-def test_the_number_of_pictures_is_estimated_from_sizes(tmp_path):
+def test_the_number_of_images_is_estimated_from_sizes(tmp_path):
     paths = [
-        write_tar(tmp_path / f"{name}.tar", [(f"{i}.jpg", picture(i, size=(60, 60))) for i in range(count)])
+        write_tar(tmp_path / f"{name}.tar", [(f"{i}.jpg", image(i, size=(60, 60))) for i in range(count)])
         for name, count in (("a", 100), ("b", 300))
     ]
-    assert estimate_pictures(paths) == pytest.approx(400, rel=0.1)
-    assert estimate_pictures([write_tar(tmp_path / "c.tar", [("a.txt", b"x")])]) == 0
+    assert estimate_images(paths) == pytest.approx(400, rel=0.1)
+    assert estimate_images([write_tar(tmp_path / "c.tar", [("a.txt", b"x")])]) == 0

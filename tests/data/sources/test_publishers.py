@@ -39,7 +39,7 @@ def convert(name: str, made: Made, out: Path, *more: str) -> tuple[dict[str, str
 
 
 @pytest.mark.parametrize("name", PUBLISHERS)
-def test_every_picture_becomes_a_row_or_a_reason(tmp_path, name):
+def test_every_image_becomes_a_row_or_a_reason(tmp_path, name):
     made = PUBLISHERS[name](tmp_path / "downloaded")
     before = sorted(path for path in tmp_path.rglob("*") if path.suffix != ".index")
     captions, rejected = convert(name, made, tmp_path / "images")
@@ -92,11 +92,11 @@ def test_diffusiondb_without_limits_needs_no_metadata(tmp_path):
     none = ("source.maximum_image_nsfw=null", "source.maximum_prompt_nsfw=null")
     captions, rejected = convert("diffusiondb", made, tmp_path / "images", *none)
     assert captions["b.webp"] == "blurred" and captions["d.webp"] == "no score"
-    assert rejected == {"m.webp": "no caption", "f.webp": "unreadable picture"}
+    assert rejected == {"m.webp": "no caption", "f.webp": "unreadable image"}
 
 
 @pytest.mark.parametrize("name", ["coco", "textcaps", "textcaps_hub"])
-def test_several_captions_of_a_picture(tmp_path, name):
+def test_several_captions_of_an_image(tmp_path, name):
     made = PUBLISHERS[name](tmp_path / "downloaded")
     captions, rejected = convert(name, made, tmp_path / "images", "source.captions=2")
     assert captions == made.captions
@@ -107,7 +107,7 @@ def test_several_captions_of_a_picture(tmp_path, name):
         {"a sign that says stop": ["stop sign"], "a bus to Soho": ["a bus to Soho"]},
     )
     (single,) = (key for key in made.captions if further[made.captions[key]] == [made.captions[key]])
-    assert rejected == {**made.rejected, f"{single}#2": "empty caption, replaced by another one of the picture"}
+    assert rejected == {**made.rejected, f"{single}#2": "empty caption, replaced by another one of the image"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_several_captions_of_a_picture(tmp_path, name):
         (
             "coco",
             {"captions": "0"},
-            "captions is 0; set source.captions to how many of a picture are taken",
+            "captions is 0; set source.captions to how many of an image are taken",
         ),
         ("parquet", {}, r"there is no \*\.parquet in .*; set the path to one"),
         ("hf_dataset", {}, "the data set .* cannot be loaded .*set source.path to its name on the hub or a folder"),

@@ -1,4 +1,4 @@
-"""Several captions of a picture: one is drawn for each step, by its probability, and always the same one."""
+"""Several captions of an image: one is drawn for each step, by its probability, and always the same one."""
 
 import os
 from collections import Counter
@@ -28,20 +28,20 @@ FORMATS = [*CAPTION_FORMATS, CaptionIds()]
 
 
 def texts(number: int) -> tuple[str, str]:
-    """A short and a long caption of a picture."""
+    """A short and a long caption of an image."""
     return f"{number}", f"{number} and more"
 
 
 def make(folder, *, captions=2, count=COUNT, form=CaptionFeatures()):  # noqa: B008
-    """Latents of pictures with captions of their own."""
-    (folder / "pictures").mkdir(parents=True)
+    """Latents of images with captions of their own."""
+    (folder / "images").mkdir(parents=True)
     lines = []
     for number in range(count):
-        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / "pictures" / f"{number}.png")
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / "images" / f"{number}.png")
         shown = str(list(texts(number))).replace("'", '"')
         lines.append(f'{{"file_name": "{number}.png", "caption": {shown}}}\n')
-    (folder / "pictures" / "metadata.jsonl").write_text("".join(lines))
-    source = ImageFolder(path=str(folder / "pictures"), captions=captions)
+    (folder / "images" / "metadata.jsonl").write_text("".join(lines))
+    source = ImageFolder(path=str(folder / "images"), captions=captions)
     convert(source=source, out=folder / "images", preparation=Preparation(), engine=Processes(count=1))
     options = {"autoencoder": Averaging(), "text_encoder": Causal(), "caption_format": form, "sample": False}
     precompute(images=folder / "images", out=folder / "latents", resolutions=[8], **options, size_limit="2kb")
@@ -63,18 +63,18 @@ def captions(batches) -> dict[str, str]:
 
 
 def test_captions_are_drawn_by_their_probabilities():
-    choice = CaptionChoice([0.05, 0.7, 0.25], captions_per_picture=4, seed=0)
+    choice = CaptionChoice([0.05, 0.7, 0.25], captions_per_image=4, seed=0)
     drawn = [choice.draw(epoch, sample) for epoch in range(10) for sample in range(2000)]
     counted = Counter(drawn)
     assert [counted[i] / len(drawn) for i in range(4)] == pytest.approx([0.05, 0.7, 0.25, 0], abs=0.01)
-    alike = CaptionChoice(None, captions_per_picture=4, seed=0)
+    alike = CaptionChoice(None, captions_per_image=4, seed=0)
     counted = Counter(alike.draw(0, sample) for sample in range(8000))
     assert [counted[i] / 8000 for i in range(4)] == pytest.approx([0.25] * 4, abs=0.02)
 
 
 def test_a_draw_follows_from_seed_epoch_and_sample_and_nothing_else():
     def draws(seed: int, epoch: int, samples) -> list[int]:
-        choice = CaptionChoice([0.5, 0.5], captions_per_picture=2, seed=seed)
+        choice = CaptionChoice([0.5, 0.5], captions_per_image=2, seed=seed)
         return [choice.draw(epoch, sample) for sample in samples]
 
     first = draws(0, 0, range(1000))
@@ -88,7 +88,7 @@ def test_a_draw_follows_from_seed_epoch_and_sample_and_nothing_else():
     [
         (
             [0.2, 0.3, 0.5],
-            r"\[0\.2, 0\.3, 0\.5\], but the data hold 2 captions a picture; set as many, or",
+            r"\[0\.2, 0\.3, 0\.5\], but the data hold 2 captions an image; set as many, or",
         ),
         ([0.7, 0.7], "set it to numbers from 0 to 1 that sum to 1"),
         ([1.5, -0.5], "set it to numbers from 0 to 1 that sum to 1"),
@@ -182,10 +182,10 @@ def test_parts_of_a_mixture_draw_each_by_their_own(latents, tmp_path):
 
 
 def test_the_record_and_the_description_say_how_many_there_are(latents):
-    assert LatentMetadata.read(latents).captions_per_picture == 2
+    assert LatentMetadata.read(latents).captions_per_image == 2
     for folder in (latents, latents.with_name("images")):
         found = DataFolder(folder, count=10).describe()
-        assert found["captions_per_picture"] == 2
+        assert found["captions_per_image"] == 2
         assert (found["caption_words"]["max"], found["caption_2_words"]["max"]) == (1, 3)
         assert found["captions"][:2] == list(texts(0))
     found = DataFolder(latents, count=10).describe()
@@ -193,14 +193,14 @@ def test_the_record_and_the_description_say_how_many_there_are(latents):
 
 
 def test_a_caption_that_is_missing_is_replaced_and_counted(tmp_path, caplog):
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.png")
-    (tmp_path / "pictures" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": [null, "long"]}')
-    source = ImageFolder(path=str(tmp_path / "pictures"), captions=2)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": [null, "long"]}')
+    source = ImageFolder(path=str(tmp_path / "images"), captions=2)
     convert(source=source, out=tmp_path / "images", preparation=Preparation(), engine=Processes(count=1))
     (row,) = (LocalDataset(str(tmp_path / "images"))[i] for i in range(1))
     assert (row["caption"], row["further_captions"]) == ("long", ["long"])
     assert "replaced 1: empty caption (listed in" in caplog.text and "left out" not in caplog.text
-    assert '"empty caption, replaced by another one of the picture": 1' in (
+    assert '"empty caption, replaced by another one of the image": 1' in (
         tmp_path / "images" / "metadata.json"
     ).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from micro_diffusion.data.stream.image_loader import build_image_loader, collate
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two folders of 10 and 6 pictures of different sizes."""
+    """Two folders of 10 and 6 images of different sizes."""
     paths = [tmp_path_factory.mktemp("images") / name for name in ("first", "second")]
     for path, count, resolution in zip(paths, (10, 6), (16, 24), strict=True):
         source = Shapes(seed=count, count=count, resolution=resolution)
@@ -24,7 +24,7 @@ def load(folders, **changes):
     return build_image_loader(**arguments)
 
 
-def test_every_picture_of_every_folder_comes_once(folders):
+def test_every_image_of_every_folder_comes_once(folders):
     batches = list(load(folders))
     captions = [caption for batch in batches for caption in batch["caption"]]
     assert len(captions) == 16
@@ -67,11 +67,11 @@ def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
         load([str(tmp_path / "nothing")])
 
 
-def test_too_few_pictures(folders):
-    with pytest.raises(ValueError, match="hold 16 pictures; set batch_size to at most that"):
+def test_too_few_images(folders):
+    with pytest.raises(ValueError, match="hold 16 images; set batch_size to at most that"):
         load(folders, shuffle=True, batch_size=32)
 
 
-def test_an_unreadable_picture_is_an_error():
-    with pytest.raises(ValueError, match="picture cat cannot be used \\(unreadable picture\\); convert"):
-        collate([Rejected("cat", "unreadable picture")])
+def test_an_unreadable_image_is_an_error():
+    with pytest.raises(ValueError, match="image cat cannot be used \\(unreadable image\\); convert"):
+        collate([Rejected("cat", "unreadable image")])

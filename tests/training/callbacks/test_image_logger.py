@@ -113,7 +113,7 @@ def test_a_guidance_that_is_not_finite_is_refused(scale):
         Prompts(captions=["a"], guidance_scale=scale)
 
 
-def test_pictures_need_a_batch(tmp_path):
+def test_images_need_a_batch(tmp_path):
     with pytest.raises(ValueError, match="callbacks.image_logger.batch_size is 0; set it to at least 1"):
         ImageLogger(
             pipeline=partial(Pipeline),

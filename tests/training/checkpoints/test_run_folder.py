@@ -36,7 +36,7 @@ def test_a_fresh_folder_is_neither_refused_nor_complete(tmp_path):
 
 
 def begin(folder, config):
-    """A run that has got as far as a picture."""
+    """A run that has got as far as an image."""
     RunFolder(folder, config).begin(step=0)
     (folder / "samples").mkdir()
     (folder / "samples" / "step_0000009.png").touch()

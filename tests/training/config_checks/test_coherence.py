@@ -108,7 +108,7 @@ def check(*overrides: str) -> None:
         (["trainer.max_duration=0.5dur"], "trainer.max_duration is '0.5dur'; set it to a time"),
         (["trainer.save_folder=null"], "set it to a folder, or trainer.autoresume=false"),
         (["+trainer.train_subset_num_batches=0"], "set it to 1 or more, or to -1 for all batches"),
-        (["+trainer.accumulate_train_batch_on_tokens=true"], "of which pictures have none; leave it out"),
+        (["+trainer.accumulate_train_batch_on_tokens=true"], "of which images have none; leave it out"),
         (["seed=-1"], "seed is -1; set it to a whole number from 0 to 4294967295"),
         (["seed=4294967296"], "seed is 4294967296"),
         (["resolution=abc"], "resolution is 'abc'; set it to a whole number"),

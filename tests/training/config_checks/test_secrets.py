@@ -91,7 +91,7 @@ ORDINARY = {
         "http://localhost:9000/bucket/a@b",
         "http://user.example.org/a:b@c",
         "hf://datasets/a/b@main/x.parquet",
-        "abfss://pictures-of-2026-11@account.dfs.core.windows.net/x",
+        "abfss://images-of-2026-11@account.dfs.core.windows.net/x",
         "/data/latents@256/sig=1",
         "postgres://host:5432/x@y",
     ],
