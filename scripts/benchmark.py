@@ -1,4 +1,4 @@
-"""How fast this machine trains, draws, loads and precomputes: a table, and JSON with --json.
+"""How fast this machine trains, samples, loads and precomputes: a table, and JSON with --json.
 
 python scripts/benchmark.py train --backbone tiny --resolution 256 --mask-ratio 0.75 --batch-size 8
 python scripts/benchmark.py sample --backbone tiny --sampler dpmpp_2m --steps 15 --guidance 5 --json sample.json

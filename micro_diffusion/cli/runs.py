@@ -26,7 +26,7 @@ BUNDLED = Path(bundled.__file__).parent
 
 
 def generation_options() -> argparse.ArgumentParser:
-    """The options of every command that draws."""
+    """The options of every command that generates images."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("run", metavar="RUN", help="run folder, name of one in trained_models, or a bundled one: demo")
     options.add_argument("--seed", type=int, help="any integer; equal seeds generate equal images (default: the run's)")

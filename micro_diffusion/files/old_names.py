@@ -1,4 +1,4 @@
-"""Names that configurations and records of earlier versions hold, and today's; docs/upgrading.md lists them for people."""
+"""Names in configurations and records of earlier versions, and those of today; docs/upgrading.md tells people."""
 
 from __future__ import annotations
 

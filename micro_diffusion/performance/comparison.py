@@ -116,7 +116,7 @@ class Comparison:
             return ReferenceDrawing(model=model, steps=public_steps, guidance_scale=guidance_scale, **self.work)
         generation = Generation(**self.work, guidance_scale=guidance_scale, compile=self.compile)
         take_weights(generation.network, model.dit)
-        return options
+        return generation
 
 
 def compare_training(comparison: Comparison, measurement: Measurement) -> Row:

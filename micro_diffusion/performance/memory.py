@@ -14,7 +14,7 @@ from micro_diffusion.performance.training_step import activation_bytes, build_mo
 from micro_diffusion.training.distributed.sharding import layers
 
 AVERAGE, GATHERED, COPY, AUTOCAST = 4, 4, 4, 2
-"""Bytes a parameter: average; gathered weight; weight of the copy that the first rank draws with; autocast's copy."""
+"""Bytes a parameter: average; gathered weight; weight of the copy that the first rank samples with; autocast's copy."""
 
 
 WEIGHT = {"fp32": 4, "bf16": 2}
@@ -48,22 +48,22 @@ def _average(config: DictConfig) -> int:
 class Memory(NamedTuple):
     """parameters: of the network. fixed: bytes whatever the microbatch. each: bytes that an image of it adds.
 
-    drawing: bytes on the first rank of a sharded network while samples are generated; 0 where the network itself draws.
+    sampling: bytes on the first rank of a sharded network while samples are generated; 0 where the network itself draws.
     """
 
     parameters: int
     fixed: int
     each: int
-    drawing: int
+    sampling: int
     checkpoint: int
 
     def needed(self, microbatch: int) -> int:
         """Bytes with so many images at once."""
-        return max(self.fixed + microbatch * self.each, self.drawing)
+        return max(self.fixed + microbatch * self.each, self.sampling)
 
     def largest_microbatch(self, room: float) -> int:
         """Images at once in `room` bytes; 0 where not even one fits."""
-        return 0 if self.drawing > room else max(0, int((room - self.fixed) / self.each))
+        return 0 if self.sampling > room else max(0, int((room - self.fixed) / self.each))
 
 
 def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
@@ -81,19 +81,19 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
     copies = sum(AUTOCAST * weight.numel() for weight in network.parameters() if weight.dtype == torch.float32)
     weights = sum(weight.nbytes for weight in network.parameters())  # and their gradients as much
     kept = weights + optimizer_bytes(config) + _average(config) * parameters
-    fixed, drawing = kept + weights + copies, 0
+    fixed, sampling = kept + weights + copies, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]
         gathered = 2 * max(in_layers) + parameters - sum(in_layers)
         share = (kept + weights) // (devices // (fsdp.replicas or 1))
         fixed = share + copies + GATHERED * gathered
-        drawing = share + COPY * parameters if config.callbacks.get("image_logger") is not None else 0
+        sampling = share + COPY * parameters if config.callbacks.get("image_logger") is not None else 0
     elif devices > 1:
         fixed += weights  # the buckets
     each = activation_bytes(config, half=half)
     if config.backbone.activation_checkpointing:
         each += LARGEST_LAYER * activation_bytes(without_checkpointing(config), half=half) // len(layers(network))
-    return Memory(parameters, fixed, each, drawing, kept)
+    return Memory(parameters, fixed, each, sampling, kept)
 
 
 def optimizer_bytes(config: DictConfig) -> int:

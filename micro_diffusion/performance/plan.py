@@ -8,8 +8,8 @@
     fixed bytes = state + 2 a parameter: the bf16 copies that autocast makes (none of bf16 weights)
                   several devices: + 4 a parameter: the buckets in which DDP averages gradients
                   sharded (FSDP): state / devices + 2 a parameter + 4 for each one of two layers and of what is in none
-                  the first device draws samples with a copy of the network: state / devices + 4 a parameter
-    memory      = fixed bytes + microbatch · activation bytes an image, or the bytes for generating, where these are more
+                  the first device samples with a copy of the network: state / devices + 4 a parameter
+    memory      = fixed bytes + microbatch · activation bytes an image, or the bytes for sampling, where these are more
                   activation checkpointing: + 3 times the mean layer's activations, for the one computed again
     microbatch  = (device memory · USABLE − fixed bytes) / activation bytes an image, at most a device's share
     checkpoint  = state without the gradient

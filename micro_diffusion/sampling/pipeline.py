@@ -166,7 +166,7 @@ class Pipeline:
                 )
         return height // factor, width // factor
 
-    def _draw(
+    def _generate(
         self,
         captions: Sequence[str],
         generators: list[torch.Generator],

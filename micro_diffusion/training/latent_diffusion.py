@@ -40,7 +40,7 @@ class LatentDiffusion(ComposerModel):
     Args:
         backbone: the network to train.
         objective: what it learns to predict.
-        train_mask_ratio: share of patches masked, which the backbone does not see, in training, from 0 up to, but not including, 1.
+        train_mask_ratio: share of patches that are masked in training, from 0 up to, but not including, 1.
         caption_drop: probability of a caption to be replaced by the null caption in training.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.

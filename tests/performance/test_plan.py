@@ -128,7 +128,7 @@ def test_shards_divide_the_state_and_gather_two_layers():
     parameters, layers = parameter_count(network), [parameter_count(block) for block in blocks]
     gathered = 2 * max(layers) + parameters - sum(layers)
     assert memory_of(small, devices=4, half=True).fixed == 16 * parameters // 4 + 2 * parameters + 4 * gathered
-    assert memory_of(small, devices=4, half=True).drawing == 16 * parameters // 4 + 4 * parameters
+    assert memory_of(small, devices=4, half=True).sampling == 16 * parameters // 4 + 4 * parameters
     small.parallelism.fsdp.replicas = 2
     assert memory_of(small, devices=4, half=True).fixed == 16 * parameters // 2 + 2 * parameters + 4 * gathered
 
@@ -161,8 +161,8 @@ def test_a_machine_preset_fits_for_all_four_stages(preset, devices, backbone):
     assert {stage: size / room for stage, size in needed.items() if size > room} == {}
 
 
-def test_what_drawing_needs_is_needed():
-    memory = Memory(parameters=1, fixed=10, each=2, drawing=15, checkpoint=1)
+def test_what_sampling_needs_is_needed():
+    memory = Memory(parameters=1, fixed=10, each=2, sampling=15, checkpoint=1)
     assert [memory.needed(images) for images in (1, 2, 3)] == [15, 15, 16]
     assert (memory.largest_microbatch(20), memory.largest_microbatch(14)) == (5, 0)
 

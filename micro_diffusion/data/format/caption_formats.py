@@ -87,7 +87,7 @@ class CaptionFeatures:
 
     def encode(self, text_encoder: TextEncoder, captions: Sequence[str]) -> dict[str, Entries]:
         """Float16 is exact but for its rounding; an error of int8 is at most 1/254 of a token's largest value."""
-        tokens, mask = text_encoder.encode(captions)
+        tokens, mask, *_ = text_encoder.encode(captions)
         tokens = tokens.float().cpu()
         check_finite(tokens, f"features by the text encoder {text_encoder.name}", captions)
         stored: dict[str, np.ndarray] = {TOKENS: tokens.half().numpy()}
