@@ -13,7 +13,7 @@ from micro_diffusion.evaluation.report import composition_report, write_report
 from micro_diffusion.sampling.image_file import check_image_file, make_folder, save_image
 
 _DESCRIPTION = """Generate images for captions of the shapes data set (one object, two objects, combinations held out of
-training), judge background, count, colour, shape, size and relation in every image, and write the fraction that is right."""
+training), judge background, count, colour, shape, size and relation in each, and write the fraction that is right."""
 
 
 def add(commands: Any) -> None:

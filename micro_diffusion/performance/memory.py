@@ -48,7 +48,7 @@ def _average(config: DictConfig) -> int:
 class Memory(NamedTuple):
     """parameters: of the network. fixed: bytes whatever the microbatch. each: bytes that an image of it adds.
 
-    sampling: bytes on the first rank of a sharded network while samples are generated; 0 where the network itself draws.
+    sampling: bytes on the first rank of a sharded network while it samples with a copy; 0 where there is none.
     """
 
     parameters: int
