@@ -7,7 +7,8 @@ import pytest
 from micro_diffusion.data.sources.hf_dataset import HfDataset
 from micro_diffusion.data.sources.parquet import Parquet, RowGroup
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
-from tests.data.sources.publishers import some_image, write_parquet
+from tests.data.sources.publishers import image as some_image
+from tests.data.sources.publishers import write_parquet
 
 
 def read(source) -> list[CaptionedImage | Rejected]:

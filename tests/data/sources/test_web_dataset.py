@@ -7,7 +7,8 @@ import webdataset
 
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
 from micro_diffusion.data.sources.web_dataset import WebDataset
-from tests.data.sources.publishers import some_image, write_tar
+from tests.data.sources.publishers import image as some_image
+from tests.data.sources.publishers import write_tar
 
 
 def read(source: WebDataset) -> list[CaptionedImage | Rejected]:
