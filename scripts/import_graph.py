@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
-    ("batch", "condition", "bundled", "files", "machine", "layers"),
+    ("batch", "bounds", "condition", "bundled", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -28,7 +28,7 @@ ORDER = (
     ("checkpoint",),
     ("released_weights",),
     ("sampling",),
-    ("training.seeded_random", "training.nodes"),
+    ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),
