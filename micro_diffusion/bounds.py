@@ -14,8 +14,10 @@ PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
 """What every random generator takes, numpy's too."""
+Byte = Annotated[int, Interval(ge=0, le=255)]
 
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 FractionBelow1 = Annotated[float, Interval(ge=0, lt=1)]
+OpenFraction = Annotated[float, Interval(gt=0, lt=1)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated, unit_noise
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt
 from micro_diffusion.bundled import resolve_path
 from micro_diffusion.files.json_text import parse_json
 from micro_diffusion.files.provenance import weights_digest
@@ -42,11 +43,11 @@ class KLAutoencoder(nn.Module):
     def __init__(
         self,
         *,
-        channels: int = 4,
-        downsampling: int = 4,
-        width: int = 48,
-        encoder_blocks: int = 1,
-        decoder_blocks: int = 2,
+        channels: PositiveInt = 4,
+        downsampling: PositiveInt = 4,
+        width: PositiveInt = 48,
+        encoder_blocks: NonNegativeInt = 1,
+        decoder_blocks: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
         halvings = downsampling.bit_length() - 1
@@ -130,7 +131,12 @@ class KLAutoencoder(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, channels: int | None = None, downsampling: int | None = None, device: str = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        channels: PositiveInt | None = None,
+        downsampling: PositiveInt | None = None,
+        device: str = "cpu",
     ) -> KLAutoencoder:
         """The autoencoder that `save` wrote, in fp32, frozen.
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import MinLen
 from composer import ComposerModel
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.data.image.transforms import normalise
 from micro_diffusion.machine.precision import Precision, autocast
@@ -50,25 +52,21 @@ class AutoencoderTraining(ComposerModel):
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
-        ValueError: for a negative weight, a crop that is no multiple of f, or a factor below 1.
+        ValueError: for a crop that is no multiple of f.
     """
 
     def __init__(
         self,
         *,
         autoencoder: KLAutoencoder,
-        kl_weight: float,
-        crop: int,
-        shrink: Sequence[int],
+        kl_weight: NonNegativeFloat,
+        crop: PositiveInt,
+        shrink: Annotated[Sequence[PositiveInt], MinLen(1)],
         cpu_precision: Precision,
     ) -> None:
         super().__init__()
-        if kl_weight < 0:
-            raise ValueError(f"model.kl_weight is {kl_weight}; set it to 0 or more")
-        if crop < 1 or crop % autoencoder.downsampling:
+        if crop % autoencoder.downsampling:
             raise ValueError(f"model.crop is {crop}; set it to a positive multiple of {autoencoder.downsampling}")
-        if not shrink or min(shrink) < 1:
-            raise ValueError(f"model.shrink is {list(shrink)}; set it to one or more factors that are at least 1")
         self.network: KLAutoencoder = autoencoder
         self.kl_weight = kl_weight
         self.crop = crop

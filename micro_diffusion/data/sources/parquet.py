@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.parquet_files import find_parquet, holds_lists, open_parquet, read_rows
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
@@ -46,7 +47,7 @@ class Parquet:
     image: str = "image"
     caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: int = 1
+    captions: PositiveInt = 1
 
     def __post_init__(self) -> None:
         _ = self._groups

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +75,9 @@ _LISTS = (list, tuple, set, frozenset, Sequence, AbstractSet, typing.Iterable)
 def argument_annotations(target: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of a class or function and their types; Any for a type that only a type checker knows."""
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
-    names = getattr(function, "__globals__", None) or getattr(getattr(function, "__func__", None), "__globals__", {})
+    names = dict(getattr(getattr(function, "__func__", function), "__globals__", {}))
+    for base in target.__mro__ if inspect.isclass(target) else ():  # fields of dataclasses are written in any of them
+        names = vars(sys.modules[base.__module__]) | names
     written = getattr(function, "__annotations__", {})
     return {name: _resolved(annotation, names) for name, annotation in written.items() if name != "return"}
 

@@ -14,7 +14,7 @@ from composer.distributed import DDPSyncStrategy
 from composer.profiler import Profiler
 
 from micro_diffusion.backbone.dit import SparseDiT
-from micro_diffusion.bounds import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
+from micro_diffusion.bounds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from micro_diffusion.data.prepare.precompute import precompute
 from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.training.config_checks.arguments import (
@@ -89,9 +89,9 @@ def test_what_to_set_is_said_in_words(hint, words):
 
 
 def test_annotations_of_classes_and_functions():
-    assert argument_annotations(SparseDiT)["rotary"] is bool
+    assert argument_annotations(SparseDiT)["rotary"] is bool and argument_annotations(SparseDiT)["dim"] == PositiveInt
     types = argument_annotations(precompute)
-    assert types["batch_size"] is int and types["autoencoder"] is Any  # imported for type checkers only
+    assert types["workers"] == NonNegativeInt and types["autoencoder"] is Any  # imported for type checkers only
 
 
 def test_numbers_of_composer_are_not_negative_and_those_of_others_may_be_anything():

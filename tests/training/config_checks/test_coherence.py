@@ -108,7 +108,10 @@ def check(*overrides: str) -> None:
         (["trainer.max_duration=0.5dur"], "trainer.max_duration is '0.5dur'; set it to a whole number of"),
         (["trainer.save_folder=null"], "set it to a folder, or trainer.autoresume=false"),
         (["+trainer.train_subset_num_batches=0"], "set it to 1 or more, or to -1 for all batches"),
-        (["+trainer.accumulate_train_batch_on_tokens=true"], "trainer.accumulate_train_batch_on_tokens is true; set it to false"),
+        (
+            ["+trainer.accumulate_train_batch_on_tokens=true"],
+            "trainer.accumulate_train_batch_on_tokens is true; set it to false",
+        ),
         (["seed=-1"], "seed is -1; set it to a whole number from 0 to 4294967295"),
         (["seed=4294967296"], "seed is 4294967296"),
         (["resolution=abc"], "resolution is 'abc'; set it to a whole number"),
@@ -120,7 +123,10 @@ def check(*overrides: str) -> None:
         (["machine=cpu", "model.weight_dtype=bf16", "model.cpu_precision=fp32"], "needs products in bf16"),
         (["machine=gpu", "model.weight_dtype=bf16", "machine.precision=fp32"], "set machine.precision=amp_bf16"),
         (["model.caption_drop=0.0"], "guides away from the null caption, which is never trained"),
-        (["seed=x", "sampler.steps=many"], "seed is 'x'; set it to a whole number from 0 to 4294967295; sampler.steps is 'many'; "),
+        (
+            ["seed=x", "sampler.steps=many"],
+            "seed is 'x'; set it to a whole number from 0 to 4294967295; sampler.steps is 'many'; ",
+        ),
     ],
 )
 def test_what_has_no_effect_or_contradicts_is_named(overrides: list[str], problem: str):
