@@ -65,7 +65,7 @@ def test_what_an_argument_cannot_be_is_refused(target: str, argument: str, right
     assert [value for value in wrong if fits(value, hint)] == []
 
 
-SIGNED = {"P_mean"}
+SIGNED = {"P_mean", "shift_factor"}
 """Numbers that may be any finite one."""
 
 
