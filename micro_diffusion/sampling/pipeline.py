@@ -24,6 +24,7 @@ from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler, known_levels
 from micro_diffusion.text.encoder import TextEncoder
+from micro_diffusion.text.none import NoEncoder
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
@@ -127,6 +128,10 @@ class Pipeline:
         """
         if not captions or batch_size < 1:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
+        if isinstance(self.text_encoder, NoEncoder) and guidance_scale not in (0, 1):
+            raise ValueError(
+                f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
+            )
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
