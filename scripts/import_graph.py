@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
-    ("batch", "condition", "bundled", "files", "machine", "layers"),
+    ("bundled",),
+    ("batch", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
