@@ -27,7 +27,7 @@ ORDER = (
     ("diffusion",),
     ("backbone",),
     ("checkpoint",),
-    ("released_weights",),
+    ("released_weights", "tld_weights"),
     ("sampling",),
     ("training.seeded_random", "training.nodes"),
     ("training.trainable",),
