@@ -34,6 +34,7 @@ class KLAutoencoder(nn.Module):
         width: channels of the features at half resolution; they double with each further halving.
         encoder_blocks: residual blocks of the encoder at each resolution.
         decoder_blocks: residual blocks of the decoder at each resolution.
+        tanh: bound the reconstructions to (-1, 1), as for adversarial training.
     """
 
     shift: Tensor
@@ -47,6 +48,7 @@ class KLAutoencoder(nn.Module):
         width: int = 48,
         encoder_blocks: int = 1,
         decoder_blocks: int = 2,
+        tanh: bool = False,
     ) -> None:
         super().__init__()
         halvings = downsampling.bit_length() - 1
@@ -58,9 +60,11 @@ class KLAutoencoder(nn.Module):
             "width": width,
             "encoder_blocks": encoder_blocks,
             "decoder_blocks": decoder_blocks,
+            "tanh": tanh,
         }
         self.channels = channels
         self.downsampling = downsampling
+        self.tanh = tanh
         widths = [width * 2**level for level in range(halvings)]
         self.encoder = _encoder(widths, 2 * channels, encoder_blocks)
         self.decoder = _decoder(widths, channels, decoder_blocks)
@@ -82,6 +86,11 @@ class KLAutoencoder(nn.Module):
         """The digest of the weights, shift and scaling among them, and their dtype."""
         return {"digest": weights_digest(self), "dtype": str(self.shift.dtype).removeprefix("torch.")}
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the last convolution, before its channels are rearranged to pixels."""
+        return self.decoder[-2].weight  # pyright: ignore[reportReturnType]
+
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [-1, 1] -> mean and log variance of the unscaled latents, (B, C, h, w) each."""
         check_divisible(images, self.downsampling)
@@ -90,7 +99,8 @@ class KLAutoencoder(nn.Module):
 
     def reconstruct(self, unscaled: Tensor) -> Tensor:
         """Latents (B, C, h, w) before shift and scaling -> (B, 3, H, W), about [-1, 1], not clamped."""
-        return self.decoder(unscaled.contiguous(memory_format=torch.channels_last)).contiguous()
+        images = self.decoder(unscaled.contiguous(memory_format=torch.channels_last)).contiguous()
+        return images.tanh() if self.tanh else images
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, generator: Generators = None, sample: bool = True) -> Tensor:
