@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from micro_diffusion.autoencoder.adversarial import Adversarial, adaptive_weight
+from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
 from micro_diffusion.autoencoder.losses import (
     PIXEL_LOSSES,
     FocalFrequency,
@@ -30,7 +31,6 @@ from micro_diffusion.autoencoder.losses import (
     pixel_loss,
 )
 from micro_diffusion.autoencoder.perceptual import Perceptual
-from micro_diffusion.autoencoder.trainable import TrainableAutoencoder
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.data.image.transforms import normalise
@@ -51,7 +51,7 @@ class AutoencoderTraining(ComposerModel):
     `adversarial` is each microbatch's own.
 
     Args:
-        autoencoder: the network to train; see `TrainableAutoencoder`.
+        autoencoder: the network to train.
         kl_weight: of the divergence in nats per latent entry, against the error of a pixel in [-1, 1]. It decides how
             much noise the latents bear without visible change, and so how exact a diffusion model has to be.
         crop: side of the random crops in pixels, at most that of the images.
@@ -72,7 +72,7 @@ class AutoencoderTraining(ComposerModel):
     def __init__(
         self,
         *,
-        autoencoder: nn.Module,
+        autoencoder: GaussianAutoencoder,
         kl_weight: float,
         crop: int,
         shrink: Sequence[int],
@@ -85,9 +85,9 @@ class AutoencoderTraining(ComposerModel):
         adversarial: Adversarial | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(autoencoder, TrainableAutoencoder):
+        if not isinstance(autoencoder, GaussianAutoencoder):
             name = type(autoencoder).__name__
-            raise ValueError(f"{name} cannot be trained; it lacks a part of autoencoder/trainable.py; choose another")
+            raise ValueError(f"autoencoder is a {name}, which cannot be trained; choose one of configs/vae")
         if kl_weight < 0:
             raise ValueError(f"model.kl_weight is {kl_weight}; set it to 0 or more")
         if crop < 1 or crop % autoencoder.downsampling:
@@ -109,7 +109,7 @@ class AutoencoderTraining(ComposerModel):
         self.metrics: dict[str, Metric] = reconstruction_metrics(autoencoder.channels, perceptual)
 
     @property
-    def autoencoder(self) -> TrainableAutoencoder:
+    def autoencoder(self) -> GaussianAutoencoder:
         """The network under its own name."""
         return self.network  # pyright: ignore[reportReturnType]
 
