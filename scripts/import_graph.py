@@ -33,6 +33,7 @@ ORDER = (
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),
+    ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training"),
     ("training.callbacks",),
     ("training.checkpoints",),
