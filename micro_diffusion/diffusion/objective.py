@@ -40,8 +40,11 @@ class Objective(Protocol):
         level_normal: Tensor,
         noise: Tensor,
         keep: Tensor | None = None,
+        loss_mask: Tensor | None = None,
     ) -> Loss:
         """latents (B, C, h, w), level_normal (B,) and noise (B, C, h, w) standard normal draws, keep (B, K) or None.
+
+        loss_mask: (B, 1, h, w) bool, true on the cells whose loss counts, or None for all.
 
         The draws come from the caller, so that they can follow from (seed, step, rank) and be fixed in evaluation.
         """
