@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from micro_diffusion.backbone.widening import widened
 from micro_diffusion.files.old_names import renamed
+from micro_diffusion.files.run_folders import CONFIG_FILE, run_folders
 from micro_diffusion.files.weight_file import read_tensors, write_tensors
 from micro_diffusion.files.whole_file import whole_file
 
-CONFIG_FILE = "config.yaml"
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 PARTS = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "prompts")
 OPTIONAL_PARTS = ("image_conditioner",)
@@ -251,11 +251,6 @@ def build(config: Mapping[str, Any], part: str, folder: Path, device: str | torc
             raise error.__cause__ from None
         reason = " ".join(str(error).split())
         raise ValueError(f"{part} of {folder / CONFIG_FILE} cannot be built: {reason}; correct that node") from error
-
-
-def run_folders(parent: str | Path) -> list[str]:
-    """Names of the run folders in `parent`, sorted."""
-    return sorted(path.parent.name for path in Path(parent).glob(f"*/{CONFIG_FILE}"))
 
 
 def _existing(folder: Path) -> Path:

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
-    ("batch", "condition", "bundled", "files", "machine", "layers"),
+    ("bundled",),
+    ("batch", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -26,12 +27,13 @@ ORDER = (
     ("diffusion",),
     ("backbone",),
     ("checkpoint",),
-    ("released_weights",),
+    ("released_weights", "tld_weights"),
     ("sampling",),
     ("training.seeded_random", "training.nodes"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),
+    ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training"),
     ("training.callbacks",),
     ("training.checkpoints",),
