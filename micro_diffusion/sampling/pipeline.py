@@ -22,7 +22,7 @@ from micro_diffusion.diffusion.image_conditioning import ImageConditioner, Image
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
-from micro_diffusion.sampling.sampler import Sampler, known_levels
+from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.text.encoder import TextEncoder
 from micro_diffusion.text.none import NoEncoder
 
@@ -204,13 +204,14 @@ class Pipeline:
         if seen is not None:
             condition = condition._replace(image=seen.image, image_level=seen.level)
         span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
-        sigmas = known_levels(sampler, **span)
+        sigmas = sampler.sigmas(**span)
+        asked = sampler.asked(sigmas)
         denoiser = guided_denoiser(
-            self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=sigmas
+            self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=asked
         )
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
-        latents = sampler(denoiser, noise, **span, generators=generators)
+        latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
         images = to_uint8(self.autoencoder.decode(latents)).cpu()
         return images if given is None else given.restored(images)
 
