@@ -21,6 +21,7 @@ from torch.utils.data import DistributedSampler
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.callbacks.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
 from micro_diffusion.training.callbacks.smaller_batches import SmallerEvaluations, SmallerMicrobatches
@@ -75,6 +76,8 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     model = build_model(config)
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
+    if isinstance(model, AutoencoderTraining):
+        model.check_run(trainer.state)
     if dist.get_global_rank() == 0:
         run.begin(step=int(trainer.state.timestamp.batch), also=changed_data(trainer.state))
     start = time.monotonic()

@@ -108,14 +108,13 @@ def precompute(
         sample=sample,
         seed=seed,
     )
-    layout = {"part_size": part_size, "size_limit": size_limit}
     recipe = {
-        "images": _made_from(images),
-        "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes()),  # which has the hashes of the shards
+        **_recipe_of_images(images),
         "sample": sample,
         "seed": seed,
         "crop": _described(cut),
-        **layout,
+        "part_size": part_size,
+        "size_limit": size_limit,
         **encoder.description(),
     }
     parts = runs(len(dataset), part_size)
@@ -128,23 +127,22 @@ def precompute(
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
-        total = sum(map(len, mine.values()))
-        with tqdm(desc=f"precompute {out}", total=total, unit=" images", mininterval=1) as progress:
-            for count in _write(folder, encoder, batches, size_limit):
-                progress.update(count)
+        _encode(folder, encoder, batches, images=sum(map(len, mine.values())), size_limit=size_limit)
         ranks.wait_for_all()
         if ranks.rank() == 0:
             _finish(folder, len(parts), encoder)
 
 
-def _made_from(images: Path) -> Any:
-    """The recipe of the images, or their folder where another program has made it."""
-    if not (images / RECORD).is_file():
-        return str(images)
-    record = read_record(images)
-    if "recipe" not in record:
-        raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
-    return record["recipe"]
+def _recipe_of_images(images: Path) -> dict[str, Any]:
+    """How the images were made, or their folder where another program has made it; and which they are."""
+    made: Any = str(images)
+    if (images / RECORD).is_file():
+        record = read_record(images)
+        if "recipe" not in record:
+            raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
+        made = record["recipe"]
+    # the index has the hashes of the shards
+    return {"images": made, "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes())}
 
 
 def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
@@ -163,6 +161,13 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
         torch.cuda.get_device_name(place) if place.type == "cuda" else f"the CPU with {torch.get_num_threads()} threads"
     )
     log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
+
+
+def _encode(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, *, images: int, size_limit: str) -> None:
+    """Write the parts that the batches belong to, with a bar that counts their images."""
+    with tqdm(desc=f"precompute {folder.out}", total=images, unit=" images", mininterval=1) as progress:
+        for count in _write(folder, encoder, batches, size_limit):
+            progress.update(count)
 
 
 def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:
