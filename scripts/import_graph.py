@@ -55,7 +55,6 @@ PROTOCOLS = {
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
     "micro_diffusion.diffusion.image_conditioning",
-    "micro_diffusion.diffusion.objective",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
+from micro_diffusion.backbone.embedding import image_level_told
 from micro_diffusion.backbone.pixel_attention import (
     AttentionBlock,
     CrossAttention,
@@ -76,7 +77,6 @@ class PixelUNet(nn.Module):
     takes_keep = False
     use_caption_mask = True
     patch_size = 1
-    patches = 1
 
     def __init__(
         self,
@@ -211,10 +211,11 @@ class PixelUNet(nn.Module):
         width = (first_dim if memory_efficient else dims[1]) + dim * len(self.combined)
         width += first_dim if input_to_output else 0
         self.final_block = block(width, dim, gated=True) if final_block else None
-        width = (dim if final_block else width) + image_channels
-        self.final = nn.Conv2d(width, in_channels, final_kernel, padding=final_kernel // 2)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)  # pyright: ignore[reportArgumentType]
+        convolution = partial(nn.Conv2d, out_channels=in_channels, kernel_size=final_kernel, padding=final_kernel // 2)
+        self.final = convolution(dim if final_block else width)
+        self.image_final = convolution(image_channels, bias=False) if image_channels else None
+        for parameter in (*self.final.parameters(), *(self.image_final or nn.Identity()).parameters()):
+            nn.init.zeros_(parameter)
         self.multiple = 2 ** (depth if memory_efficient else depth - 1)
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition, keep: Tensor | None = None) -> Prediction:
@@ -245,14 +246,17 @@ class PixelUNet(nn.Module):
         more = [functional.interpolate(block(y), size) for block, y in levels]
         x = torch.cat([x, *more, *([start] if self.input_to_output else [])], dim=1)
         x = x if self.final_block is None else self._run(self.final_block, x, vector, context)
-        return Prediction(self.final(torch.cat([x, *image], dim=1)))
+        y = self.final(x)
+        if self.image_final is not None:
+            y = y + self.image_final(*image)
+        return Prediction(y)
 
     def _told(self, level: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The vector (B, E) and the context (B, L, D)."""
         vector, rows = self.level(level)
         told = [rows]
-        if self.image_level is not None:
-            image_vector, image_rows = self.image_level(condition.image_level)
+        if self.image_level is not None and condition.image_level is not None:
+            image_vector, image_rows = self.image_level(image_level_told(condition.image_level))
             vector, told = vector + image_vector, [*told, image_rows]
         text_vector, text_rows = self.text(condition)
         return vector + text_vector, self.context_norm(torch.cat([*told, text_rows], dim=1))
@@ -268,19 +272,7 @@ class PixelUNet(nn.Module):
                 f"images are {tuple(x.shape[1:])} (channels, height, width), but the network takes {self.in_channels} "
                 f"channels and sides that divide by {self.multiple}; choose such a resolution, or fewer dim_mults"
             )
-        wanted = (self.image_channels, *x.shape[-2:]) if self.image_channels else None
-        given = None if condition.image is None else tuple(condition.image.shape[1:])
-        if given != wanted:
-            raise ValueError(
-                f"the condition's image is {given} (channels, height, width), but the network takes {wanted}; use the "
-                "conditioner that the network was trained with"
-            )
-        if self.takes_image_level != (condition.image_level is not None):
-            stated = "none" if condition.image_level is None else "one"
-            raise ValueError(
-                f"the condition's image has {stated} noise level of its own, but backbone.takes_image_level is "
-                f"{str(self.takes_image_level).lower()}; set both alike"
-            )
+        check_image(self, condition, tuple(x.shape[2:]))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Matrices of attention and feed-forward layers, other matrices and kernels, vectors without weight decay."""

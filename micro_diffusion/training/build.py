@@ -34,6 +34,7 @@ from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad, 
 from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from micro_diffusion.training.checkpoints.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.checkpoints.saver import WholeCheckpointSaver
+from micro_diffusion.training.config_checks.class_names import with_class_names
 from micro_diffusion.training.config_checks.coherence import check_coherence
 from micro_diffusion.training.config_checks.errors import refusals_named
 from micro_diffusion.training.config_checks.schema import validate
@@ -53,6 +54,7 @@ def train(config: DictConfig) -> None:
     Raises:
         ValueError: for a configuration that does not fit together, or a run folder of another one.
     """
+    config = with_class_names(config)
     validate(config)
     check_coherence(config)
     content: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]

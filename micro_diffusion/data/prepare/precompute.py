@@ -22,6 +22,7 @@ from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentForm
 from micro_diffusion.data.format.record import RECORD, read_record
 from micro_diffusion.data.image.crops import CentreSquare, Crop
 from micro_diffusion.data.prepare import ranks
+from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
 from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
@@ -30,6 +31,7 @@ from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
 from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.text.classes import ClassEncoder
 
 if TYPE_CHECKING:
     from micro_diffusion.autoencoder.autoencoder import Autoencoder
@@ -72,7 +74,7 @@ def precompute(
             alone.
         resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
         autoencoder: gives the latents.
-        text_encoder: gives the caption's features.
+        text_encoder: gives the caption's features; the names of a `ClassEncoder` without any are the images' captions.
         crop: which part of each image is encoded; None for the square in its middle.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
@@ -99,6 +101,8 @@ def precompute(
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
     formats = {"latent_format": latent_format, "caption_format": caption_format}
     dataset = ImageDataset(path=images, resolutions=list(sizes), cut=cut)
+    if isinstance(text_encoder, ClassEncoder) and not text_encoder.is_complete:
+        text_encoder = ClassEncoder(names=class_names(dataset.rows))
     encoder = LatentEncoder(
         sizes,
         autoencoder,
