@@ -157,9 +157,10 @@ class Pipeline:
         Raises:
             ValueError: when it was built for no size in particular.
         """
-        if not isinstance(self.backbone, Resizable):
+        size = getattr(self.backbone, "input_size", None)
+        if size is None:
             raise ValueError(f"{type(self.backbone).__name__} was built for no size in particular; give a resolution")
-        height, width = self.backbone.input_size
+        height, width = size
         return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
