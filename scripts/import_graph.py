@@ -27,12 +27,13 @@ ORDER = (
     ("diffusion",),
     ("backbone",),
     ("checkpoint",),
-    ("released_weights",),
+    ("released_weights", "tld_weights"),
     ("sampling",),
     ("training.seeded_random", "training.nodes"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),
+    ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training"),
     ("training.callbacks",),
     ("training.checkpoints",),
@@ -54,7 +55,6 @@ PROTOCOLS = {
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
     "micro_diffusion.diffusion.image_conditioning",
-    "micro_diffusion.diffusion.objective",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""

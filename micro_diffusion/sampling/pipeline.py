@@ -22,8 +22,9 @@ from micro_diffusion.diffusion.image_conditioning import ImageConditioner, Image
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
-from micro_diffusion.sampling.sampler import Sampler, known_levels
+from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.text.encoder import TextEncoder
+from micro_diffusion.text.none import NoEncoder
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
@@ -127,6 +128,10 @@ class Pipeline:
         """
         if not captions or batch_size < 1:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
+        if isinstance(self.text_encoder, NoEncoder) and guidance_scale not in (0, 1):
+            raise ValueError(
+                f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
+            )
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
@@ -200,13 +205,14 @@ class Pipeline:
         if seen is not None:
             condition = condition._replace(image=seen.image, image_level=seen.level)
         span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
-        sigmas = known_levels(sampler, **span)
+        sigmas = sampler.sigmas(**span)
+        asked = sampler.asked(sigmas)
         denoiser = guided_denoiser(
-            self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=sigmas
+            self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=asked
         )
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
-        latents = sampler(denoiser, noise, **span, generators=generators)
+        latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
         images = to_uint8(self.autoencoder.decode(latents)).cpu()
         return images if given is None else given.restored(images)
 

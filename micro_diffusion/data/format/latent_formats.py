@@ -85,11 +85,13 @@ class UInt8Latents:
     """One byte a number in steps of one fixed size, after the transformer latent diffusion of 101 M parameters.
 
     Args:
-        limit: largest absolute value that can be stored; larger ones are refused, not clipped.
+        limit: largest absolute value that can be stored.
+        clip: store larger ones as the limit, as that program does; otherwise they are refused.
     """
 
     name: ClassVar[str] = "uint8"
     limit: float = 8.0
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.limit < float("inf"):
@@ -100,8 +102,8 @@ class UInt8Latents:
         return {name: ndarray_encoding(np.uint8, shape)}
 
     def encode(self, name: str, latents: Floats) -> dict[str, Entries]:
-        """Error at most limit/255."""
-        return {name: to_uint8(latents, limit=self.limit)}
+        """Error at most limit/255, but for numbers that are clipped."""
+        return {name: to_uint8(latents, limit=self.limit, clip=self.clip)}
 
     def decode(self, name: str, columns: RawColumns, shape: Shape) -> Tensor:
         """The centres of the steps."""
