@@ -227,10 +227,10 @@ SIZES = {
 def test_sizes_have_their_parameters_and_their_cost(size):
     side, parameters, gflop = SIZES[size]
     encoder = ["text_encoder=t5", "text_encoder.max_length=256"] if "imagen" in size else ["text_encoder=tiny"]
+    changes = [f"backbone={size}", f"resolution={side}", "autoencoder=identity", "machine=cpu", *encoder]
+    changes += ["image_conditioner=low_resolution"] if "sr" in size else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(
-            "256_pretrain", [f"backbone={size}", f"resolution={side}", "autoencoder=identity", "machine=cpu", *encoder]
-        )
+        config = compose("256_pretrain", changes)
     told = config.text_encoder
     with torch.device("meta"):
         network = instantiate(config.backbone, _convert_="all")
