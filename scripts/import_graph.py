@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
-    ("batch", "condition", "bundled", "files", "machine", "layers"),
+    ("bundled",),
+    ("batch", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -52,6 +53,7 @@ PROTOCOLS = {
     "micro_diffusion.text.encoder",
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
+    "micro_diffusion.diffusion.image_conditioning",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""
