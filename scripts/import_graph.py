@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
-    ("batch", "bounds", "condition", "bundled", "files", "machine", "layers"),
+    ("bundled",),
+    ("batch", "bounds", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -26,12 +27,13 @@ ORDER = (
     ("diffusion",),
     ("backbone",),
     ("checkpoint",),
-    ("released_weights",),
+    ("released_weights", "tld_weights"),
     ("sampling",),
     ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),
+    ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training"),
     ("training.callbacks",),
     ("training.checkpoints",),
@@ -52,7 +54,7 @@ PROTOCOLS = {
     "micro_diffusion.text.encoder",
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
-    "micro_diffusion.diffusion.objective",
+    "micro_diffusion.diffusion.image_conditioning",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from micro_diffusion.batch import TokenIds
 from micro_diffusion.checkpoint import load_run
-from micro_diffusion.cli.runs import find_run
 from micro_diffusion.data.format.row_format import RowFormat
 from micro_diffusion.data.image.transforms import normalise
 from micro_diffusion.data.prepare.description import bytes_per_row
 from micro_diffusion.data.sources.shape_scenes import caption, render, scene
+from micro_diffusion.files.run_folders import find_run
 from micro_diffusion.performance import storage
 from micro_diffusion.performance.disk import named_formats
 from micro_diffusion.performance.training_step import training_flops

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,13 @@ from PIL import Image
 
 from micro_diffusion import cli
 from micro_diffusion.checkpoint import save_weights
+from micro_diffusion.cli.entry import program
 from micro_diffusion.machine.precision import computes_in_bf16
 from micro_diffusion.sampling.pipeline import Pipeline
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a large red circle on a white background"
 
 
@@ -37,10 +40,7 @@ def run(*arguments: str) -> int:
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one sentence on stderr of a command that must fail with status 2."""
     capsys.readouterr()
-    try:
-        status = run(*arguments)
-    except SystemExit as stop:  # argparse
-        status = stop.code
+    status = run(*arguments)
     captured = capsys.readouterr()
     assert status == 2
     assert "Traceback" not in captured.err
@@ -174,15 +174,15 @@ def test_an_unknown_run_lists_those_that_exist(capsys: pytest.CaptureFixture[str
     [
         (["--steps", "0"], "0 is too few"),
         (["--count", "0"], "0 is too few"),
-        (["--steps", "many"], "invalid positive"),
+        (["--steps", "many"], "--steps: 'many' is no whole number"),
         (["--resolution", "18"], "resolution 18 is not divisible by 4 .* use 16 or 20"),
         (["--resolution", "16x16x16"], "has 3 sides"),
-        (["--sede", "1"], "unknown option --sede"),
+        (["--sede", "1"], "unknown option --sede; did you mean --seed"),
         (["--out", "a.gif"], "'.gif', which is no image; use one of .png"),
         (["--out", "trained_models/first/config.yaml/a.png"], "cannot be a folder"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["--device", "toaster"], "device 'toaster' cannot be used"),
-        (["--weights", "best"], "invalid choice: 'best'"),
+        (["--weights", "best"], "--weights: 'best' is not one of 'ema', 'raw'"),
     ],
 )
 def test_bad_options(capsys: pytest.CaptureFixture[str], options: list[str], sentence: str):
@@ -218,24 +218,24 @@ def test_evaluation_writes_scores_and_a_grid(capsys: pytest.CaptureFixture[str])
     assert report["parameters"] == sum(parameter.numel() for parameter in random_backbone(1).parameters())
     drawn_with = {"run": "first", "weights": "ema", "sampler": "HeunSampler"}
     assert report["settings"] == {**drawn_with, "seed": 0, "guidance_scale": 2.0, "steps": 1}
-    assert report["seconds"].keys() == {"draw", "judge"}
+    assert report["seconds"].keys() == {"generate", "judge"}
     assert Image.open("new/metrics.png").width > 8 * 100
     assert "single 0.000" in capsys.readouterr().out
     assert "cannot be chosen with seed -1" in fails(capsys, "evaluate", "first", "--seed", "-1", "--out", "a.json")
 
 
 def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureFixture[str]):
-    other = ("--sampler", "dpmpp_2m", "--configs", CONFIGS)
+    other = ("--sampler", "dpmpp_2m")
     assert run("generate", "first", PROMPT, "--out", "heun.png") == 0
     assert run("generate", "first", PROMPT, "--out", "other.png", "--steps", "3", *other) == 0
     assert pixels("heun.png") != pixels("other.png")
     assert run("evaluate", "first", "--count", "1", "--out", "a.json", *other) == 0
     settings = json.loads(Path("a.json").read_text())["settings"]
     assert (settings["sampler"], settings["steps"]) == ("DPMpp2MSampler", 15)
-    error = fails(capsys, "generate", "first", PROMPT, "--sampler", "magic", "--configs", CONFIGS)
+    error = fails(capsys, "generate", "first", PROMPT, "--sampler", "magic")
     assert "there is no sampler magic in" in error and "choose one of dpmpp_2m, euler, heun" in error
-    error = fails(capsys, "generate", "first", PROMPT, "--sampler", "heun")
-    assert error.endswith("there is no sampler heun in configs/sampler; give --configs the folder of the stages")
+    error = fails(capsys, "generate", "first", PROMPT, "--sampler", "heun", "--configs", "elsewhere")
+    assert error.endswith("there is no sampler heun in elsewhere/sampler; give --configs the folder of the stages")
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,61 @@ def test_the_command_runs_in_a_process_of_its_own():
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["evaluate"], ["export"], ["import-microdit"]])
+COMMANDS = [[], *([name] for name in program.commands), ["data", "describe"]]
+HELP_WITHOUT_TORCH = """
+import sys
+from micro_diffusion import cli
+for line in sys.stdin:
+    cli.main(line.split())
+heavy = {"torch", "numpy", "PIL", "scipy", "hydra", "omegaconf", "pydantic"} & set(sys.modules)
+assert not heavy, f"{heavy} are imported"
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: list[str]):
-    with pytest.raises(SystemExit) as stop:
-        run(*command, "--help")
-    assert stop.value.code == 0
-    assert "usage: micro-diffusion" in capsys.readouterr().out
+    assert run(*command, "--help") == 0
+    assert f"Usage: {' '.join(['micro-diffusion', *command])} " in capsys.readouterr().out
+
+
+def test_help_and_wrong_arguments_answer_before_torch_is_imported():
+    asked = [[*command, "--help"] for command in COMMANDS] + [["generate"], ["generate", "demo", "--sede"], ["nothing"]]
+    asked += [["completion", "bash"], []]
+    lines = "\n".join(map(" ".join, asked))
+    command = [sys.executable, "-c", HELP_WITHOUT_TORCH]
+    result = subprocess.run(command, input=lines, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [text.split("error: ")[1].split(";")[0] for text in result.stderr.splitlines() if "error" in text] == [
+        "Missing argument 'RUN'",
+        "unknown option --sede",
+        "No such command 'nothing'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("micro-diffusion gen", {"generate"}),
+        ("micro-diffusion generate fi", {"first"}),
+        ("micro-diffusion generate de", {"demo"}),
+        ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval"}),
+        ("micro-diffusion generate demo --sampler dp", {"dpmpp_2m"}),
+    ],
+)
+def test_a_shell_completes(words: str, completed: set[str], capsys, monkeypatch):
+    """As bash asks: with the words so far and the place of the last in its environment."""
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setenv("_MICRO_DIFFUSION_COMPLETE", "bash_complete")
+    with suppress(SystemExit):
+        run()
+    assert {line.split(",")[1] for line in capsys.readouterr().out.splitlines()} == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed(shell: str, capsys: pytest.CaptureFixture[str]):
+    assert run("completion", shell) == 0
+    script = capsys.readouterr().out
+    assert f"_MICRO_DIFFUSION_COMPLETE={shell}_complete" in script
+    if interpreter := shutil.which(shell):
+        subprocess.run([interpreter, "-n"], input=script, text=True, check=True)

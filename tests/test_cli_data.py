@@ -9,7 +9,7 @@ from PIL import Image
 
 from micro_diffusion import cli
 from micro_diffusion.autoencoder.kl import KLAutoencoder
-from micro_diffusion.cli.data import contact_sheet
+from micro_diffusion.cli.contact_sheet import contact_sheet
 from micro_diffusion.data.prepare.convert import convert
 from micro_diffusion.data.prepare.engine import Processes
 from micro_diffusion.data.prepare.precompute import precompute

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from email.parser import Parser
@@ -27,7 +28,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "micro_diffusion", source / "micro_diffusion", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("micro_diffusion", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, "dist"], cwd=source, check=True, capture_output=True)
     return next((source / "dist").glob("*.whl"))
@@ -52,7 +54,9 @@ def test_wheel_holds_code_and_bundled_files_and_nothing_else(wheel: Path):
         for path in (ROOT / "micro_diffusion" / "bundled").rglob("*")
         if path.suffix in SHIPPED
     }
-    assert shipped == sources | bundled
+    configs = {f"micro_diffusion/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert shipped == sources | bundled | configs
+    assert "micro_diffusion/configs/sampler/dpmpp_2m.yaml" in configs
 
 
 def test_every_bundled_file_is_of_a_kind_that_ships():
@@ -88,6 +92,20 @@ def test_lock_file_is_within_the_bounds(requirements: list[Requirement]):
                 )
 
 
+def test_a_source_distribution_holds_the_configs(tmp_path: Path):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "micro_diffusion").mkdir()
+    (tmp_path / "micro_diffusion" / "__init__.py").touch()
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    build = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")} <= names
+
+
+@pytest.mark.slow
 def test_installed_wheel_generates_from_the_demo(wheel: Path, tmp_path: Path):
     """In an environment that has the heavy libraries by path, but the package from the wheel alone."""
     home = tmp_path / "environment"
@@ -103,7 +121,7 @@ def test_installed_wheel_generates_from_the_demo(wheel: Path, tmp_path: Path):
     assert subprocess.check_output(where, cwd=tmp_path, text=True).startswith(purelib)
 
     command = [home / "bin" / "micro-diffusion", "generate", "demo", "a large red circle on a white background"]
-    command += ["--seed", "0", "--steps", "2", "--out", "out.png"]
+    command += ["--seed", "0", "--steps", "2", "--sampler", "dpmpp_2m", "--out", "out.png"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

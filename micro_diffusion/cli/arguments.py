@@ -1,42 +1,98 @@
-"""Values of options that argparse does not know by itself."""
+"""Values of options that click does not know by itself. No module of a command imports torch before it runs."""
 
 from __future__ import annotations
 
-import argparse
 import math
+from pathlib import Path
+from typing import Any
 
-import torch
+import click
+from click.shell_completion import CompletionItem
 
+from micro_diffusion.files.configs import configs_folder
+from micro_diffusion.files.run_folders import BUNDLED, RUNS, run_folders
 
-def device(name: str) -> torch.device:
-    """A torch device that is there; a ValueError when it is not."""
-    try:
-        chosen = torch.device(name)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used on this machine; use --device cpu") from error
-    return chosen
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is too few; use at least 1")
-    return number
+FILE = click.Path(path_type=Path)
+"""A path, which need not exist."""
 
 
-def price(text: str) -> float:
-    """Dollars, at least none, for argparse."""
-    dollars = float(text)
-    if not 0 <= dollars < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no price; use a number of dollars of at least 0")
-    return dollars
+class Positive(click.ParamType):
+    """A whole number of at least 1."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; click says in which option it is wrong."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number; use one of at least 1", param, ctx)
+        if number < 1:
+            self.fail(f"{number} is too few; use at least 1", param, ctx)
+        return number
 
 
-def resolution(text: str) -> int | tuple[int, int]:
-    """`256` or `HEIGHTxWIDTH`, for argparse."""
-    sides = [int(side) for side in text.lower().split("x")]
-    if len(sides) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} has {len(sides)} sides; use one number, or HEIGHTxWIDTH")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+class Price(click.ParamType):
+    """Dollars, at least none."""
+
+    name = "dollars"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of dollars; click says in which option it is wrong."""
+        try:
+            dollars = float(value)
+        except ValueError:
+            dollars = math.nan
+        if not 0 <= dollars < math.inf:
+            self.fail(f"{value} is no price; use a number of dollars of at least 0", param, ctx)
+        return dollars
+
+
+class Resolution(click.ParamType):
+    """`256`, or `HEIGHTxWIDTH`, in pixels."""
+
+    name = "pixels"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | tuple[int, int] | None:
+        """The sides; click says in which option they are wrong."""
+        if not isinstance(value, str):
+            return value
+        try:
+            sides = [int(side) for side in value.lower().split("x")]
+        except ValueError:
+            self.fail(f"{value!r} is no size; use one number of pixels, or HEIGHTxWIDTH", param, ctx)
+        if len(sides) > 2:
+            self.fail(f"{value!r} has {len(sides)} sides; use one number, or HEIGHTxWIDTH", param, ctx)
+        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+class RunName(click.ParamType):
+    """A run by its folder or name; completed with the names that exist."""
+
+    name = "run"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Runs in trained_models, bundled ones, then whatever folder the shell knows."""
+        names = [name for parent in (RUNS, BUNDLED) for name in run_folders(parent) if name.startswith(incomplete)]
+        known = [CompletionItem(name) for name in names]
+        return known or [CompletionItem(incomplete, type="dir")]
+
+
+class ConfigName(click.ParamType):
+    """An option of one group of the configurations; completed with those that ship."""
+
+    name = "name"
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names of the YAML files in that folder."""
+        names = sorted(path.stem for path in (configs_folder() / self.group).glob(f"{incomplete}*.yaml"))
+        return [CompletionItem(name) for name in names]
+
+
+POSITIVE, PRICE, RESOLUTION, RUN = Positive(), Price(), Resolution(), RunName()
+WEIGHTS = click.Choice(["ema", "raw"])

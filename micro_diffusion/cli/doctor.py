@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-_DESCRIPTION = """Find out before a training what would stop it: libraries, devices, disk, shared memory,
-configurations, data, encoders, and one step on a real batch. For the stages that are named, everything must be there;
-without a name, all configurations are built and the rest is reported. Ends with status 2 when something is bad."""
+import click
+
+from micro_diffusion.cli.arguments import FILE
+from micro_diffusion.files.configs import configs_folder
 
 SUBJECT_WIDTH = 40
 
 
-def add(commands: Any) -> None:
-    """Describe the command and its options to argparse."""
-    parser = commands.add_parser("doctor", help="find out what would stop a training", description=_DESCRIPTION)
-    parser.add_argument(
-        "wanted", metavar="STAGE|KEY=VALUE", nargs="*", help="stages to run, and Hydra overrides for all of them"
-    )
-    parser.add_argument("--deep", action="store_true", help="compare every byte of the data with its hash")
-    parser.add_argument("--download", action="store_true", help="fetch encoders that are not on this machine")
-    parser.add_argument("--data-later", action="store_true", help="the data will be made before the stages run")
-    parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
-    parser.set_defaults(command=execute)
+@click.command(short_help="find out what would stop a training")
+@click.argument("wanted", metavar="[STAGE|KEY=VALUE]...", nargs=-1)
+@click.option("--deep", is_flag=True, help="Compare every byte of the data with its hash.")
+@click.option("--download", is_flag=True, help="Fetch encoders that are not on this machine.")
+@click.option("--data-later", is_flag=True, help="The data will be made before the stages run.")
+@click.option("--configs", type=FILE, help="Folder of the stages.  [default: the project's configs]")
+def doctor(wanted: tuple[str, ...], configs: Path | None, **checks: bool) -> None:
+    """Find out before a training what would stop it.
 
-
-def execute(options: argparse.Namespace) -> None:
-    """`micro-diffusion doctor`; raises ValueError when something is bad."""
-    from micro_diffusion.doctor.examination import examine  # imports Composer; generating need not wait for it
+    Looks at libraries, devices, disk, shared memory, configurations, data, encoders, and one step on a real batch. For
+    the stages that are named, everything must be there; without a name, all configurations are built and the rest is
+    reported. KEY=VALUE are Hydra overrides for all of them. Ends with status 2 when something is bad.
+    """
+    from micro_diffusion.doctor.examination import examine
     from micro_diffusion.doctor.finding import line
 
-    overrides = [text for text in options.wanted if "=" in text or text.startswith("~")]
-    stages = [text for text in options.wanted if text not in overrides]
+    overrides = [text for text in wanted if "=" in text or text.startswith("~")]
+    stages = [text for text in wanted if text not in overrides]
     bad = []
-    for finding in examine(
-        options.configs,
-        stages,
-        overrides,
-        deep=options.deep,
-        download=options.download,
-        data_later=options.data_later,
-    ):
+    for finding in examine(configs or configs_folder(), stages, overrides, **checks):
         print(line(finding, SUBJECT_WIDTH, coloured=sys.stdout.isatty()), flush=True)
         bad += [finding.subject] if finding.state == "bad" else []
     if bad:

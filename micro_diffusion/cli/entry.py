@@ -2,56 +2,68 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
+import click
 
-from micro_diffusion.cli import data, doctor, evaluate, export, generate, import_microdit, plan
+from micro_diffusion.cli.completion import completion
+from micro_diffusion.cli.data import data
+from micro_diffusion.cli.doctor import doctor
+from micro_diffusion.cli.evaluate import evaluate
+from micro_diffusion.cli.export import export
+from micro_diffusion.cli.generate import generate
+from micro_diffusion.cli.import_microdit import import_microdit
+from micro_diffusion.cli.plan import plan
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
-COMMANDS = (generate, evaluate, export, import_microdit, plan, doctor, data)
+PROGRAM = "micro-diffusion"
+COMMANDS: tuple[click.Command, ...] = (generate, evaluate, export, import_microdit, plan, doctor, data, completion)
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return list(self.commands)
+
+
+program = InOrder(
+    PROGRAM,
+    {command.name or "": command for command in COMMANDS},
+    help="Text-to-image diffusion models.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after an error, which is one sentence on stderr."""
-    options = parse(arguments)
     redact_output()
     try:
         with plain_warnings():
-            options.command(options)
-    except torch.cuda.OutOfMemoryError:
-        return _fail("the GPU ran out of memory; lower --batch-size or --resolution")
+            return program.main(arguments, PROGRAM, standalone_mode=False) or 0
+    except click.NoSuchOption as error:
+        near = f"did you mean {' or '.join(error.possibilities)}? " if error.possibilities else ""
+        return _fail(f"unknown option {error.option_name}; {near}{_command(error)} --help lists what there is")
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        return _fail(f"{_said(error)}; {_command(error)} --help explains it")
+    except click.ClickException as error:
+        return _fail(error.format_message())
     except (ValueError, OSError, ModuleNotFoundError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         _fail("interrupted")
         return 130
-    return 0
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options of one command; prompts may also follow options, which argparse alone would not allow."""
-    top = parser()
-    options, rest = top.parse_known_args(arguments)
-    unknown = [text for text in rest if text.startswith("-") or not hasattr(options, "prompts")]
-    if unknown:
-        top.error(f"unknown option {unknown[0]}; micro-diffusion COMMAND --help lists what there is")
-    if rest:
-        options.prompts += rest
-    return options
-
-
-def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    top = argparse.ArgumentParser(prog="micro-diffusion", description="Text-to-image diffusion models.")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
-    return top
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported for its name alone
+            raise
+        return _fail("the GPU ran out of memory; lower --batch-size or --resolution")
 
 
 @contextmanager
@@ -59,7 +71,7 @@ def plain_warnings() -> Iterator[None]:
     """Warnings of this package as plain lines on stderr, each once; those of libraries are left out."""
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        print(f"micro-diffusion: warning: {redacted(str(message))}", file=sys.stderr)
+        print(f"{PROGRAM}: warning: {redacted(str(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,6 +80,17 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
+def _said(error: click.UsageError) -> str:
+    """What click found wrong, with the option first."""
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
+        return f"{error.param.opts[0]}: {error.message}".rstrip(".")
+    return error.format_message().replace(". Did you", ", did you").rstrip(".?")
+
+
+def _command(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx is not None else PROGRAM
+
+
 def _fail(sentence: str) -> int:
-    print(f"micro-diffusion: error: {redacted(sentence)}", file=sys.stderr)
+    print(f"{PROGRAM}: error: {redacted(sentence)}", file=sys.stderr)
     return 2

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
+import click
 
-from micro_diffusion.checkpoint import export_run
-from micro_diffusion.cli.runs import find_run
-
-
-def add(commands: Any) -> None:
-    """Describe the command and its options to argparse."""
-    parser = commands.add_parser("export", help="copy what generating needs of a run into a new folder")
-    parser.add_argument("run", metavar="RUN", help="as for generate")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the run folder to make")
-    parser.add_argument("--weights", choices=["ema", "raw"], help="default: ema where the run has them, else raw")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: as they are")
-    parser.set_defaults(command=execute)
+from micro_diffusion.cli.arguments import FILE, RUN, WEIGHTS
 
 
-def execute(options: argparse.Namespace) -> None:
-    """`micro-diffusion export`."""
-    dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    path = export_run(find_run(options.run), options.folder, weights=options.weights, dtype=dtype)
+@click.command(short_help="copy what generating needs of a run into a new folder")
+@click.argument("run", metavar="RUN", type=RUN)
+@click.argument("folder", metavar="FOLDER", type=FILE)
+@click.option("--weights", type=WEIGHTS, help="[default: ema where the run has them, else raw]")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: as they are]")
+def export(run: str, folder: Path, weights: Any, dtype: str | None) -> None:
+    """Copy what generating needs of RUN, as for generate, into the new run folder FOLDER."""
+    import torch
+
+    from micro_diffusion.checkpoint import export_run
+    from micro_diffusion.files.run_folders import find_run
+
+    chosen = None if dtype is None else getattr(torch, dtype)
+    path = export_run(find_run(run), folder, weights=weights, dtype=chosen)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
 
-from micro_diffusion.checkpoint import CONFIG_FILE, parameter_count
-from micro_diffusion.released_weights import import_run
+import click
 
-
-def add(commands: Any) -> None:
-    """Describe the command and its options to argparse."""
-    parser = commands.add_parser("import-microdit", help="make a run folder of released MicroDiT weights")
-    parser.add_argument("file", type=Path, metavar="WEIGHTS", help="a released .pt file")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the run folder to make")
-    parser.set_defaults(command=execute)
+from micro_diffusion.cli.arguments import FILE
+from micro_diffusion.files.run_folders import CONFIG_FILE
 
 
-def execute(options: argparse.Namespace) -> None:
-    """`micro-diffusion import-microdit`."""
-    if (options.folder / CONFIG_FILE).exists():
-        raise FileExistsError(f"{options.folder} is a run folder already; choose a new one, or remove it first")
-    backbone = import_run(options.file, options.folder)
-    print(f"{options.folder}: {parameter_count(backbone):,} parameters, latents of {backbone.input_size} cells")
+@click.command("import-microdit", short_help="make a run folder of released MicroDiT weights")
+@click.argument("file", metavar="WEIGHTS", type=FILE)
+@click.argument("folder", metavar="FOLDER", type=FILE)
+def import_microdit(file: Path, folder: Path) -> None:
+    """Make the run folder FOLDER of the released .pt file WEIGHTS."""
+    if (folder / CONFIG_FILE).exists():
+        raise FileExistsError(f"{folder} is a run folder already; choose a new one, or remove it first")
+    from micro_diffusion.checkpoint import parameter_count
+    from micro_diffusion.released_weights import import_run
+
+    backbone = import_run(file, folder)
+    print(f"{folder}: {parameter_count(backbone):,} parameters, latents of {backbone.input_size} cells")

@@ -2,89 +2,113 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
+import click
 
-from micro_diffusion.cli.arguments import device, positive, price
-
-_DESCRIPTION = """Operations, hours, dollars, memory and disk of training stages. Operations and memory are counted by
-running the network on tensors without data; the speed is measured, or follows from a share of the machine's
-peak rate."""
+from micro_diffusion.cli.arguments import FILE, POSITIVE, PRICE, ConfigName
+from micro_diffusion.files.configs import configs_folder
 
 STAGES = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
 
 
-def add(commands: Any) -> None:
-    """Describe the command and its options to argparse."""
-    parser = commands.add_parser("plan", help="what training will cost on a machine", description=_DESCRIPTION)
-    parser.add_argument("stages", metavar="STAGE", nargs="*", default=STAGES, help=f"default: {' '.join(STAGES)}")
-    parser.add_argument(
-        "--machine", default="h100x8", help="h100, h200, a100, all also x8; 4090; cpu; or here, measured"
-    )
-    parser.add_argument("--devices", type=positive, help="how many of the machine's devices (default: as it is named)")
-    parser.add_argument("--mfu", type=float, help="share of a machine's peak rate to assume (default: 0.4)")
-    parser.add_argument("--price", type=price, help="dollars for an hour of one device")
-    parser.add_argument("--images", type=positive, default=37_000_000, help="of the data set (default: 37 million)")
-    parser.add_argument("--latent-format", metavar="NAME", help="an option of configs/latent_format, for the disk")
-    parser.add_argument(
-        "--caption-format",
-        metavar="NAME",
-        help="an option of configs/caption_format (default of both: as in the data set that is there, or float16)",
-    )
-    parser.add_argument(
-        "--caption-tokens", type=positive, default=20, help="of a caption, for formats up to end-of-text (default: 20)"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        help="images at once that --machine here times (default: the microbatch, or what of it takes some seconds)",
-    )
-    parser.add_argument("--configs", type=Path, default=Path("configs"), help="folder of the stages (default: configs)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides: backbone=tiny")
-    parser.add_argument("--formulae", action="store_true", help="print the formulae too")
-    parser.set_defaults(command=execute)
+@click.command(short_help="what training will cost on a machine")
+@click.argument("wanted", metavar="[STAGE|KEY=VALUE]...", nargs=-1)
+@click.option(
+    "--machine",
+    default="h100x8",
+    show_default=True,
+    help="h100, h200, a100, all also x8; 4090; cpu; or here, measured.",
+)
+@click.option("--devices", type=POSITIVE, help="How many of the machine's devices.  [default: as it is named]")
+@click.option("--mfu", type=float, help="Share of a machine's peak rate to assume.  [default: 0.4]")
+@click.option("--price", type=PRICE, help="Dollars for an hour of one device.")
+@click.option("--images", type=POSITIVE, default=37_000_000, show_default=True, help="Images of the data set.")
+@click.option(
+    "--latent-format", type=ConfigName("latent_format"), help="For the disk.  [default: as in the data there]"
+)
+@click.option("--caption-format", type=ConfigName("caption_format"), help="[default: as in the data there, or float16]")
+@click.option(
+    "--caption-tokens",
+    type=POSITIVE,
+    default=20,
+    show_default=True,
+    help="Of a caption, for formats up to end-of-text.",
+)
+@click.option(
+    "--batch-size",
+    type=POSITIVE,
+    help="Images at once that --machine here times.  [default: the microbatch, or what of it takes some seconds]",
+)
+@click.option("--configs", type=FILE, help="Folder of the stages.  [default: the project's configs]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A Hydra override: backbone=tiny.")
+@click.option("--formulae", is_flag=True, help="Print the formulae too.")
+def plan(
+    wanted: tuple[str, ...],
+    machine: str,
+    devices: int | None,
+    mfu: float | None,
+    price: float | None,
+    configs: Path | None,
+    batch_size: int | None,
+    overrides: tuple[str, ...],
+    formulae: bool,
+    **data: Any,
+) -> None:
+    """Operations, hours, dollars, memory and disk of training stages (default: the four of the full size).
 
-
-def execute(options: argparse.Namespace) -> None:
-    """`micro-diffusion plan`."""
-    from micro_diffusion.performance import plan  # imports Composer; generating need not wait for it
+    Operations and memory are counted by running the network on tensors without data; the speed is measured, or follows
+    from a share of the machine's peak rate. KEY=VALUE are Hydra overrides for all stages.
+    """
+    from micro_diffusion.performance import plan
     from micro_diffusion.performance.disk import data_size
 
-    _refuse_without_effect(options)
-    configs = plan.stage_configs(options.configs, options.stages, options.set)
-    if options.machine == "here":
-        kind = device("cuda" if torch.cuda.is_available() else "cpu")
-        measured = {"device": kind, "batch_size": options.batch_size}
-        stages = [plan.measure_stage(stage, config, **measured) for stage, config in configs.items()]
-        timed = ", ".join(str(stage.timed) for stage in stages)
-        devices, basis = 1, f"speed measured on this machine, with {timed} images at once"
+    _refuse_without_effect(machine == "here", {"devices": devices, "mfu": mfu}, {"batch_size": batch_size})
+    changes = [*overrides, *(text for text in wanted if "=" in text)]
+    names = [text for text in wanted if "=" not in text] or STAGES
+    folder = configs or configs_folder()
+    stage_configs = plan.stage_configs(folder, names, changes)
+    if machine == "here":
+        stages, basis = _measured(stage_configs, batch_size)
+        count = 1
     else:
-        mfu = 0.4 if options.mfu is None else options.mfu
-        machine = plan.machine_named(options.machine, options.devices)
-        stages = [plan.plan_stage(stage, config, machine, mfu) for stage, config in configs.items()]
-        number = f"{machine.devices} devices" if machine.devices > 1 else "1 device"
-        devices, basis = machine.devices, f"{number}, speed assumed, at an MFU of {mfu:g}"
-    data = data_size(
-        list(configs.values()),
-        configs=options.configs,
-        images=options.images,
-        latents=options.latent_format,
-        captions=options.caption_format,
-        tokens=options.caption_tokens,
+        share, known = 0.4 if mfu is None else mfu, plan.machine_named(machine, devices)
+        stages = [plan.plan_stage(stage, config, known, share) for stage, config in stage_configs.items()]
+        count = known.devices
+        number = f"{count} devices" if count > 1 else "1 device"
+        basis = f"{number}, speed assumed, at an MFU of {share:g}"
+    size = data_size(
+        list(stage_configs.values()),
+        configs=folder,
+        images=data["images"],
+        latents=data["latent_format"],
+        captions=data["caption_format"],
+        tokens=data["caption_tokens"],
     )
-    print(f"{options.machine}: {basis}\n")
-    print(plan.report(stages, devices=devices, price=options.price, data=data))
-    if options.formulae:
+    print(f"{machine}: {basis}\n")
+    print(plan.report(stages, devices=count, price=price, data=size))
+    if formulae:
         print(f"\n{plan.__doc__}")
 
 
-def _refuse_without_effect(options: argparse.Namespace) -> None:
+def _measured(configs: dict[str, Any], batch_size: int | None) -> tuple[list[Any], str]:
+    """The stages, timed here, and a phrase that says so."""
+    import torch
+
+    from micro_diffusion.performance import plan
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stages = [
+        plan.measure_stage(stage, config, device=device, batch_size=batch_size) for stage, config in configs.items()
+    ]
+    timed = ", ".join(str(stage.timed) for stage in stages)
+    return stages, f"speed measured on this machine, with {timed} images at once"
+
+
+def _refuse_without_effect(is_measured: bool, of_assumed: dict[str, Any], of_measured: dict[str, Any]) -> None:
     """Raise ValueError for an option that only other machines take."""
-    is_measured = options.machine == "here"
-    for name in ("devices", "mfu") if is_measured else ("batch_size",):
-        if getattr(options, name) is not None:
+    for name, value in (of_assumed if is_measured else of_measured).items():
+        if value is not None:
             reason = "with --machine here, which is measured" if is_measured else "without --machine here"
             raise ValueError(f"--{name.replace('_', '-')} has no effect {reason}; leave it out")

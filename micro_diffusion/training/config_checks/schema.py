@@ -70,6 +70,8 @@ class Root(TypedDict):
     autoencoder: Node
     backbone: Node
     objective: Node
+    image_conditioner: Node | None
+    thresholding: Node | None
     model: Node
     optimizer: Node
     schedule: Node
