@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from micro_diffusion.bounds import OpenFraction, PositiveFloat
 from micro_diffusion.diffusion.schedule import BetaTable, Schedule
 
 
@@ -37,7 +38,7 @@ class Karras:
         ValueError: for a rho that bends nothing.
     """
 
-    def __init__(self, *, rho: float = 7.0) -> None:
+    def __init__(self, *, rho: PositiveFloat = 7.0) -> None:
         if rho <= 0:
             raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")
         self.rho = rho
@@ -72,7 +73,9 @@ class LinearTime:
         ValueError: for an exponent or shift that is not above 0, or a first level that is not between 0 and 1.
     """
 
-    def __init__(self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0) -> None:
+    def __init__(
+        self, *, exponent: PositiveFloat = 1.0, first: OpenFraction = 0.99, shift: PositiveFloat = 1.0
+    ) -> None:
         if exponent <= 0 or shift <= 0 or not 0 < first < 1:
             raise ValueError(
                 f"the noise levels are given {exponent=}, {first=}, {shift=}; set exponent and shift above 0, and "

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 
 
 class NoEncoder:
     """Whatever a caption says, its one token is the null condition: a single 0."""
 
-    def __init__(self, *, dim: int = 1) -> None:
+    def __init__(self, *, dim: PositiveInt = 1) -> None:
         """dim: 1, so that networks can follow the config as with any encoder."""
         if dim != 1:
             raise ValueError(f"text_encoder.dim is {dim}, but no captions have width 1; set text_encoder.dim=1")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
@@ -35,7 +36,7 @@ class PooledOpenClip:
     """
 
     def __init__(
-        self, *, model: str, weights: str | None = None, dim: int | None = None, dtype: str = "float32"
+        self, *, model: str, weights: str | None = None, dim: PositiveInt | None = None, dtype: str = "float32"
     ) -> None:
         self.encoder = OpenClipTextEncoder(model=model, weights=weights, dtype=dtype)
         self.name = f"{self.encoder.name}, pooled"
@@ -75,7 +76,7 @@ class PooledTransformersClip:
     """
 
     def __init__(
-        self, *, model: str, revision: str | None = None, dim: int | None = None, dtype: str = "float32"
+        self, *, model: str, revision: str | None = None, dim: PositiveInt | None = None, dtype: str = "float32"
     ) -> None:
         self.name = f"{model}, pooled"
         self.max_length = 1

@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from micro_diffusion.backbone.backbone import Backbone, ParameterGroup, check_image_conditioner
 from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TokenIds
-from micro_diffusion.bounds import Fraction, FractionBelow1, PositiveFloat
+from micro_diffusion.bounds import Fraction, FractionBelow1, PositiveFloat, PositiveInt
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner
@@ -70,7 +70,7 @@ class LatentDiffusion(ComposerModel):
         weight_dtype: WeightDtype = "fp32",
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
-        train_crop: int | None = None,
+        train_crop: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):

@@ -91,7 +91,7 @@ def check(*overrides: str) -> None:
         (["algorithms.ema.start=-1ba"], "algorithms.ema.start is '-1ba'"),
         (["trainer.device_train_microbatch_size=0"], "trainer.device_train_microbatch_size is 0"),
         (["trainer.dist_timeout=0"], "trainer.dist_timeout is 0; set it to a finite number of at least 1"),
-        (["objective.sigma_data=inf"], "objective.sigma_data is inf; set it to a finite number"),
+        (["objective.sigma_data=inf"], "objective.sigma_data is inf; set it to a finite number above 0"),
         (["+backbone.norm_eps=-1"], "backbone.norm_eps is -1"),
         (["objective.P_mean=inf"], "objective.P_mean is inf; set it to a finite number"),
         (["model.noise_bands=[1,inf]"], "model.noise_bands is [1, inf]; set it to a list (a finite number above 0)"),

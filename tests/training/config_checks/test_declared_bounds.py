@@ -55,6 +55,11 @@ PART = "data.stream.mixture.Part"
         ("training.callbacks.nan_guard.NaNGuard", "max_skipped_batches", [0], [-1]),
         (PART, "repeat", [None, 0.5], [0, math.inf]),
         ("data.format.latent_formats.UInt8Latents", "limit", [8], [0]),
+        ("data.format.pixel_format.CompressedPixels", "quality", [None, 1, 100], [0, 101]),
+        ("diffusion.edm.EDM", "P_mean", [-3], [math.inf]),
+        ("diffusion.edm.EDM", "sigma_data", [0.5], [0, math.inf]),
+        ("sampling.heun.HeunSampler", "churn_sigma_max", [0, math.inf], [-1]),
+        ("sampling.heun.HeunSampler", "steps", [1], [0]),
         ("data.prepare.preparation.Preparation", "eval_fraction", [0.05], [0, 1]),
         ("data.sources.image_folder.ImageFolder", "captions", [1], [0]),
     ],
@@ -65,7 +70,7 @@ def test_what_an_argument_cannot_be_is_refused(target: str, argument: str, right
     assert [value for value in wrong if fits(value, hint)] == []
 
 
-SIGNED = {"P_mean", "shift_factor"}
+SIGNED = {"P_mean", "mean", "log_variance", "shift_factor"}
 """Numbers that may be any finite one."""
 
 
