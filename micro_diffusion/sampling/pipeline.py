@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from micro_diffusion.backbone.backbone import Backbone, check_image_conditioner
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner, ImageInSampling
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
-from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
+from micro_diffusion.sampling.guidance import EVERY_LEVEL, WeakerRun, guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.sampling.thresholding import DenoiserWrapper
 from micro_diffusion.text.encoder import TextEncoder
 
 
@@ -54,6 +55,8 @@ class Pipeline:
         objective: makes a denoiser of the backbone.
         sampler: walks from noise to latents with that denoiser.
         image_conditioner: makes the backbone's conditioning image, where it takes one, of the image that is given.
+        weaker: a run that guidance leads away from, in place of the unconditional denoiser (autoguidance).
+        wrappers: change the guided denoiser, in this order, such as `dynamic_thresholding()`.
 
     Raises:
         ValueError: when the parts do not fit one another.
@@ -68,6 +71,8 @@ class Pipeline:
         objective: Objective,
         sampler: Sampler,
         image_conditioner: ImageConditioner | None = None,
+        weaker: WeakerRun | None = None,
+        wrappers: Sequence[DenoiserWrapper] = (),
     ) -> None:
         if text_encoder.dim != backbone.caption_dim:
             raise ValueError(
@@ -80,6 +85,15 @@ class Pipeline:
                 f"takes {backbone.in_channels}; use the autoencoder that the network was trained with"
             )
         check_image_conditioner(backbone, image_conditioner, "image_conditioner")
+        if weaker is not None:
+            for size in ("caption_dim", "in_channels", "image_channels"):
+                ours, theirs = getattr(backbone, size), getattr(weaker.backbone, size)
+                if ours != theirs:
+                    raise ValueError(
+                        f"the weaker run's network has {size} {theirs}, this one {ours}; choose a run with the same "
+                        "text encoder, autoencoder and image conditioner"
+                    )
+        self.weaker, self.wrappers = weaker, tuple(wrappers)
         self.image_conditioner = image_conditioner
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
@@ -98,6 +112,7 @@ class Pipeline:
         region: str | Tensor | None = None,
         resolution: int | tuple[int, int] | None = None,
         guidance_interval: tuple[float, float] = EVERY_LEVEL,
+        guidance_rescale: float = 0.0,
         steps: int | None = None,
         batch_size: int = 16,
         on_batch: Callable[[int], object] | None = None,
@@ -117,6 +132,7 @@ class Pipeline:
                 bool, true where pixels are to be generated. All others are returned as they were.
             resolution: H = W, or (H, W), in pixels, when not `trained_resolution`; positions are then stretched.
             guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
+            guidance_rescale: from 0 to 1, how far a guided image gets the deviation that it has without guidance.
             steps: sampling steps, when not the sampler's own number.
             batch_size: images generated at once.
             on_batch: called after each batch with its number of images.
@@ -143,9 +159,9 @@ class Pipeline:
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
                 generators = [image_generator(seed, start + i) for i in range(len(chunk))]
-                guidance = (guidance_scale, guidance_interval)
+                guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
                 seen = None if given is None else given.rows(slice(start, start + len(chunk)))
-                batches.append(self._generate(chunk, generators, latent_size, sampler, *guidance, seen))
+                batches.append(self._generate(chunk, generators, latent_size, sampler, guidance, seen))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(batches)
@@ -186,8 +202,7 @@ class Pipeline:
         generators: list[torch.Generator],
         latent_size: tuple[int, int],
         sampler: Sampler,
-        guidance_scale: float,
-        guidance_interval: tuple[float, float],
+        guidance: dict[str, Any],
         given: GivenImage | None,
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
@@ -202,8 +217,10 @@ class Pipeline:
         sigmas = sampler.sigmas(**span)
         asked = sampler.asked(sigmas)
         denoiser = guided_denoiser(
-            self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=asked
+            self.objective, self.backbone, condition, **guidance, sigmas=asked, weaker=self.weaker
         )
+        for wrapper in self.wrappers:
+            denoiser = wrapper(denoiser)
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
