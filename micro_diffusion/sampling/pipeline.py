@@ -23,8 +23,9 @@ from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, WeakerRun, guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler
-from micro_diffusion.sampling.thresholding import DenoiserWrapper
+from micro_diffusion.sampling.thresholding import Thresholding
 from micro_diffusion.text.encoder import TextEncoder
+from micro_diffusion.text.none import NoEncoder
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
@@ -56,7 +57,7 @@ class Pipeline:
         sampler: walks from noise to latents with that denoiser.
         image_conditioner: makes the backbone's conditioning image, where it takes one, of the image that is given.
         weaker: a run that guidance leads away from, in place of the unconditional denoiser (autoguidance).
-        wrappers: change the guided denoiser, in this order, such as `dynamic_thresholding()`.
+        thresholding: keeps denoised latents within the range of pixels; None where they have no such range.
 
     Raises:
         ValueError: when the parts do not fit one another.
@@ -72,7 +73,7 @@ class Pipeline:
         sampler: Sampler,
         image_conditioner: ImageConditioner | None = None,
         weaker: WeakerRun | None = None,
-        wrappers: Sequence[DenoiserWrapper] = (),
+        thresholding: Thresholding | None = None,
     ) -> None:
         if text_encoder.dim != backbone.caption_dim:
             raise ValueError(
@@ -93,8 +94,9 @@ class Pipeline:
                         f"the weaker run's network has {size} {theirs}, this one {ours}; choose a run with the same "
                         "text encoder, autoencoder and image conditioner"
                     )
-        self.weaker, self.wrappers = weaker, tuple(wrappers)
+        self.weaker = weaker
         self.image_conditioner = image_conditioner
+        self.thresholding = thresholding
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
         self.backbone = backbone
@@ -143,6 +145,10 @@ class Pipeline:
         """
         if not captions or batch_size < 1:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
+        if isinstance(self.text_encoder, NoEncoder) and guidance_scale not in (0, 1):
+            raise ValueError(
+                f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
+            )
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
@@ -155,13 +161,13 @@ class Pipeline:
                 stacklevel=1,
             )
         given = self._given(image, region, count=len(captions), latent_size=size)
-        with self._sized(size) as latent_size:
+        with sized(self.backbone, size), sized(None if self.weaker is None else self.weaker.backbone, size):
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
                 generators = [image_generator(seed, start + i) for i in range(len(chunk))]
                 guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
                 seen = None if given is None else given.rows(slice(start, start + len(chunk)))
-                batches.append(self._generate(chunk, generators, latent_size, sampler, guidance, seen))
+                batches.append(self._generate(chunk, generators, size, sampler, guidance, seen))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(batches)
@@ -173,9 +179,10 @@ class Pipeline:
         Raises:
             ValueError: when it was built for no size in particular.
         """
-        if not isinstance(self.backbone, Resizable):
+        size = getattr(self.backbone, "input_size", None)
+        if size is None:
             raise ValueError(f"{type(self.backbone).__name__} was built for no size in particular; give a resolution")
-        height, width = self.backbone.input_size
+        height, width = size
         return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
@@ -219,8 +226,8 @@ class Pipeline:
         denoiser = guided_denoiser(
             self.objective, self.backbone, condition, **guidance, sigmas=asked, weaker=self.weaker
         )
-        for wrapper in self.wrappers:
-            denoiser = wrapper(denoiser)
+        if self.thresholding is not None:
+            denoiser = self.thresholding(denoiser)
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
@@ -260,22 +267,22 @@ class Pipeline:
         unknown = None if unknown is None else unknown.to(device)
         return self.image_conditioner.in_sampling(latents, latent_size, generators, unknown)
 
-    @contextmanager
-    def _sized(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """The backbone made for latents of this size, for a while; its positions then span the same range.
 
-        A backbone without positions takes any size as it is.
-        """
-        backbone = self.backbone
-        if not isinstance(backbone, Resizable) or backbone.input_size == latent_size:
-            yield latent_size
-            return
-        trained_size, trained_scale = backbone.input_size, backbone.position_scale
-        backbone.resize(latent_size, trained_scale * math.sqrt(math.prod(latent_size) / math.prod(trained_size)))
-        try:
-            yield latent_size
-        finally:
-            backbone.resize(trained_size, trained_scale)
+@contextmanager
+def sized(backbone: Backbone | None, latent_size: tuple[int, int]) -> Iterator[None]:
+    """A backbone made for latents of this size, for a while; its positions then span the same range.
+
+    A backbone without positions takes any size as it is.
+    """
+    if not isinstance(backbone, Resizable) or backbone.input_size == latent_size:
+        yield
+        return
+    trained_size, trained_scale = backbone.input_size, backbone.position_scale
+    backbone.resize(latent_size, trained_scale * math.sqrt(math.prod(latent_size) / math.prod(trained_size)))
+    try:
+        yield
+    finally:
+        backbone.resize(trained_size, trained_scale)
 
 
 def to_uint8(images: Tensor) -> Tensor:

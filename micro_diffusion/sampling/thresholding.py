@@ -1,56 +1,66 @@
-"""Wrappers of a denoiser that keep the clean image within the range of pixels: Saharia et al. 2022, arXiv 2205.11487.
+"""Denoised images kept within the range of pixels, which strong guidance leaves.
 
-For pixels in [−limit, limit]; latents have no such range. Legend: B batch, C channels, h w cells.
+Saharia et al. 2022 (Imagen), arXiv 2205.11487, §2.3 and appendix A.32. Legend: B batch, C channels, h w pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 
-DenoiserWrapper = Callable[[Denoiser], Denoiser]
-"""Makes a denoiser of another; `Pipeline` takes any number of them."""
+
+class Thresholding(Protocol):
+    """Wraps a denoiser of images in [-1, 1]."""
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        """A denoiser whose images lie in [-1, 1]."""
+        ...
 
 
-def static_thresholding(limit: float = 1.0) -> DenoiserWrapper:
-    """Every value is clipped to [−limit, limit] (section 2.3, "static thresholding").
+class StaticThresholding:
+    """Numbers beyond -1 and 1 become -1 and 1."""
 
-    Raises ValueError for a limit that is not above 0.
-    """
-    _check(limit)
-    return lambda denoiser: lambda x, sigma: denoiser(x, sigma).clamp(-limit, limit)
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        """Clamped."""
+        return lambda x, sigma: denoiser(x, sigma).clamp(-1, 1)
 
 
-def dynamic_thresholding(percentile: float = 0.95, limit: float = 1.0) -> DenoiserWrapper:
-    """A sample whose values go further is clipped at its own percentile, then scaled into the range (section 2.3).
+class DynamicThresholding:
+    """Each image is clamped at a quantile of its absolute values, at least 1, and divided by it.
 
-    Strong guidance drives many values out of the range at once; clipping alone saturates them all.
+    So most numbers of a saturated image move inwards, rather than all that are beyond to the same end.
 
     Args:
-        percentile: share of a sample's absolute values that are left as they are, before scaling.
-        limit: end of the range.
+        quantile: above 0, and at most 1.
 
     Raises:
-        ValueError: for a percentile outside (0, 1), or a limit that is not above 0.
+        ValueError: for another quantile.
     """
-    _check(limit)
-    if not 0 < percentile < 1:
-        raise ValueError(f"the percentile of dynamic thresholding is {percentile}; set it between 0 and 1")
 
-    def wrapper(denoiser: Denoiser) -> Denoiser:
+    def __init__(self, *, quantile: float = 0.95) -> None:
+        if not 0 < quantile <= 1:
+            raise ValueError(f"thresholding.quantile is {quantile}; set it above 0 and to at most 1, such as 0.95")
+        self.quantile = quantile
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        """Thresholded at every noise level."""
+
         def denoise(x: Tensor, sigma: NoiseLevel) -> Tensor:
             clean = denoiser(x, sigma)
-            reach = clean.abs().flatten(1).float().quantile(percentile, dim=1).clamp(min=limit).view(-1, 1, 1, 1)
-            return clean.clamp(-reach, reach) * (limit / reach)
+            limit = quantile_of_rows(clean.abs().flatten(1), self.quantile).clamp(min=1).view(-1, 1, 1, 1)
+            return clean.clamp(-limit, limit) / limit
 
         return denoise
 
-    return wrapper
 
-
-def _check(limit: float) -> None:
-    if limit <= 0:
-        raise ValueError(f"the limit of thresholding is {limit}; set it above 0, to 1 for pixels in [-1, 1]")
+def quantile_of_rows(rows: Tensor, quantile: float) -> Tensor:
+    """(B, N) -> (B,): `torch.quantile`, which refuses more than 2^24 numbers, by sorting each row alone."""
+    place = quantile * (rows.shape[1] - 1)
+    below = int(place)
+    ordered = rows.float().sort(dim=1).values
+    low, high = ordered[:, below], ordered[:, min(below + 1, rows.shape[1] - 1)]
+    return torch.lerp(low, high, place - below).to(rows.dtype)
