@@ -38,6 +38,7 @@ class PixelUNet(nn.Module):
     Arguments that say "a level" take one value for all levels, or a list with one for each from the finest on.
 
     Args:
+        input_size: side of the images, or (height, width), that are generated where no other size is asked for.
         in_channels: C.
         caption_dim: width of a caption token's feature.
         dim: channels that `dim_mults` multiply.
@@ -81,6 +82,7 @@ class PixelUNet(nn.Module):
     def __init__(
         self,
         *,
+        input_size: int | Sequence[int],
         in_channels: int,
         caption_dim: int,
         dim: int,
@@ -135,7 +137,11 @@ class PixelUNet(nn.Module):
             raise ValueError(f"{attention_depth=} has no effect without self_attention; leave it out")
         if not memory_efficient and depth == 1 and downsampling_kernels:
             raise ValueError("downsampling_kernels has no effect with one level; leave it out")
+        self.multiple = 2 ** (depth if memory_efficient else depth - 1)
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        self.input_size = (height, width)
         self.in_channels, self.caption_dim, self.image_channels = in_channels, caption_dim, image_channels
+        self._check_size(in_channels, height, width)
         self.takes_image_level, self.activation_checkpointing = takes_image_level, activation_checkpointing
         self.skip_scale = 2**-0.5 if scale_skips else 1.0
         self.input_to_output, self.combine_levels = input_to_output, combine_levels
@@ -216,7 +222,6 @@ class PixelUNet(nn.Module):
         self.image_final = convolution(image_channels, bias=False) if image_channels else None
         for parameter in (*self.final.parameters(), *(self.image_final or nn.Identity()).parameters()):
             nn.init.zeros_(parameter)
-        self.multiple = 2 ** (depth if memory_efficient else depth - 1)
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition, keep: Tensor | None = None) -> Prediction:
         """x (B, C, h, w), level (B,), condition with an image of x's size where the network takes one -> Prediction.
@@ -267,12 +272,16 @@ class PixelUNet(nn.Module):
     def _check(self, x: Tensor, condition: Condition, keep: Tensor | None) -> None:
         if keep is not None:
             raise ValueError("PixelUNet has no patches that could be masked; set model.train_mask_ratio=0")
-        if x.shape[1] != self.in_channels or any(side % self.multiple for side in x.shape[-2:]):
-            raise ValueError(
-                f"images are {tuple(x.shape[1:])} (channels, height, width), but the network takes {self.in_channels} "
-                f"channels and sides that divide by {self.multiple}; choose such a resolution, or fewer dim_mults"
-            )
+        self._check_size(*x.shape[1:])
         check_image(self, condition, tuple(x.shape[2:]))
+
+    def _check_size(self, channels: int, height: int, width: int) -> None:
+        if channels != self.in_channels or height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"images are {(channels, height, width)} (channels, height, width), but the network takes "
+                f"{self.in_channels} channels and sides that divide by {self.multiple}; choose such a resolution, or "
+                "fewer dim_mults"
+            )
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Matrices of attention and feed-forward layers, other matrices and kernels, vectors without weight decay."""

@@ -23,6 +23,7 @@ from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.sampling.thresholding import Thresholding
 from micro_diffusion.text.encoder import TextEncoder
 from micro_diffusion.text.none import NoEncoder
 
@@ -55,6 +56,7 @@ class Pipeline:
         objective: makes a denoiser of the backbone.
         sampler: walks from noise to latents with that denoiser.
         image_conditioner: makes the backbone's conditioning image, where it takes one, of the image that is given.
+        thresholding: keeps denoised latents within the range of pixels; None where they have no such range.
 
     Raises:
         ValueError: when the parts do not fit one another.
@@ -69,6 +71,7 @@ class Pipeline:
         objective: Objective,
         sampler: Sampler,
         image_conditioner: ImageConditioner | None = None,
+        thresholding: Thresholding | None = None,
     ) -> None:
         if text_encoder.dim != backbone.caption_dim:
             raise ValueError(
@@ -82,6 +85,7 @@ class Pipeline:
             )
         check_image_conditioner(backbone, image_conditioner, "image_conditioner")
         self.image_conditioner = image_conditioner
+        self.thresholding = thresholding
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
         self.backbone = backbone
@@ -162,9 +166,10 @@ class Pipeline:
         Raises:
             ValueError: when it was built for no size in particular.
         """
-        if not isinstance(self.backbone, Resizable):
+        size = getattr(self.backbone, "input_size", None)
+        if size is None:
             raise ValueError(f"{type(self.backbone).__name__} was built for no size in particular; give a resolution")
-        height, width = self.backbone.input_size
+        height, width = size
         return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
@@ -209,6 +214,8 @@ class Pipeline:
         denoiser = guided_denoiser(
             self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=asked
         )
+        if self.thresholding is not None:
+            denoiser = self.thresholding(denoiser)
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)

@@ -18,6 +18,7 @@ from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {
+    "input_size": 8,
     "in_channels": 3,
     "caption_dim": 5,
     "dim": 8,
@@ -161,12 +162,18 @@ def test_the_image_and_both_levels_are_told():
         ({"caption_dim": 7}, condition(), "features of width 5, but the network was built for 7"),
         ({"max_text_length": 3}, condition(), "captions have 4 tokens, but the network was built for 3"),
         ({}, condition()._replace(mask=torch.ones(3, 2, dtype=torch.bool)), "mask is \\(3, 2\\)"),
-        ({"dim_mults": (1, 1, 1, 1, 1)}, condition(), "sides that divide by 16"),
     ],
 )
 def test_a_condition_that_does_not_fit_is_refused(changes, told, message):
     with pytest.raises(ValueError, match=message):
         predicted(small(**changes), told)
+
+
+def test_any_size_that_its_levels_divide_is_taken_and_no_other():
+    network = small()
+    assert network(torch.zeros(3, 3, 6, 10), torch.zeros(3), condition()).value.shape == (3, 3, 6, 10)
+    with pytest.raises(ValueError, match="sides that divide by 2"):
+        network(torch.zeros(3, 3, 6, 9), torch.zeros(3), condition())
 
 
 def test_masked_patches_are_refused():
@@ -184,6 +191,7 @@ def test_masked_patches_are_refused():
         ({"input_kernels": [4]}, "set them to odd numbers"),
         ({"downsampling_kernels": [3]}, "set them to even numbers"),
         ({"self_attention": "none", "attention_depth": 2}, "has no effect"),
+        ({"input_size": (8, 9)}, "sides that divide by 2"),
         ({"heads": 0}, "backbone.heads is 0"),
         ({"level_features": 3}, "an even number"),
     ],
@@ -219,8 +227,10 @@ SIZES = {
 def test_sizes_have_their_parameters_and_their_cost(size):
     side, parameters, gflop = SIZES[size]
     encoder = ["text_encoder=t5", "text_encoder.max_length=256"] if "imagen" in size else ["text_encoder=tiny"]
+    changes = [f"backbone={size}", f"resolution={side}", "autoencoder=identity", "machine=cpu", *encoder]
+    changes += ["image_conditioner=low_resolution"] if "sr" in size else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("256_pretrain", [f"backbone={size}", "autoencoder=identity", "machine=cpu", *encoder])
+        config = compose("256_pretrain", changes)
     told = config.text_encoder
     with torch.device("meta"):
         network = instantiate(config.backbone, _convert_="all")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.data.format.columns import Entries, RawColumns, array_column, ndarray_encoding, restored
+from micro_diffusion.data.format.pixel_format import CompressedPixels
 from micro_diffusion.data.format.quantisation import Floats, from_int8, from_uint8, to_int8, to_uint8
 
 Shape = tuple[int, int, int]
@@ -110,7 +111,7 @@ class UInt8Latents:
 
 
 EXACT_LATENTS = Float16Latents()
-LATENT_FORMATS = {kind.name: kind for kind in (Float16Latents, Int8Latents, UInt8Latents)}
+LATENT_FORMATS = {kind.name: kind for kind in (Float16Latents, Int8Latents, UInt8Latents, CompressedPixels)}
 
 
 def restore_latent_format(described: Mapping[str, Any]) -> LatentFormat:
