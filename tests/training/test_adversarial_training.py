@@ -272,7 +272,9 @@ def test_a_run_shows_what_it_does_and_exports_the_autoencoder_alone(whole):
 
 
 def test_the_discriminator_keeps_its_first_weights_until_it_learns(workplace):
-    config = configured(workplace, "early", "trainer.max_duration=4ba", "trainer.save_num_checkpoints_to_keep=-1")
+    config = configured(
+        workplace, "early", f"trainer.max_duration={START + 1}ba", "trainer.save_num_checkpoints_to_keep=-1"
+    )
     train(config)
     first = build_model(config).state_dict()
     found = {}
