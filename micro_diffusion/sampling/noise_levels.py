@@ -67,23 +67,27 @@ class LinearTime:
         exponent: 1 is evenly spaced in s; below 1, more levels lie at little noise.
         first: s of the first level, below 1.
         shift: factor of every sigma, see `LogitNormal`.
+        second_may_rise: accept levels of which the second lies above the first, as it does there for many steps or
+            exponents above 1, and as only samplers without fresh noise can follow.
 
     Raises:
         ValueError: for an exponent or shift that is not above 0, or a first level that is not between 0 and 1.
     """
 
-    def __init__(self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0) -> None:
+    def __init__(
+        self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0, second_may_rise: bool = False
+    ) -> None:
         if exponent <= 0 or shift <= 0 or not 0 < first < 1:
             raise ValueError(
                 f"the noise levels are given {exponent=}, {first=}, {shift=}; set exponent and shift above 0, and "
                 "first between 0 and 1"
             )
-        self.exponent, self.first, self.shift = exponent, first, shift
+        self.exponent, self.first, self.shift, self.second_may_rise = exponent, first, shift, second_may_rise
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """The same for every objective, with (1 / steps)^exponent near 1 − s at the top."""
         times = [self.first, *(1 - (i / steps) ** self.exponent for i in range(1, check_steps(steps)))]
-        if steps > 1 and times[1] >= self.first:
+        if steps > 1 and times[1] >= self.first and not self.second_may_rise:
             raise ValueError(
                 f"the second of {steps} noise levels, s = {times[1]:g}, is not below the first, {self.first:g}; choose "
                 "fewer steps, a lower exponent or a higher first level"
@@ -166,6 +170,13 @@ def check_steps(steps: int) -> int:
     if steps < 1:
         raise ValueError(f"the number of sampling steps is {steps}; choose at least 1")
     return steps
+
+
+def check_sigmas_without_noise(sigmas: Sequence[float]) -> list[float]:
+    """As `check_sigmas`, for samplers that add no noise: they can also go up from the first level to the second."""
+    sigmas = list(sigmas)
+    check_sigmas([*sorted(sigmas[:2], reverse=True), *sigmas[2:]] if len(sigmas) > 2 else sigmas)
+    return sigmas
 
 
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:

@@ -38,6 +38,8 @@ class Preparation:
 
     Args:
         minimum_side: images whose shorter side has fewer pixels are rejected.
+        minimum_bytes: image files that are smaller are rejected, such as icons and placeholders; an image that a source
+            draws has no file.
         shorter_side: images whose shorter side has more pixels are shrunk to it; None for no such limit.
         longer_side: the same for the longer side.
         split: "train" leaves out the images of "eval", "all" keeps both. Which image belongs to which follows
@@ -46,6 +48,7 @@ class Preparation:
     """
 
     minimum_side: int = 1
+    minimum_bytes: int = 0
     shorter_side: int | None = None
     longer_side: int | None = None
     split: Split = "all"
@@ -79,6 +82,9 @@ class Preparation:
             return
         if isinstance(item, Rejected):
             yield item
+            return
+        if isinstance(item.image, bytes) and len(item.image) < self.minimum_bytes:
+            yield Rejected(item.key, f"file below {self.minimum_bytes} bytes")
             return
         try:
             encoded, (width, height) = self.encode(item.image)
