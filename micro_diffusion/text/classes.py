@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.encoder import check_stated
 
@@ -33,7 +34,9 @@ class ClassEncoder:
             them than stated.
     """
 
-    def __init__(self, *, names: Sequence[str] | None, dim: int | None = None, max_length: int = 1) -> None:
+    def __init__(
+        self, *, names: Sequence[str] | None, dim: PositiveInt | None = None, max_length: PositiveInt = 1
+    ) -> None:
         self.name = "classes"
         self.max_length = 1
         self.names = [] if names is None else list(names)
