@@ -29,6 +29,7 @@ ORDER = (
     ("checkpoint",),
     ("released_weights", "tld_weights"),
     ("sampling",),
+    ("saved_cascade",),
     ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -129,6 +130,7 @@ class LdmVAE(GaussianAutoencoder):
             last=nn.Sequential(nn.GroupNorm(groups, width, eps=norm_eps), _standardised(width, 3)),
         )
         self.output = nn.Tanh() if tanh else nn.Identity()
+        self._begin_small(2 * inner)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> mean and log variance, (B, C, h, w) each."""
@@ -143,6 +145,16 @@ class LdmVAE(GaussianAutoencoder):
     def last_layer(self) -> nn.Parameter:
         """Weight of the convolution that makes the image."""
         return self.decoder.get_submodule("last.1").weight  # pyright: ignore[reportReturnType]
+
+    def _begin_small(self, moments: int) -> None:
+        """Begin with moments and images of about unit size.
+
+        Filters of variance 1 multiply the std of their input by the root of its number; what comes after the last norm
+        cannot shrink it again, and a log variance of 20 would drown every image in noise.
+        """
+        for stack, further in ((self.encoder, moments), (self.decoder, 1)):
+            scale: Any = stack.get_submodule("last.0").weight
+            nn.init.constant_(scale, (9 * len(scale) * further) ** -0.5)
 
     @staticmethod
     def _check(

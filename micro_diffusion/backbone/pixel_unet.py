@@ -78,7 +78,6 @@ class PixelUNet(nn.Module):
 
     takes_keep = False
     use_caption_mask = True
-    patch_size = 1
 
     def __init__(
         self,
@@ -138,7 +137,7 @@ class PixelUNet(nn.Module):
             raise ValueError(f"{attention_depth=} has no effect without self_attention; leave it out")
         if not memory_efficient and depth == 1 and downsampling_kernels:
             raise ValueError("downsampling_kernels has no effect with one level; leave it out")
-        self.multiple = 2 ** (depth if memory_efficient else depth - 1)
+        self.patch_size = 2 ** (depth if memory_efficient else depth - 1)
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         self.input_size = (height, width)
         self.in_channels, self.caption_dim, self.image_channels = in_channels, caption_dim, image_channels
@@ -277,10 +276,10 @@ class PixelUNet(nn.Module):
         check_image(self, condition, tuple(x.shape[2:]))
 
     def _check_size(self, channels: int, height: int, width: int) -> None:
-        if channels != self.in_channels or height % self.multiple or width % self.multiple:
+        if channels != self.in_channels or height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"images are {(channels, height, width)} (channels, height, width), but the network takes "
-                f"{self.in_channels} channels and sides that divide by {self.multiple}; choose such a resolution, or "
+                f"{self.in_channels} channels and sides that divide by {self.patch_size}; choose such a resolution, or "
                 "fewer dim_mults"
             )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import Levels, check_sigmas
+from micro_diffusion.sampling.noise_levels import Levels, check_sigmas, check_sigmas_without_noise
 from micro_diffusion.sampling.sampler import WalksLevels, fresh_noise
 
 
@@ -40,7 +40,7 @@ class DPMpp2MSampler(WalksLevels):
 
         The denoised image is continued as a straight line in lambda = −ln sigma; the step to 0 takes it as it is.
         """
-        sigmas = check_sigmas(sigmas)
+        sigmas = check_sigmas(sigmas) if self.eta > 0 else check_sigmas_without_noise(sigmas)
         x = noise.double() * sigmas[0]
         before, width_before = x, math.inf  # an infinitely wide step before the first one: no slope is known yet
         for sigma, lower in itertools.pairwise(sigmas):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from micro_diffusion.bounds import OpenFraction, PositiveInt
+from micro_diffusion.bounds import NonNegativeInt, OpenFraction, PositiveInt
 from micro_diffusion.data.image.open_image import OpenedImage, UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import shrink, to_rgb
 from micro_diffusion.data.keyed_random import uniform
@@ -39,6 +39,8 @@ class Preparation:
 
     Args:
         minimum_side: images whose shorter side has fewer pixels are rejected.
+        minimum_bytes: image files that are smaller are rejected, such as icons and placeholders; an image that a source
+            draws has no file.
         shorter_side: images whose shorter side has more pixels are shrunk to it; None for no such limit.
         longer_side: the same for the longer side.
         split: "train" leaves out the images of "eval", "all" keeps both. Which image belongs to which follows
@@ -47,6 +49,7 @@ class Preparation:
     """
 
     minimum_side: PositiveInt = 1
+    minimum_bytes: NonNegativeInt = 0
     shorter_side: PositiveInt | None = None
     longer_side: PositiveInt | None = None
     split: Split = "all"
@@ -78,6 +81,9 @@ class Preparation:
             return
         if isinstance(item, Rejected):
             yield item
+            return
+        if isinstance(item.image, bytes) and len(item.image) < self.minimum_bytes:
+            yield Rejected(item.key, f"file below {self.minimum_bytes} bytes")
             return
         try:
             encoded, (width, height) = self.encode(item.image)

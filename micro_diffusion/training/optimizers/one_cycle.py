@@ -1,11 +1,12 @@
 """The learning rate of one cycle: a rise from a fraction to the largest rate, and a longer fall to almost nothing.
 
-Smith & Topin 2018, "Super-convergence". Composer has no such schedule, and that of torch sets learning rates itself, and
-the first moment's decay with them, which here stays as configured.
+Smith & Topin 2018, "Super-convergence". Composer has no such schedule, and that of torch sets learning rates itself,
+and the first moment's decay with them, which here stays as configured.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from composer import State, TimeUnit
@@ -52,7 +53,7 @@ class OneCycle:
         points = [(0.0, self.start), (top, 1.0)]
         points += [(2 * top, self.start)] if self.symmetric else []
         points += [(steps - 1, self.end)]
-        for (begin, low), (finish, high) in zip(points, points[1:], strict=False):
+        for (begin, low), (finish, high) in itertools.pairwise(points):
             if step <= finish:
                 share = (step - begin) / (finish - begin) if finish > begin else 1.0
                 return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
