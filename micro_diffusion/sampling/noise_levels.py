@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from micro_diffusion.bounds import OpenFraction, PositiveFloat
 from micro_diffusion.diffusion.schedule import BetaTable, Schedule
 
 
@@ -37,7 +38,7 @@ class Karras:
         ValueError: for a rho that bends nothing.
     """
 
-    def __init__(self, *, rho: float = 7.0) -> None:
+    def __init__(self, *, rho: PositiveFloat = 7.0) -> None:
         if rho <= 0:
             raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")
         self.rho = rho
@@ -75,7 +76,12 @@ class LinearTime:
     """
 
     def __init__(
-        self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0, second_may_rise: bool = False
+        self,
+        *,
+        exponent: PositiveFloat = 1.0,
+        first: OpenFraction = 0.99,
+        shift: PositiveFloat = 1.0,
+        second_may_rise: bool = False,
     ) -> None:
         if exponent <= 0 or shift <= 0 or not 0 < first < 1:
             raise ValueError(
@@ -96,7 +102,7 @@ class LinearTime:
 
 
 class ScheduleTime:
-    """Evenly spaced times of a continuous schedule, from 1 down to 1 / steps, the last step leading to 0.
+    """Evenly spaced times of a continuous schedule, from 1 or sigma_max downwards; the last step leads to time 0.
 
     Saharia et al. 2022, "Imagen", arXiv 2205.11487, sample so with 256 to 1000 steps.
 
@@ -113,9 +119,20 @@ class ScheduleTime:
         self.schedule = schedule
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """sigma(1) is lowered to sigma_max where the schedule goes beyond it."""
-        times = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64) / steps
-        return self.schedule.sigma(times).clamp(max=sigma_max).tolist()
+        """From sigma(1), or from sigma_max where the schedule goes beyond it."""
+        shares = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64) / steps
+        return self.schedule.sigma(self._time_of(sigma_max) * shares).tolist()
+
+    def _time_of(self, sigma_max: float) -> float:
+        """The highest time at which the schedule is not above sigma_max, by bisection."""
+        low, high = 0.0, 1.0
+        if self.schedule.sigma(torch.tensor(high)) <= sigma_max:
+            return high
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.schedule.sigma(torch.tensor(middle, dtype=torch.float64)) > sigma_max
+            low, high = (low, middle) if above else (middle, high)
+        return low
 
 
 class TableSteps:
@@ -171,7 +188,11 @@ def check_sigmas_without_noise(sigmas: Sequence[float]) -> list[float]:
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     """The noise levels as a list; raises ValueError unless they fall and the last is 0."""
     sigmas = list(sigmas)
-    falls = all(high > low for high, low in itertools.pairwise(sigmas))
-    if len(sigmas) < 2 or not falls or sigmas[-1] != 0 or not math.isfinite(sigmas[0]):
-        raise ValueError(f"the noise levels {sigmas} do not fall to 0; give falling ones, of which the last is 0")
+    if len(sigmas) < 2 or sigmas[-1] != 0 or not math.isfinite(sigmas[0]):
+        raise ValueError(f"{len(sigmas)} noise levels do not lead to 0; give at least one above 0, and 0 as the last")
+    for high, low in itertools.pairwise(sigmas):
+        if not high > low:
+            raise ValueError(
+                f"the noise levels do not fall from {high:g} to {low:g}; give each once, the highest first"
+            )
     return sigmas
