@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from micro_diffusion.backbone.conv_transformer import ConvTransformer
 from micro_diffusion.checkpoint import initialise_from, load_backbone, load_run
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.training.build import train
@@ -46,16 +47,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {stage: trained(folder, stage, resolution) for stage, resolution in stages.items()}
 
 
+def network(run: Path) -> ConvTransformer:
+    made = load_backbone(run)
+    assert isinstance(made, ConvTransformer)
+    return made
+
+
 def test_a_later_stage_has_the_positions_of_the_first_and_twice_the_grid(runs):
-    first, later = (load_backbone(runs[stage]) for stage in ("quickstart_32_tld", "quickstart_64_tld"))
+    first, later = (network(runs[stage]) for stage in ("quickstart_32_tld", "quickstart_64_tld"))
     assert first.positions.shape == later.positions.shape == (32, 2, 2)
     assert (first.grid, later.grid) == ((2, 2), (4, 4))
     assert 0 < (first.positions - later.positions).abs().max() < 0.5
 
 
 def test_an_outpainting_stage_starts_as_the_run_that_it_starts_from(runs):
-    plain, wide = load_backbone(runs["quickstart_64_tld"]), load_backbone(runs["quickstart_64_tld_outpaint"])
-    assert wide.image_channels == 5 and wide.image_embedding.weight.any(), "training has moved the new weights"
+    plain, wide = network(runs["quickstart_64_tld"]), network(runs["quickstart_64_tld_outpaint"])
+    assert wide.image_embedding is not None and wide.image_channels == 5
+    assert wide.image_embedding.weight.any(), "training has moved the new weights"
     initialise_from(wide, runs["quickstart_64_tld"])
     run = load_run(runs["quickstart_64_tld"])
     x, level, condition = torch.randn(1, 4, 8, 8), torch.rand(1), run.text_encoder.encode(["a red circle"])
