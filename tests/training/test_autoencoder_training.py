@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,10 +41,11 @@ def test_is_trainable_and_every_parameter_has_one_group():
 def test_loss_is_error_plus_weighted_divergence():
     model = build(kl_weight=0.5)
     drawn = model.draw(batch(), draws())
-    mean, logvar = model.network.posterior(normalise(drawn["images"]))
+    network: Any = model.network
+    mean, logvar = network.posterior(normalise(drawn["images"]))
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
-    l1 = (model.network.reconstruct(mean + posterior.stddev * drawn["noise"]) - normalise(drawn["images"])).abs().mean()
+    l1 = (network.reconstruct(mean + posterior.stddev * drawn["noise"]) - normalise(drawn["images"])).abs().mean()
     loss = model.loss(model(drawn), drawn)
     torch.testing.assert_close(loss["total"], l1 + 0.5 * kl)
 
