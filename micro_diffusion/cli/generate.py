@@ -16,9 +16,17 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @click.argument("prompts", metavar="[PROMPT]...", nargs=-1)
 @click.option("--count", type=POSITIVE, default=1, show_default=True, help="Images for each prompt.")
 @click.option("--resolution", type=RESOLUTION, help="Pixels: 256, or HEIGHTxWIDTH.  [default: the run's]")
+@click.option("--sharpness", type=float, default=0.0, help="Added to channel 3 of SDXL's latents, such as 0.1.")
+@click.option("--brightness", type=float, default=0.0, help="Added to channel 0 of SDXL's latents, such as 0.1.")
 @click.option("--out", type=FILE, help="Image file or folder.  [default: a new generated.png]")
 def generate(
-    generation: GenerationOptions, prompts: tuple[str, ...], count: int, resolution: Any, out: Path | None
+    generation: GenerationOptions,
+    prompts: tuple[str, ...],
+    count: int,
+    resolution: Any,
+    sharpness: float,
+    brightness: float,
+    out: Path | None,
 ) -> None:
     """Generate images with RUN: a run folder, the name of one in trained_models, or the bundled demo.
 
@@ -29,6 +37,7 @@ def generate(
     from micro_diffusion.cli.runs import described, generate_images, open_run
     from micro_diffusion.sampling.grid import captioned_grid, to_pil
     from micro_diffusion.sampling.image_file import check_image_file, free_path, make_folder, save_image
+    from micro_diffusion.sampling.latent_editing import LatentEdit
 
     out = out or free_path(Path("generated.png"))
     as_folder = out.is_dir() or not out.suffix
@@ -37,9 +46,10 @@ def generate(
     run, pipeline, settings = open_run(generation)
     captions = [prompt for prompt in prompts or run.prompts.captions for _ in range(count)]
     settings["resolution"] = resolution or pipeline.trained_resolution
-    images = generate_images(pipeline, captions, generation, **settings)
+    edit = LatentEdit(sharpness=sharpness, brightness=brightness)
+    images = generate_images(pipeline, captions, generation, edit=edit, **settings)
 
-    generated_with = described(run, settings)
+    generated_with = described(run, {**settings, **{name: value for name, value in edit._asdict().items() if value}})
     if as_folder:
         make_folder(out)
         for index, (image, prompt) in enumerate(zip(images, captions, strict=True)):
