@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.layers.image_attention import ImageAttention
 from micro_diffusion.layers.resampling import Downsampling, DownsamplingKind, Upsampling, UpsamplingKind
 from micro_diffusion.layers.residual import ResidualBlock, StandardisedConv2d, check_groups
@@ -52,21 +53,21 @@ class LdmVAE(GaussianAutoencoder):
     def __init__(
         self,
         *,
-        channels: int = 4,
-        downsampling: int = 8,
-        width: int = 8,
-        multipliers: Sequence[int] = (1, 2, 4, 8),
-        blocks: int = 2,
-        groups: int = 4,
-        encoder_attention: Sequence[int] = (0, 1, 2, 3),
-        decoder_attention: Sequence[int] = (0, 1, 2, 3),
-        heads: int = 1,
-        head_dim: int = 16,
+        channels: PositiveInt = 4,
+        downsampling: PositiveInt = 8,
+        width: PositiveInt = 8,
+        multipliers: Sequence[PositiveInt] = (1, 2, 4, 8),
+        blocks: PositiveInt = 2,
+        groups: PositiveInt = 4,
+        encoder_attention: Sequence[NonNegativeInt] = (0, 1, 2, 3),
+        decoder_attention: Sequence[NonNegativeInt] = (0, 1, 2, 3),
+        heads: PositiveInt = 1,
+        head_dim: PositiveInt = 16,
         downsampling_kind: DownsamplingKind = "average",
         upsampling_kind: UpsamplingKind = "nearest",
         tanh: bool = False,
-        inner_channels: int | None = None,
-        norm_eps: float = 1e-6,
+        inner_channels: PositiveInt | None = None,
+        norm_eps: PositiveFloat = 1e-6,
     ) -> None:
         config = {
             "channels": channels,
