@@ -16,7 +16,7 @@ PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
     ("bundled",),
-    ("batch", "condition", "files", "machine", "layers"),
+    ("batch", "bounds", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -30,7 +30,7 @@ ORDER = (
     ("released_weights", "tld_weights"),
     ("sampling",),
     ("saved_cascade",),
-    ("training.seeded_random", "training.nodes"),
+    ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),

@@ -32,6 +32,7 @@ def open_run(options: GenerationOptions) -> tuple[Run, Pipeline, dict[str, Any]]
     keep_freed_memory(place.type)
     run = load_run(find_run(options.run), weights=options.weights, device=place)
     if sampler is not None:
+        sampler.levels = run.sampler.levels
         run = replace(run, sampler=sampler)
     if options.compile:
         run.backbone.compile(fullgraph=True)

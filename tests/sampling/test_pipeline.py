@@ -5,6 +5,7 @@ import torch
 
 from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.heun import HeunSampler
 from micro_diffusion.sampling.pipeline import Pipeline, image_generator, to_uint8
 from micro_diffusion.text.tiny import TinyTextEncoder
@@ -38,7 +39,7 @@ def pipeline(**changes) -> Pipeline:
 
 
 def draw(captions=CAPTIONS, *, seed=0, guidance_scale=3.0, resolution=16, **options) -> torch.Tensor:
-    parts = {key: options.pop(key) for key in ("sampler", "autoencoder") if key in options}
+    parts = {key: options.pop(key) for key in ("sampler", "autoencoder", "weaker") if key in options}
     return pipeline(**parts).generate(
         captions, seed=seed, guidance_scale=guidance_scale, resolution=resolution, **options
     )
@@ -154,3 +155,21 @@ def test_guidance_at_no_level_is_refused():
         draw(guidance_interval=(1000.0, 2000.0))
     with pytest.raises(ValueError, match="the guidance scale is nan; choose a finite number"):
         draw(guidance_scale=float("nan"))
+
+
+@pytest.mark.parametrize("resolution", [16, 32])
+def test_a_weaker_run_is_guided_away_from_at_every_resolution(resolution):
+    objective = EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0)
+    made = [
+        draw(CAPTIONS[:2], weaker=WeakerRun(objective, random_backbone(seed=seed)), resolution=resolution)
+        for seed in (0, 1)
+    ]
+    same = draw(CAPTIONS[:2], guidance_scale=1.0, resolution=resolution)
+    assert difference(made[0], same) <= 1  # away from itself leads nowhere
+    assert difference(made[1], same) > 10
+
+
+def test_a_weaker_run_of_another_text_encoder_is_refused():
+    other = WeakerRun(EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0), random_backbone(seed=0, caption_dim=12))
+    with pytest.raises(ValueError, match="weaker run's network has caption_dim 12, this one 24"):
+        pipeline(weaker=other)
