@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.sampling.noise_levels import Levels, check_sigmas, check_sigmas_without_noise
 from micro_diffusion.sampling.sampler import WalksLevels, fresh_noise
@@ -24,7 +25,7 @@ class DPMpp2MSampler(WalksLevels):
 
     eta = 0.0
 
-    def __init__(self, *, steps: int = 15, levels: Levels | None = None) -> None:
+    def __init__(self, *, steps: PositiveInt = 15, levels: Levels | None = None) -> None:
         super().__init__(steps=steps, levels=levels)
 
     def __call__(
@@ -65,7 +66,7 @@ class DPMpp2MSDESampler(DPMpp2MSampler):
         ValueError: for an eta that is not above 0.
     """
 
-    def __init__(self, *, steps: int = 25, levels: Levels | None = None, eta: float = 1.0) -> None:
+    def __init__(self, *, steps: PositiveInt = 25, levels: Levels | None = None, eta: NonNegativeFloat = 1.0) -> None:
         super().__init__(steps=steps, levels=levels)
         if eta <= 0:
             raise ValueError(f"eta of the sampler is {eta}; set it above 0, or choose the sampler dpmpp_2m")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.sampling.noise_levels import Levels, check_sigmas_without_noise
 from micro_diffusion.sampling.sampler import WalksLevels
@@ -21,7 +22,7 @@ class EulerSampler(WalksLevels):
         levels: chooses them; None for those of Karras.
     """
 
-    def __init__(self, *, steps: int = 36, levels: Levels | None = None) -> None:
+    def __init__(self, *, steps: PositiveInt = 36, levels: Levels | None = None) -> None:
         super().__init__(steps=steps, levels=levels)
 
     def __call__(

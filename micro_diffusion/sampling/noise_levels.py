@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from micro_diffusion.bounds import OpenFraction, PositiveFloat
 from micro_diffusion.diffusion.schedule import BetaTable, Schedule
 
 
@@ -37,7 +38,7 @@ class Karras:
         ValueError: for a rho that bends nothing.
     """
 
-    def __init__(self, *, rho: float = 7.0) -> None:
+    def __init__(self, *, rho: PositiveFloat = 7.0) -> None:
         if rho <= 0:
             raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")
         self.rho = rho
@@ -75,7 +76,12 @@ class LinearTime:
     """
 
     def __init__(
-        self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0, second_may_rise: bool = False
+        self,
+        *,
+        exponent: PositiveFloat = 1.0,
+        first: OpenFraction = 0.99,
+        shift: PositiveFloat = 1.0,
+        second_may_rise: bool = False,
     ) -> None:
         if exponent <= 0 or shift <= 0 or not 0 < first < 1:
             raise ValueError(

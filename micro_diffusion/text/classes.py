@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import NonNegativeInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.encoder import check_stated
 
@@ -32,7 +33,7 @@ class ClassEncoder:
             them than stated.
     """
 
-    def __init__(self, *, names: Sequence[str] | None, dim: int | None = None) -> None:
+    def __init__(self, *, names: Sequence[str] | None, dim: NonNegativeInt | None = None) -> None:
         self.name = "classes"
         self.max_length = 1
         self.names = [] if names is None else list(names)

@@ -135,7 +135,7 @@ def test_an_eta_that_means_nothing_is_refused(eta):
         DPMpp2MSDESampler(eta=0.0)
 
 
-@pytest.mark.parametrize("sigmas", [[], [0.0], [1.0], [1.0, 1.0, 0.0], [1.0, 2.0, 0.0], [math.inf, 0.0]])
+@pytest.mark.parametrize("sigmas", [[], [0.0], [1.0], [1.0, 1.0, 0.0], [2.0, 1.0, 1.5, 0.0], [math.inf, 0.0]])
 def test_levels_that_do_not_fall_to_0_are_refused(sigmas):
     with pytest.raises(ValueError, match="noise levels do not"):
         EulerSampler()(gaussian_denoiser, some_noise(1, 1, 2, 2), sigmas=sigmas)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.prepare.engine import Engine, Processes
 from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
 from micro_diffusion.data.prepare.parts import writing
@@ -27,7 +28,7 @@ def convert(
     out: str | Path,
     preparation: Preparation,
     engine: Engine | None = None,
-    part_size: int = 1024,
+    part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
 ) -> None:
     """Check and encode every image of a source, and write MDS images with the columns of `preparation.COLUMNS`.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from micro_diffusion.bounds import NonNegativeInt, OpenFraction, PositiveInt
 from micro_diffusion.data.image.open_image import OpenedImage, UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import shrink, to_rgb
 from micro_diffusion.data.keyed_random import uniform
@@ -47,18 +48,16 @@ class Preparation:
         eval_fraction: of images that belong to "eval", in (0, 1).
     """
 
-    minimum_side: int = 1
-    minimum_bytes: int = 0
-    shorter_side: int | None = None
-    longer_side: int | None = None
+    minimum_side: PositiveInt = 1
+    minimum_bytes: NonNegativeInt = 0
+    shorter_side: PositiveInt | None = None
+    longer_side: PositiveInt | None = None
     split: Split = "all"
-    eval_fraction: float = 0.05
+    eval_fraction: OpenFraction = 0.05
 
     def __post_init__(self) -> None:
         if self.split not in ("all", "train", "eval"):
             raise ValueError(f"split is {self.split!r}; set it to all, train or eval")
-        if not 0 < self.eval_fraction < 1:
-            raise ValueError(f"eval_fraction is {self.eval_fraction}; set it between 0 and 1")
         for name, side in (("shorter_side", self.shorter_side), ("longer_side", self.longer_side)):
             if side is not None and side < self.minimum_side:
                 raise ValueError(f"{name} {side} is below minimum_side {self.minimum_side}; set it to at least that")

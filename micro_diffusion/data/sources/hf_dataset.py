@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.optional import optional
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
@@ -40,7 +41,7 @@ class HfDataset:
     image: str = "image"
     caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: int = 1
+    captions: PositiveInt = 1
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:

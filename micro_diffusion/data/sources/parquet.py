@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.parquet_files import (
     find_parquet,
     holds_lists,
@@ -55,7 +56,7 @@ class Parquet:
     image: str = "image"
     caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: int = 1
+    captions: PositiveInt = 1
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:

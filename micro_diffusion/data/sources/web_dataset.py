@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import IMAGES, File, read_tar, suffix
 from micro_diffusion.data.sources.source import (
@@ -44,7 +45,7 @@ class WebDataset(ArchiveSource):
 
     shards: str = "*.tar"
     caption: str | Sequence[str] = "txt"
-    captions: int = 1
+    captions: PositiveInt = 1
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
