@@ -16,7 +16,7 @@ PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
     ("bundled",),
-    ("batch", "condition", "files", "machine", "layers"),
+    ("batch", "bounds", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -27,9 +27,10 @@ ORDER = (
     ("diffusion",),
     ("backbone",),
     ("checkpoint",),
-    ("released_weights",),
+    ("released_weights", "tld_weights"),
     ("sampling",),
-    ("training.seeded_random", "training.nodes"),
+    ("saved_cascade",),
+    ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),
@@ -55,7 +56,6 @@ PROTOCOLS = {
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
     "micro_diffusion.diffusion.image_conditioning",
-    "micro_diffusion.diffusion.objective",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""

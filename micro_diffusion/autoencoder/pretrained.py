@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated
+from micro_diffusion.bounds import PositiveFloat, PositiveInt
 from micro_diffusion.files.provenance import weights_digest
 
 
@@ -42,14 +43,14 @@ class PretrainedAutoencoder:
         path: str,
         subfolder: str | None = None,
         revision: str | None = None,
-        channels: int | None = None,
-        downsampling: int | None = None,
-        scaling_factor: float | None = None,
+        channels: PositiveInt | None = None,
+        downsampling: PositiveInt | None = None,
+        scaling_factor: PositiveFloat | None = None,
         shift_factor: float | None = None,
         dtype: str = "float32",
     ) -> None:
         self.name = path if subfolder is None else f"{path}/{subfolder}"
-        self.model = _load(path, subfolder, revision, getattr(torch, dtype))
+        self.model = load_kl(path, subfolder, revision, getattr(torch, dtype))
         config = self.model.config
         if dtype == "float16" and config.force_upcast:
             raise ValueError(
@@ -96,7 +97,7 @@ class PretrainedAutoencoder:
         self.model.to(device)
 
 
-def _load(path: str, subfolder: str | None, revision: str | None, dtype: torch.dtype) -> Any:
+def load_kl(path: str, subfolder: str | None, revision: str | None, dtype: torch.dtype) -> Any:
     """The frozen network from a local folder, or from the hub when there is no such folder."""
     from diffusers import AutoencoderKL  # takes seconds, and only this class needs it
 

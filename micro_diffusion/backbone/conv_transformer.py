@@ -21,9 +21,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.conv_block import ConvBlock
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 NormPlacement = Literal["pre", "post"]
@@ -64,20 +65,20 @@ class ConvTransformer(nn.Module):
     def __init__(
         self,
         *,
-        input_size: int | Sequence[int],
-        in_channels: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        caption_dim: int,
-        cross_heads: int | None = None,
-        mlp_ratio: float = 4.0,
-        noise_features: int = 256,
+        input_size: PositiveInt | Sequence[PositiveInt],
+        in_channels: PositiveInt,
+        patch_size: PositiveInt,
+        dim: PositiveInt,
+        depth: PositiveInt,
+        heads: PositiveInt,
+        caption_dim: PositiveInt,
+        cross_heads: PositiveInt | None = None,
+        mlp_ratio: PositiveFloat = 4.0,
+        noise_features: PositiveInt = 256,
         norm_placement: NormPlacement = "pre",
         interleaved_heads: bool = False,
-        image_channels: int = 0,
-        position_scale: float = 1.0,
+        image_channels: NonNegativeInt = 0,
+        position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
@@ -198,14 +199,7 @@ class ConvTransformer(nn.Module):
                 f"captions have features of width {condition.tokens.shape[-1]}, but the network was built for "
                 f"{self.caption_dim}; set backbone.caption_dim={condition.tokens.shape[-1]} or use its own text encoder"
             )
-        image = 0 if condition.image is None else condition.image.shape[1]
-        if image != self.image_channels:
-            raise ValueError(
-                f"the conditioning image has {image} channels, but the network takes {self.image_channels}; set "
-                f"backbone.image_channels={image}"
-            )
-        if condition.image_level is not None:
-            raise ValueError("this network is not told an image's noise level; condition it on images without noise")
+        check_image(self, condition, self.input_size)
         if keep is not None:
             raise ValueError("this network's convolutions need every patch; set model.train_mask_ratio=0")
 

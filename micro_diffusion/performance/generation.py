@@ -18,7 +18,6 @@ from micro_diffusion.condition import Condition
 from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.performance.training_step import random_batch
 from micro_diffusion.sampling.guidance import guided_denoiser
-from micro_diffusion.sampling.sampler import known_levels
 
 
 class Unprepared(nn.Module):
@@ -66,14 +65,20 @@ class Generation:
         self.guidance_scale, self.device = guidance_scale, device
         self.precision: Precision = precision
         batch = random_batch(config, batch_size)
-        self.text, self.noise = Condition(batch["caption_tokens"].to(device)), batch["latents"].to(device)
+        self.noise = batch["latents"].to(device)
+        cells = (batch_size, network.image_channels, *self.noise.shape[2:])
+        self.condition = Condition(
+            batch["caption_tokens"].to(device),
+            image=torch.ones(cells, device=device) if network.image_channels else None,
+            image_level=torch.ones(batch_size, device=device) if network.takes_image_level else None,
+        )
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """Latents of B images."""
         objective = self.objective
         with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
-            span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}
-            sigmas = known_levels(self.sampler, **span)
-            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=sigmas)
-            return self.sampler(denoiser, self.noise, **span, generators=None)
+            sigmas = self.sampler.sigmas(sigma_min=objective.sigma_min, sigma_max=objective.sigma_max)
+            asked = self.sampler.asked(sigmas)
+            denoiser = guided_denoiser(objective, self.backbone, self.condition, self.guidance_scale, sigmas=asked)
+            return self.sampler(denoiser, self.noise, sigmas=sigmas, generators=None)

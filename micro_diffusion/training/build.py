@@ -34,6 +34,7 @@ from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad, 
 from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from micro_diffusion.training.checkpoints.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.checkpoints.saver import WholeCheckpointSaver
+from micro_diffusion.training.config_checks.class_names import with_class_names
 from micro_diffusion.training.config_checks.coherence import check_coherence
 from micro_diffusion.training.config_checks.errors import refusals_named
 from micro_diffusion.training.config_checks.schema import validate
@@ -53,6 +54,7 @@ def train(config: DictConfig) -> None:
     Raises:
         ValueError: for a configuration that does not fit together, or a run folder of another one.
     """
+    config = with_class_names(config)
     validate(config)
     check_coherence(config)
     content: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
@@ -73,6 +75,7 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     checkpoints = own_checkpoints(run, autoresume=config.trainer.autoresume)
     if checkpoints is not None and checkpoints.there and config.trainer.autoresume:
         config = without_first_weights(config)
+    config = _with_settled_precision(config, run)
     model = build_model(config)
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
@@ -89,6 +92,16 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     save(trainer, model, run, seconds=time.monotonic() - start)
     dist.barrier()
     trainer.close()
+
+
+def _with_settled_precision(config: DictConfig, run: RunFolder) -> DictConfig:
+    """The configuration with the precision on a CPU that the first rank has measured, or finds in the run folder."""
+    settled = [run.settle_cpu_precision() if dist.get_global_rank() == 0 else None]
+    dist.broadcast_object_list(settled)
+    if "cpu_precision" in config.model:
+        config = config.copy()
+        config.model.cpu_precision = settled[0]
+    return config
 
 
 def build_model(config: DictConfig) -> Any:

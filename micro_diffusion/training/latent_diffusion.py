@@ -20,6 +20,7 @@ from torchmetrics import Metric
 from micro_diffusion.backbone.backbone import Backbone, ParameterGroup, check_image_conditioner
 from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import Fraction, FractionBelow1, PositiveFloat, PositiveInt
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner
@@ -44,6 +45,8 @@ class LatentDiffusion(ComposerModel):
         train_mask_ratio: share of patches that are masked in training, from 0 up to, but not including, 1.
         caption_drop: probability of a caption to be replaced by the null caption in training.
         image_conditioner: makes the conditioning image of a backbone with `image_channels`; None for one without.
+        train_crop: side in latent cells of the random square of each latent that a training step sees, for a network
+            without positions; None trains on whole latents. Evaluation and generation take whole ones.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
@@ -51,8 +54,8 @@ class LatentDiffusion(ComposerModel):
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
-        ValueError: for a mask ratio that keeps no patch, a probability outside [0, 1], bands that do not rise, or a
-            backbone that takes another conditioning image than is made.
+        ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
+            that takes another conditioning image than is made.
     """
 
     def __init__(
@@ -60,19 +63,18 @@ class LatentDiffusion(ComposerModel):
         *,
         backbone: nn.Module,
         objective: Objective,
-        train_mask_ratio: float,
-        caption_drop: float,
-        noise_bands: Sequence[float],
+        train_mask_ratio: FractionBelow1,
+        caption_drop: Fraction,
+        noise_bands: Sequence[PositiveFloat],
         cpu_precision: Precision,
         weight_dtype: WeightDtype = "fp32",
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
+        train_crop: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
             raise ValueError(f"{type(backbone).__name__} is no backbone; it lacks a part of backbone/backbone.py")
-        if not 0 <= caption_drop <= 1:
-            raise ValueError(f"model.caption_drop is {caption_drop}; set it to a probability from 0 to 1")
         if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
@@ -80,14 +82,13 @@ class LatentDiffusion(ComposerModel):
         check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
-        if weight_dtype not in ("fp32", "bf16"):
-            raise ValueError(f"model.weight_dtype is {weight_dtype!r}; set it to fp32 or bf16")
         if weight_dtype == "bf16":
             for parameter in backbone.parameters():
                 parameter.data = parameter.data.bfloat16() if parameter.ndim > 1 else parameter.data
         self.network = backbone
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
+        self.train_crop = train_crop
         self.objective = objective
         self.train_mask_ratio = train_mask_ratio
         self.caption_drop = caption_drop
@@ -113,8 +114,11 @@ class LatentDiffusion(ComposerModel):
         """
         batch = self._with_features(batch)
         latents = batch["latents"]
+        if self.train_crop is not None:
+            latents = random_squares(latents, self.train_crop, draws.uniform(2))
         drawn = {
             **batch,
+            "latents": latents,
             "level_normal": draws.normal(),
             "noise": draws.normal(*latents.shape[1:]),
             "caption_dropped": draws.uniform() < self.caption_drop,
@@ -189,6 +193,23 @@ class LatentDiffusion(ComposerModel):
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the backbone's weights with plain keys."""
         save_weights(folder, state, weights)
+
+
+def random_squares(latents: Tensor, side: int, place: Tensor) -> Tensor:
+    """(B, C, h, w), place (B, 2) uniform in [0, 1) -> (B, C, side, side): one square of each, anywhere.
+
+    Raises ValueError for a square that is larger than the latents.
+    """
+    height, width = latents.shape[-2:]
+    if not 1 <= side <= min(height, width):
+        raise ValueError(
+            f"model.train_crop is {side}, but the latents have {height}×{width} cells; set it to at most the shorter "
+            "side, or to null"
+        )
+    free = torch.tensor([height - side + 1, width - side + 1])
+    corners = (place * free).long().tolist()
+    rows = zip(latents, corners, strict=True)
+    return torch.stack([row[:, top : top + side, left : left + side] for row, (top, left) in rows])
 
 
 def _check_masking(backbone: Backbone, mask_ratio: float) -> None:

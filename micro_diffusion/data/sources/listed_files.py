@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, text_of
 from micro_diffusion.files.json_text import parse_json
 
@@ -37,7 +38,7 @@ class ListedFiles(ABC):
     """
 
     path: str
-    captions: int = 1
+    captions: PositiveInt = 1
 
     @abstractmethod
     def list_entries(self, root: Path) -> list[Entry]:

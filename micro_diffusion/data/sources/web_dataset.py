@@ -8,9 +8,19 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.archive_source import ArchiveSource
 from micro_diffusion.data.sources.archives import IMAGES, File, read_tar, suffix
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, text_of
+from micro_diffusion.data.sources.source import (
+    CaptionedImage,
+    Rejected,
+    captioned,
+    check_captions,
+    kinds_of,
+    named_class,
+    text_of,
+)
+from micro_diffusion.data.sources.table import NO_CLASS
 from micro_diffusion.files.json_text import parse_json
 
 
@@ -26,6 +36,7 @@ class WebDataset(ArchiveSource):
         caption: ending of the file that holds an image's caption, such as "txt"; or "json:FIELD", a field of a JSON
             object that is a text or a list of texts; or several of these, each a kind of caption.
         captions: of a list, how many are taken, from its first.
+        class_names: of the classes that a caption numbers, from 0 on, as `.cls` files do; None where it is a text.
 
     Raises:
         FileNotFoundError: when there are no such archives.
@@ -34,7 +45,8 @@ class WebDataset(ArchiveSource):
 
     shards: str = "*.tar"
     caption: str | Sequence[str] = "txt"
-    captions: int = 1
+    captions: PositiveInt = 1
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +88,17 @@ class WebDataset(ArchiveSource):
                 yield image._replace(key=name)
             else:
                 kinds = [_texts(texts[ending], field) if ending in texts else None for ending, field in self._kinds]
-                yield captioned(image.content, name, *kinds, count=self.captions)
+                yield self._captioned(image.content, name, kinds)
+
+    def _captioned(self, image: bytes, key: str, kinds: Sequence[Any]) -> CaptionedImage | Rejected:
+        """An image with the captions of each kind, or with the names of the classes that they number."""
+        if self.class_names is None:
+            return captioned(image, key, *kinds, count=self.captions)
+        try:
+            kinds = [named_class(_number(kind), self.class_names) for kind in kinds]
+        except LookupError:
+            return Rejected(key, NO_CLASS)
+        return captioned(image, key, *kinds, count=self.captions)
 
 
 def _texts(content: bytes, field: str) -> Any:
@@ -88,6 +110,11 @@ def _texts(content: bytes, field: str) -> Any:
         return parse_json(text)[field]
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _number(text: Any) -> Any:
+    """The number that a text file holds; anything else as it is."""
+    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
 
 
 def _sample(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from streaming import StreamingDataLoader
 from torch.utils.data import DataLoader
 
+from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.stream.latents import LatentDataset
 from micro_diffusion.data.stream.mixture import Part
 from micro_diffusion.machine.processes import exit_with_parent
@@ -20,16 +21,16 @@ def build_loader(
     path: str | None = None,
     remote: str | None = None,
     mixture: Mapping[str, Part] | None = None,
-    caption_probabilities: Sequence[float] | None = None,
-    resolution: int,
-    batch_size: int,
+    caption_probabilities: Sequence[NonNegativeFloat] | None = None,
+    resolution: PositiveInt,
+    batch_size: PositiveInt,
     shuffle: bool,
-    seed: int = 0,
-    workers: int = 0,
+    seed: Seed = 0,
+    workers: NonNegativeInt = 0,
     drop_last: bool = False,
     verify: bool = True,
     cache_limit: str | None = None,
-    predownload: int | None = None,
+    predownload: PositiveInt | None = None,
     keep_zip: bool = False,
 ) -> DataLoader:
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
@@ -57,17 +58,8 @@ def build_loader(
         ValueError: when the batch does not divide among the ranks, no batch can be filled, or the folder has no
             latents of that resolution.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if batch_size < 1 or batch_size % ranks:
-        raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
-    each = batch_size // ranks
-    if mixture and (path or remote):
-        raise ValueError(f"both a mixture and {path or remote} are set; set path and remote, or mixture, to null")
-    if mixture and caption_probabilities:
-        raise ValueError("caption_probabilities is set beside a mixture; set it in the parts of the mixture")
-    parts = list((mixture or {}).values())
-    if path:
-        parts = [Part(path=path, remote=remote, caption_probabilities=caption_probabilities)]
+    each = _batch_of_a_rank(batch_size)
+    parts = _parts(path, remote, mixture, caption_probabilities)
     dataset = LatentDataset(
         parts=parts,
         resolution=resolution,
@@ -92,6 +84,29 @@ def build_loader(
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
     )
+
+
+def _batch_of_a_rank(batch_size: int) -> int:
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if batch_size < 1 or batch_size % ranks:
+        raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
+    return batch_size // ranks
+
+
+def _parts(
+    path: str | None,
+    remote: str | None,
+    mixture: Mapping[str, Part] | None,
+    caption_probabilities: Sequence[float] | None,
+) -> list[Part]:
+    """The parts of a mixture, or the one folder as the only part."""
+    if mixture and (path or remote):
+        raise ValueError(f"both a mixture and {path or remote} are set; set path and remote, or mixture, to null")
+    if mixture and caption_probabilities:
+        raise ValueError("caption_probabilities is set beside a mixture; set it in the parts of the mixture")
+    if path:
+        return [Part(path=path, remote=remote, caption_probabilities=caption_probabilities)]
+    return list((mixture or {}).values())
 
 
 def prepare_worker(worker: int) -> None:

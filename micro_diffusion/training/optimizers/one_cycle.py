@@ -11,6 +11,8 @@ import math
 
 from composer import State, TimeUnit
 
+from micro_diffusion.bounds import Fraction, OpenFraction
+
 
 class OneCycle:
     """Factor of `optimizer.lr`, the largest rate, along half cosines from one turning point to the next.
@@ -28,7 +30,9 @@ class OneCycle:
         ValueError: for a share out of its bounds, or rates outside of [0, 1].
     """
 
-    def __init__(self, *, rise: float = 0.3, start: float = 0.04, end: float = 4e-6, symmetric: bool = False) -> None:
+    def __init__(
+        self, *, rise: OpenFraction = 0.3, start: Fraction = 0.04, end: Fraction = 4e-6, symmetric: bool = False
+    ) -> None:
         if not 0 < rise < (0.5 if symmetric else 1):
             raise ValueError(f"schedule.rise is {rise}; set it above 0 and below {0.5 if symmetric else 1}")
         for name, rate in (("start", start), ("end", end)):
