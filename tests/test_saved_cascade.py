@@ -1,5 +1,6 @@
 """Cascades: stages in order, one after another or from the middle, and saved as one folder."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -199,3 +200,16 @@ def test_any_image_is_enlarged(runs, tmp_path, monkeypatch, capsys):
     assert "there is no image" in refused(capsys, "super-resolve", runs[1], "absent.png")
     Path("text.png").write_text("no image")
     assert "cannot be read as an image" in refused(capsys, "super-resolve", runs[1], "text.png")
+
+
+def test_a_cascade_and_its_stages_are_scored(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = [make_run(tmp_path / "base", 16), make_run(tmp_path / "sr", 32, 2)]
+    assert command("export", *made, "together") == 0
+    assert command("evaluate", "together", "--count", 2, "--out", "score.json") == 0
+    report = json.loads(Path("score.json").read_text())
+    assert set(report["composition"]) == {"single", "two", "held_out"}
+    assert report["settings"]["stages"] == ["base", "sr"]
+    assert command("evaluate", made[1], "--count", 2, "--out", "near.json") == 0
+    report = json.loads(Path("near.json").read_text())
+    assert set(report["psnr_db"]) == {"model", "bicubic"}
