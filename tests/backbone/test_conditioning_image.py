@@ -24,6 +24,7 @@ def seen(condition: Condition, channels=5, level=True) -> Condition:
 def test_image_and_level_change_the_prediction():
     x, level, text = inputs()
     network, condition = small(image_channels=5, takes_image_level=True), seen(text)
+    assert condition.image is not None and condition.image_level is not None
     base = network(x, level, condition).value
     for changed in ({"image": -condition.image}, {"image_level": condition.image_level + 1}):
         assert not torch.allclose(network(x, level, condition._replace(**changed)).value, base, atol=1e-3)
@@ -48,7 +49,7 @@ def test_masked_patches_are_seen_by_the_mixer_with_their_image():
     network, condition = small(image_channels=5, takes_image_level=True), seen(text)
     keep = torch.tensor([[0, 5]]).expand(3, -1)
     made = network(x, level, condition, keep)
-    assert made.visible is not None and made.visible.sum() == 3 * 2 * 4
+    assert condition.image is not None and made.visible is not None and made.visible.sum() == 3 * 2 * 4
     assert not torch.equal(network(x, level, condition._replace(image=-condition.image), keep).value, made.value)
 
 
