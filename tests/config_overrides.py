@@ -77,7 +77,7 @@ RIGHT = {
     "optimizer": ["adamw"],
     "optimizer.lr": ["1e-3", 0, 1],
     "optimizer.weight_decay": [0, 0.5],
-    "schedule": ["constant", "cosine", "cosine_to_zero", "warmup"],
+    "schedule": ["constant", "cosine", "cosine_to_zero", "warmup", "one_cycle", "multi_step"],
     "algorithms": ["standard", "ema", "ema_small"],
     "callbacks": ["monitors"],
     "train_loader.batch_size": [16, 512],

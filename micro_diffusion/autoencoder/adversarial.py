@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from micro_diffusion.autoencoder.patch_discriminator import PatchDiscriminator
+from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt
 
 LARGEST_WEIGHT = 1e4
 """Bound of the adaptive weight, which grows without end where the discriminator's gradient vanishes."""
@@ -48,12 +49,12 @@ class Adversarial(nn.Module):
         self,
         *,
         discriminator: PatchDiscriminator,
-        start: int,
+        start: NonNegativeInt,
         loss: Literal["hinge", "softplus"] = "hinge",
-        weight: float = 0.5,
-        lead: int = 0,
+        weight: NonNegativeFloat = 0.5,
+        lead: NonNegativeInt = 0,
         adaptive: bool = True,
-        lr_scale: float = 1.0,
+        lr_scale: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
         if loss not in ("hinge", "softplus"):

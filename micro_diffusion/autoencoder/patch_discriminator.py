@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import PositiveInt
+
 
 class PatchDiscriminator(nn.Module):
     """Convolutions of 4×4, `layers` of them with stride 2, then two with stride 1; with 3 layers a patch is 70 pixels.
@@ -20,7 +22,7 @@ class PatchDiscriminator(nn.Module):
         ValueError: for fewer layers than 1, or a width that is no multiple of the groups.
     """
 
-    def __init__(self, *, width: int = 64, layers: int = 3, groups: int = 8) -> None:
+    def __init__(self, *, width: PositiveInt = 64, layers: PositiveInt = 3, groups: PositiveInt = 8) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers of the discriminator is {layers}; set it to 1 or more")

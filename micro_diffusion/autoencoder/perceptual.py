@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import NonNegativeFloat
 from micro_diffusion.files.weight_file import read_tensors
 
 Network = Literal["vgg", "alex", "squeeze"]
@@ -48,7 +49,7 @@ class Perceptual:
         ValueError: for a weight below 0 or an unknown network.
     """
 
-    def __init__(self, *, weight: float = 1.0, network: Network = "vgg", path: str | None = None) -> None:
+    def __init__(self, *, weight: NonNegativeFloat = 1.0, network: Network = "vgg", path: str | None = None) -> None:
         if weight < 0:
             raise ValueError(f"model.perceptual.weight is {weight}; set it to 0 or more")
         if network not in BACKBONES:

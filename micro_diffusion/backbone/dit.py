@@ -33,6 +33,7 @@ from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaptio
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.backbone.recomputation import modulated_norm
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 
@@ -76,30 +77,30 @@ class SparseDiT(nn.Module):
     def __init__(
         self,
         *,
-        input_size: int | Sequence[int],
-        in_channels: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        head_dim: int,
-        caption_dim: int,
-        qkv_ratio: Sequence[float] = (0.5, 1.0),
-        mlp_ratio: Sequence[float] = (0.5, 4.0),
-        multiple_of: int = 256,
-        mixer_depth: int = 4,
-        mixer_dim: int = 512,
-        mixer_qkv_ratio: float = 1.0,
-        mixer_mlp_ratio: float = 4.0,
+        input_size: PositiveInt | Sequence[PositiveInt],
+        in_channels: PositiveInt,
+        patch_size: PositiveInt,
+        dim: PositiveInt,
+        depth: PositiveInt,
+        head_dim: PositiveInt,
+        caption_dim: PositiveInt,
+        qkv_ratio: Sequence[PositiveFloat] = (0.5, 1.0),
+        mlp_ratio: Sequence[PositiveFloat] = (0.5, 4.0),
+        multiple_of: PositiveInt = 256,
+        mixer_depth: NonNegativeInt = 4,
+        mixer_dim: PositiveInt = 512,
+        mixer_qkv_ratio: PositiveFloat = 1.0,
+        mixer_mlp_ratio: PositiveFloat = 4.0,
         mixer_convolution: bool = False,
-        experts: int = 8,
-        expert_capacity: float = 2.0,
-        experts_every: int = 2,
+        experts: NonNegativeInt = 8,
+        expert_capacity: PositiveFloat = 2.0,
+        experts_every: PositiveInt = 2,
         rotary: bool = False,
-        position_scale: float = 1.0,
+        position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
-        norm_eps: float = 1e-6,
-        image_channels: int = 0,
+        norm_eps: PositiveFloat = 1e-6,
+        image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
     ) -> None:
         super().__init__()
@@ -107,27 +108,6 @@ class SparseDiT(nn.Module):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
-        _check_least(
-            1,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            caption_dim=caption_dim,
-            dim=dim,
-            depth=depth,
-            head_dim=head_dim,
-            multiple_of=multiple_of,
-            mixer_dim=mixer_dim,
-            experts_every=experts_every,
-        )
-        _check_least(0, mixer_depth=mixer_depth, experts=experts, image_channels=image_channels)
-        _check_above_0(
-            qkv_ratio=min(qkv_ratio, default=1),
-            mlp_ratio=min(mlp_ratio, default=1),
-            mixer_qkv_ratio=mixer_qkv_ratio,
-            mixer_mlp_ratio=mixer_mlp_ratio,
-            expert_capacity=expert_capacity,
-            norm_eps=norm_eps,
-        )
         if takes_image_level and not image_channels:
             raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
         if mixer_convolution and not mixer_depth:
@@ -188,7 +168,7 @@ class SparseDiT(nn.Module):
         self.resize(input_size, position_scale)
         self._initialize()
 
-    def resize(self, input_size: int | Sequence[int], position_scale: float) -> None:
+    def resize(self, input_size: PositiveInt | Sequence[PositiveInt], position_scale: float) -> None:
         """Build the positions for latents of `input_size` cells (a side, or height and width); no weight changes.
 
         Raises ValueError when the size is no multiple of the patch, or the scale not positive and finite.
@@ -388,20 +368,6 @@ class SparseDiT(nn.Module):
 def _round_up(value: float, multiple: int) -> int:
     """The smallest multiple that is no less than the whole part of value."""
     return math.ceil(int(value) / multiple) * multiple
-
-
-def _check_least(least: int, **numbers: int) -> None:
-    """Raise ValueError for the first of these settings that is below `least`."""
-    for name, number in numbers.items():
-        if number < least:
-            raise ValueError(f"backbone.{name} is {number}; set it to at least {least}")
-
-
-def _check_above_0(**numbers: float) -> None:
-    """Raise ValueError for the first of these settings that is not a finite number above 0."""
-    for name, number in numbers.items():
-        if not 0 < number < math.inf:
-            raise ValueError(f"backbone.{name} is {number}; set it to a number above 0")
 
 
 def _over_depth(ratios: Sequence[float], depth: int, name: str) -> list[float]:

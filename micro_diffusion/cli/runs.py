@@ -20,6 +20,7 @@ from micro_diffusion.machine.precision import autocast
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.saved_cascade import pipeline_of
 
 
 def open_run(options: GenerationOptions) -> tuple[Run, Pipeline, dict[str, Any]]:
@@ -31,18 +32,11 @@ def open_run(options: GenerationOptions) -> tuple[Run, Pipeline, dict[str, Any]]
     keep_freed_memory(place.type)
     run = load_run(find_run(options.run), weights=options.weights, device=place)
     if sampler is not None:
+        sampler.levels = run.sampler.levels
         run = replace(run, sampler=sampler)
     if options.compile:
         run.backbone.compile(fullgraph=True)
-    pipeline = Pipeline(
-        text_encoder=run.text_encoder,
-        autoencoder=run.autoencoder,
-        backbone=run.backbone,
-        objective=run.objective,
-        sampler=run.sampler,
-        image_conditioner=run.image_conditioner,
-        thresholding=run.thresholding,
-    )
+    pipeline = pipeline_of(run)
     asked = {"seed": options.seed, "guidance_scale": options.guidance_scale, "steps": options.steps}
     usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}
     settings = {key: usual[key] if value is None else value for key, value in asked.items()}

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import OpenFraction, PositiveInt
 from micro_diffusion.diffusion.curve import Curve
 
 BetaKind = Literal["cosine", "linear", "quadratic", "sigmoid"]
@@ -74,9 +75,9 @@ class BetaTable:
     """
 
     kind: BetaKind
-    steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    steps: PositiveInt = 1000
+    beta_start: OpenFraction = 1e-4
+    beta_end: OpenFraction = 0.02
 
     def __post_init__(self) -> None:
         if self.kind not in (kinds := ("cosine", "linear", "quadratic", "sigmoid")):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.encoder import check_stated
 
@@ -18,7 +19,7 @@ class NoEncoder:
         dim, max_length: what the config says D and L are, checked; both are 1.
     """
 
-    def __init__(self, *, dim: int = 1, max_length: int = 1) -> None:
+    def __init__(self, *, dim: PositiveInt = 1, max_length: PositiveInt = 1) -> None:
         self.name = "none"
         self.provenance: dict[str, Any] = {}
         self.dim = self.max_length = 1

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
@@ -40,8 +41,8 @@ class PooledOpenClip:
         *,
         model: str,
         weights: str | None = None,
-        dim: int | None = None,
-        max_length: int = 1,
+        dim: PositiveInt | None = None,
+        max_length: PositiveInt = 1,
         dtype: str = "float32",
     ) -> None:
         self.encoder = OpenClipTextEncoder(model=model, weights=weights, dtype=dtype)
@@ -88,8 +89,8 @@ class PooledTransformersClip:
         *,
         model: str,
         revision: str | None = None,
-        dim: int | None = None,
-        max_length: int = 1,
+        dim: PositiveInt | None = None,
+        max_length: PositiveInt = 1,
         dtype: str = "float32",
     ) -> None:
         self.name = f"{model}, pooled"

@@ -47,6 +47,7 @@ def test_a_prepared_image_gives_the_same(null_rows):
 def test_masked_patches_are_seen_by_the_mixer_with_their_image():
     x, level, text = inputs()
     network, condition = small(image_channels=5, takes_image_level=True), seen(text)
+    assert condition.image is not None
     keep = torch.tensor([[0, 5]]).expand(3, -1)
     made = network(x, level, condition, keep)
     assert condition.image is not None and made.visible is not None and made.visible.sum() == 3 * 2 * 4

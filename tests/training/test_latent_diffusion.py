@@ -188,11 +188,6 @@ def test_impossible_mask_ratio_is_refused(ratio):
         make_model(train_mask_ratio=ratio)
 
 
-def test_impossible_caption_drop_is_refused():
-    with pytest.raises(ValueError, match=r"caption_drop is 1.5; set it to a probability"):
-        make_model(caption_drop=1.5)
-
-
 def test_something_that_is_no_backbone_is_refused():
     with pytest.raises(ValueError, match="Linear is no backbone"):
         make_model(nn.Linear(1, 1))

@@ -17,6 +17,7 @@ import torch
 import xxhash
 from tqdm import tqdm
 
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.format.record import RECORD, read_record
@@ -44,18 +45,18 @@ def precompute(
     *,
     images: str | Path,
     out: str | Path,
-    resolutions: Sequence[int],
+    resolutions: Sequence[PositiveInt],
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
     crop: Crop | None = None,
     latent_format: LatentFormat = EXACT_LATENTS,
     caption_format: CaptionFormat = EXACT_CAPTIONS,
     device: str | None = None,
-    batch_size: int = 64,
+    batch_size: PositiveInt = 64,
     sample: bool = True,
-    seed: int = 0,
-    workers: int = 0,
-    part_size: int = 1024,
+    seed: Seed = 0,
+    workers: NonNegativeInt = 0,
+    part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
 ) -> None:
     """Encode every image at every resolution, and every caption once.

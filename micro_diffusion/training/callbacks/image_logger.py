@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer import Callback, Event, Logger, State, Time
+from composer import Callback, Event, Logger, State
 from composer.core import get_precision_context
 from composer.utils import create_interval_scheduler, dist
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.sampling.grid import captioned_grid
 from micro_diffusion.sampling.pipeline import Pipeline, to_uint8
 from micro_diffusion.sampling.prompts import Prompts
@@ -21,6 +22,7 @@ from micro_diffusion.text.classes import ClassEncoder
 from micro_diffusion.training.distributed.sharding import is_sharded, whole_state
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.optimizers.ema import find_average
+from micro_diffusion.training.times import Interval
 from micro_diffusion.training.trainable import trained_model
 
 
@@ -34,9 +36,6 @@ class ImageLogger(Callback):
         folder: for the grids.
         batch_size: images generated at once.
         encoder_device: where text encoder and autoencoder work; in between they wait on the CPU.
-
-    Raises:
-        ValueError: for a batch size below 1.
     """
 
     def __init__(
@@ -44,13 +43,11 @@ class ImageLogger(Callback):
         *,
         pipeline: Callable[..., Pipeline],
         prompts: Prompts,
-        interval: int | str | Time,
+        interval: Interval,
         folder: str,
-        batch_size: int,
+        batch_size: PositiveInt,
         encoder_device: str | torch.device,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"callbacks.image_logger.batch_size is {batch_size}; set it to at least 1")
         self.pipeline = pipeline
         self.prompts = prompts
         self.folder = Path(folder)

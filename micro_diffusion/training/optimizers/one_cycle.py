@@ -1,14 +1,17 @@
 """The learning rate of one cycle: a rise from a fraction to the largest rate, and a longer fall to almost nothing.
 
-Smith & Topin 2018, "Super-convergence". Composer has no such schedule, and that of torch sets learning rates itself, and
-the first moment's decay with them, which here stays as configured.
+Smith & Topin 2018, "Super-convergence". Composer has no such schedule, and that of torch sets learning rates itself,
+and the first moment's decay with them, which here stays as configured.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from composer import State, TimeUnit
+
+from micro_diffusion.bounds import Fraction, OpenFraction
 
 
 class OneCycle:
@@ -27,7 +30,9 @@ class OneCycle:
         ValueError: for a share out of its bounds, or rates outside of [0, 1].
     """
 
-    def __init__(self, *, rise: float = 0.3, start: float = 0.04, end: float = 4e-6, symmetric: bool = False) -> None:
+    def __init__(
+        self, *, rise: OpenFraction = 0.3, start: Fraction = 0.04, end: Fraction = 4e-6, symmetric: bool = False
+    ) -> None:
         if not 0 < rise < (0.5 if symmetric else 1):
             raise ValueError(f"schedule.rise is {rise}; set it above 0 and below {0.5 if symmetric else 1}")
         for name, rate in (("start", start), ("end", end)):
@@ -48,7 +53,7 @@ class OneCycle:
         points = [(0.0, self.start), (top, 1.0)]
         points += [(2 * top, self.start)] if self.symmetric else []
         points += [(steps - 1, self.end)]
-        for (begin, low), (finish, high) in zip(points, points[1:], strict=False):
+        for (begin, low), (finish, high) in itertools.pairwise(points):
             if step <= finish:
                 share = (step - begin) / (finish - begin) if finish > begin else 1.0
                 return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
