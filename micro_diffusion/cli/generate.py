@@ -17,6 +17,8 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @click.argument("prompts", metavar="[PROMPT]...", nargs=-1)
 @click.option("--count", type=POSITIVE, default=1, show_default=True, help="Images for each prompt.")
 @click.option("--resolution", type=RESOLUTION, help="Pixels: 256, or HEIGHTxWIDTH.  [default: the run's]")
+@click.option("--sharpness", type=float, default=0.0, help="Added to channel 3 of SDXL's latents, such as 0.1.")
+@click.option("--brightness", type=float, default=0.0, help="Added to channel 0 of SDXL's latents, such as 0.1.")
 @click.option("--out", type=FILE, help="Image file or folder.  [default: a new generated.png]")
 @cascade_options
 def generate(
@@ -24,6 +26,8 @@ def generate(
     prompts: tuple[str, ...],
     count: int,
     resolution: Any,
+    sharpness: float,
+    brightness: float,
     out: Path | None,
     stages: CascadeOptions,
 ) -> None:
@@ -39,6 +43,7 @@ def generate(
     from micro_diffusion.cli.cascades import stages_before_prompts
     from micro_diffusion.cli.runs import described, generate_images, open_run
     from micro_diffusion.sampling.image_file import check_image_file, free_path
+    from micro_diffusion.sampling.latent_editing import LatentEdit
 
     out = out or free_path(Path("generated.png"))
     as_folder = out.is_dir() or not out.suffix
@@ -46,6 +51,8 @@ def generate(
         check_image_file(out)
     runs, words = stages_before_prompts(generation.run, prompts)
     if runs:
+        if sharpness or brightness:
+            raise ValueError("--sharpness and --brightness edit latents, which a cascade has none of; leave them out")
         if resolution is not None:
             raise ValueError("--resolution has no effect on a cascade, whose stages have their own; leave it out")
         _generate_cascade(runs, [word for word in words for _ in range(count)], generation, stages, out, as_folder)
@@ -54,9 +61,10 @@ def generate(
     run, pipeline, settings = open_run(generation)
     captions = [prompt for prompt in words or run.prompts.captions for _ in range(count)]
     settings["resolution"] = resolution or pipeline.trained_resolution
-    images = generate_images(pipeline, captions, generation, **settings)
+    edit = LatentEdit(sharpness=sharpness, brightness=brightness)
+    images = generate_images(pipeline, captions, generation, edit=edit, **settings)
 
-    generated_with = described(run, settings)
+    generated_with = described(run, {**settings, **{name: value for name, value in edit._asdict().items() if value}})
     if as_folder:
         write_folder(out, images, captions, generated_with)
     else:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from micro_diffusion.batch import TokenIds
-from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.encoder import check_stated
 
@@ -35,7 +35,7 @@ class ClassEncoder:
     """
 
     def __init__(
-        self, *, names: Sequence[str] | None, dim: PositiveInt | None = None, max_length: PositiveInt = 1
+        self, *, names: Sequence[str] | None, dim: NonNegativeInt | None = None, max_length: PositiveInt = 1
     ) -> None:
         self.name = "classes"
         self.max_length = 1

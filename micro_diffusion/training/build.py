@@ -75,6 +75,7 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     checkpoints = own_checkpoints(run, autoresume=config.trainer.autoresume)
     if checkpoints is not None and checkpoints.there and config.trainer.autoresume:
         config = without_first_weights(config)
+    config = _with_settled_precision(config, run)
     model = build_model(config)
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
@@ -91,6 +92,16 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     save(trainer, model, run, seconds=time.monotonic() - start)
     dist.barrier()
     trainer.close()
+
+
+def _with_settled_precision(config: DictConfig, run: RunFolder) -> DictConfig:
+    """The configuration with the precision on a CPU that the first rank has measured, or finds in the run folder."""
+    settled = [run.settle_cpu_precision() if dist.get_global_rank() == 0 else None]
+    dist.broadcast_object_list(settled)
+    if "cpu_precision" in config.model:
+        config = config.copy()
+        config.model.cpu_precision = settled[0]
+    return config
 
 
 def build_model(config: DictConfig) -> Any:

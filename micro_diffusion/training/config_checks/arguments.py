@@ -122,7 +122,8 @@ def settable(hint: Any, scalars: Mapping[Any, Any] = _OURS) -> Any:
     if isinstance(hint, typing.TypeVar):
         return Any
     if origin in _LISTS or hint in _LISTS:
-        items = [item if item is ... else settable(item, scalars) for item in members]
+        within = {**scalars, str: str}  # a caption may be empty
+        items = [item if item is ... else settable(item, within) for item in members]
         return tuple[tuple(items)] if origin is tuple else list[items[0]] if items else list[Any]
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         return dict[str, settable(members[1], scalars) if members else Any]
@@ -170,7 +171,7 @@ def _words(schema: Mapping[str, Any]) -> str:
         return f"a list{f' of {len(items)}' if items else ''} ({', '.join(kinds)})"
     if kind in ("integer", "number"):
         return _number_words(schema, "a whole number" if kind == "integer" else "a finite number")
-    return {"boolean": "true or false", "null": "null", "string": "text that is not empty"}.get(str(kind), "a mapping")
+    return {"boolean": "true or false", "null": "null", "string": "text"}.get(str(kind), "a mapping")
 
 
 def _number_words(schema: Mapping[str, Any], noun: str) -> str:

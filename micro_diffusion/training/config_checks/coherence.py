@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.machine.precision import computes_in_bf16
+from micro_diffusion.machine.precision import has_bf16
 from micro_diffusion.training.checkpoints.changes import ACCEPTABLE, names_setting
 from micro_diffusion.training.config_checks.paths import RULES as PLACES
 from micro_diffusion.training.config_checks.paths import Config, Rule
@@ -153,7 +153,8 @@ def _weights(config: Config) -> Iterator[str]:
     if config["parallelism"]["fsdp"] is not None:
         yield "model.weight_dtype=bf16 does not go with sharded weights; set model.weight_dtype=fp32 or parallelism=ddp"
     gpu, precision = config["machine"]["device"] == "gpu", config["machine"]["precision"]
-    if precision != "amp_bf16" if gpu else not computes_in_bf16("cpu", config["model"].get("cpu_precision", "auto")):
+    on_cpu = config["model"].get("cpu_precision", "auto")
+    if precision != "amp_bf16" if gpu else on_cpu == "fp32" or (on_cpu == "auto" and not has_bf16("cpu")):
         key = "machine.precision=amp_bf16" if gpu else "model.cpu_precision=bf16"
         yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
 

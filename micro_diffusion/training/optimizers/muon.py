@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw as adamw_update
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.bounds import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt
-from micro_diffusion.machine.precision import computes_in_bf16
+from micro_diffusion.machine.precision import has_bf16
 from micro_diffusion.training.distributed.sharding import sharded, whole
 from micro_diffusion.training.optimizers.hyperparameters import Betas, optimizer_groups
 
@@ -142,7 +142,7 @@ def orthogonalize(matrices: Tensor, *, steps: int) -> Tensor:
     Computed in bfloat16, as in Jordan et al. 2024, where the device multiplies it fast, and in float32 elsewhere.
     """
     a, b, c = QUINTIC
-    x = matrices.to(torch.bfloat16 if computes_in_bf16(matrices.device.type) else torch.float32)
+    x = matrices.to(torch.bfloat16 if has_bf16(matrices.device.type) else torch.float32)
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:  # the products below are of the smaller side squared
         x = x.mT

@@ -39,6 +39,7 @@ NODE = {"_target_": "a.b"}
         (str | None, ["a", None], [1]),
         (str | Path, ["a"], [1, None]),
         (Literal["ema", "raw"], ["ema"], ["best", 1]),
+        (Sequence[str], [["", "a"]], ["a", [1]]),
         (Sequence[float], [[], [1, 0.5]], ["ab", [1, "a"], 1]),
         (int | Sequence[int], [4, [4, 8]], [[4.5], "4"]),
         (tuple[float, float], [[0.9, 1]], [[0.9], [1, 2, 3]]),
