@@ -95,15 +95,19 @@ class BetaTable:
 
     @cached_property
     def _by_step(self) -> Curve:
-        return Curve(torch.arange(self.steps, dtype=torch.float64), self.sigmas)
+        return Curve(torch.arange(self.steps, dtype=torch.float64, device="cpu"), self.sigmas)
 
     def betas(self) -> Tensor:
         """(steps,) float64."""
         if self.kind == "cosine":
-            time = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+            time = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
             alpha_bar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
             return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(1e-4, 0.9999)
-        start, end, ramp = self.beta_start, self.beta_end, torch.linspace(0, 1, self.steps, dtype=torch.float64)
+        start, end, ramp = (
+            self.beta_start,
+            self.beta_end,
+            torch.linspace(0, 1, self.steps, dtype=torch.float64, device="cpu"),
+        )
         if self.kind == "linear":
             return start + ramp * (end - start)
         if self.kind == "quadratic":
