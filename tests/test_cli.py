@@ -235,7 +235,10 @@ def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureF
     settings = json.loads(Path("a.json").read_text())["settings"]
     assert (settings["sampler"], settings["steps"]) == ("DPMpp2MSampler", 15)
     error = fails(capsys, "generate", "first", PROMPT, "--sampler", "magic")
-    assert "there is no sampler magic in" in error and "choose one of dpmpp_2m, euler, heun" in error
+    assert (
+        "there is no sampler magic in" in error
+        and "choose one of dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, heun" in error
+    )
     error = fails(capsys, "generate", "first", PROMPT, "--sampler", "heun", "--configs", "elsewhere")
     assert error.endswith("there is no sampler heun in elsewhere/sampler; give --configs the folder of the stages")
 
@@ -316,7 +319,7 @@ def test_help_and_wrong_arguments_answer_before_torch_is_imported():
         ("micro-diffusion generate fi", {"first"}),
         ("micro-diffusion generate de", {"demo"}),
         ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval"}),
-        ("micro-diffusion generate demo --sampler dp", {"dpmpp_2m"}),
+        ("micro-diffusion generate demo --sampler dp", {"dpmpp_2m", "dpmpp_2m_sde"}),
     ],
 )
 def test_a_shell_completes(words: str, completed: set[str], capsys, monkeypatch):

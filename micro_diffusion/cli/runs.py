@@ -18,6 +18,7 @@ from micro_diffusion.files.configs import configs_folder
 from micro_diffusion.files.run_folders import find_run
 from micro_diffusion.machine.precision import autocast
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.saved_cascade import pipeline_of
@@ -30,6 +31,7 @@ def open_run(options: GenerationOptions) -> tuple[Run, Pipeline, dict[str, Any]]
     sampler = None if options.sampler is None else find_sampler(options.sampler, options.configs or configs_folder())
     place = usable_device(options.device)
     keep_freed_memory(place.type)
+    yield_when_busy(place.type)
     run = load_run(find_run(options.run), weights=options.weights, device=place)
     if sampler is not None:
         sampler.levels = run.sampler.levels

@@ -32,6 +32,7 @@ from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
 from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.text.classes import ClassEncoder
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     if place.type == "cuda" and (place.index or 0) >= gpus:
         raise ValueError(f"device is {device}, but torch finds {gpus} GPUs; set it to one that is there, or to cpu")
     keep_freed_memory(place.type)
+    yield_when_busy(place.type)
     for encoder in encoders:
         encoder.to(place)
     name = (
