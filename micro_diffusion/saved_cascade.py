@@ -82,7 +82,13 @@ def stage_folders(folder: str | Path) -> list[Path]:
     return stages
 
 
-def save_cascade(folders: Sequence[str | Path], out: str | Path, *, weights: Weights | None = None) -> Path:
+def save_cascade(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    weights: Weights | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
     """Copy what generating needs of these runs into one folder that can be passed around; returns its cascade.yaml.
 
     Raises:
@@ -99,7 +105,7 @@ def save_cascade(folders: Sequence[str | Path], out: str | Path, *, weights: Wei
     if len(set(names)) != len(names):
         raise ValueError(f"two stages have one name in {', '.join(names)}; rename a folder")
     for name, path in zip(names, paths, strict=True):
-        export_run(path, out / name, weights=weights)
+        export_run(path, out / name, weights=weights, dtype=dtype)
     with whole_file(out / CASCADE_FILE) as unfinished:
         OmegaConf.save(OmegaConf.create({"stages": names}), unfinished)
     return out / CASCADE_FILE

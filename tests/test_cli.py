@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from micro_diffusion import cli
+from micro_diffusion.autoencoder.saved import load_autoencoder
 from micro_diffusion.checkpoint import save_weights
 from micro_diffusion.cli.entry import program
 from micro_diffusion.machine.precision import computes_in_bf16
@@ -233,7 +235,10 @@ def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureF
     settings = json.loads(Path("a.json").read_text())["settings"]
     assert (settings["sampler"], settings["steps"]) == ("DPMpp2MSampler", 15)
     error = fails(capsys, "generate", "first", PROMPT, "--sampler", "magic")
-    assert "there is no sampler magic in" in error and "choose one of dpmpp_2m, euler, heun" in error
+    assert (
+        "there is no sampler magic in" in error
+        and "choose one of dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, heun" in error
+    )
     error = fails(capsys, "generate", "first", PROMPT, "--sampler", "heun", "--configs", "elsewhere")
     assert error.endswith("there is no sampler heun in elsewhere/sampler; give --configs the folder of the stages")
 
@@ -314,7 +319,7 @@ def test_help_and_wrong_arguments_answer_before_torch_is_imported():
         ("micro-diffusion generate fi", {"first"}),
         ("micro-diffusion generate de", {"demo"}),
         ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval"}),
-        ("micro-diffusion generate demo --sampler dp", {"dpmpp_2m"}),
+        ("micro-diffusion generate demo --sampler dp", {"dpmpp_2m", "dpmpp_2m_sde"}),
     ],
 )
 def test_a_shell_completes(words: str, completed: set[str], capsys, monkeypatch):
@@ -334,3 +339,14 @@ def test_completion_is_printed(shell: str, capsys: pytest.CaptureFixture[str]):
     assert f"_MICRO_DIFFUSION_COMPLETE={shell}_complete" in script
     if interpreter := shutil.which(shell):
         subprocess.run([interpreter, "-n"], input=script, text=True, check=True)
+
+
+def test_the_public_latent_diffusion_vae_becomes_a_folder(capsys: pytest.CaptureFixture[str]):
+    golden = load_file(Path(__file__).parent / "fixtures" / "ldm_vae_small.safetensors")
+    weights = {key.removeprefix("weights."): value for key, value in golden.items() if key.startswith("weights.")}
+    torch.save(weights, "vae.pt")
+    assert run("import-ldm-vae", "vae.pt", "autoencoders/ldm") == 0
+    assert "autoencoder.path=autoencoders/ldm" in capsys.readouterr().out
+    assert load_autoencoder("autoencoders/ldm").name.startswith("ldm-vae-f4-c4-")
+    assert "autoencoders/ldm is there already" in fails(capsys, "import-ldm-vae", "vae.pt", "autoencoders/ldm")
+    assert "no file other.pt" in fails(capsys, "import-ldm-vae", "other.pt", "new")

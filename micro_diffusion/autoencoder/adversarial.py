@@ -42,7 +42,7 @@ class Adversarial(nn.Module):
         lr_scale: the discriminator's learning rate over `optimizer.lr`.
 
     Raises:
-        ValueError: for an unknown loss, a number below 0, or a lead before the first step.
+        ValueError: for a lead before the first step.
     """
 
     def __init__(
@@ -57,11 +57,6 @@ class Adversarial(nn.Module):
         lr_scale: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
-        if loss not in ("hinge", "softplus"):
-            raise ValueError(f"model.adversarial.loss is {loss!r}; set it to hinge or softplus")
-        for name, value in (("weight", weight), ("start", start), ("lead", lead), ("lr_scale", lr_scale)):
-            if value < 0:
-                raise ValueError(f"model.adversarial.{name} is {value}; set it to 0 or more")
         if lead > start:
             raise ValueError(
                 f"model.adversarial.lead is {lead}, which begins before training, as start is {start}; set lead to at "

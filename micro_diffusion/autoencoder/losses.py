@@ -42,15 +42,9 @@ class FocalFrequency:
     Args:
         weight: of this term in the loss.
         alpha: how strongly frequencies of small error are left out; with 0 all count the same.
-
-    Raises:
-        ValueError: for a weight or alpha below 0.
     """
 
     def __init__(self, *, weight: NonNegativeFloat = 1.0, alpha: NonNegativeFloat = 1.0) -> None:
-        for name, value in (("weight", weight), ("alpha", alpha)):
-            if value < 0:
-                raise ValueError(f"{name} of the focal frequency loss is {value}; set it to 0 or more")
         self.weight = weight
         self.alpha = alpha
 

@@ -91,7 +91,8 @@ class Beta:
         if a <= 0 or b <= 0:
             raise ValueError(f"the training levels are given {a=}, {b=} of a Beta distribution; set both above 0")
         reach = 40 / min(a, b, 1.0)  # in ln sigma; the tails fall with exp(−a·|ln sigma|) and exp(−b·|ln sigma|)
-        log_sigma = torch.linspace(-reach, reach, 2**15 + 1, dtype=torch.float64)
+        cpu = {"dtype": torch.float64, "device": "cpu"}  # also while networks are made on the meta device
+        log_sigma = torch.linspace(-reach, reach, 2**15 + 1, **cpu)
         density = torch.exp(a * log_sigma - (a + b) * torch.nn.functional.softplus(log_sigma))
         areas = (density[1:] + density[:-1]) / 2
         below, above = areas.cumsum(0), areas.flip(0).cumsum(0).flip(0)
@@ -118,7 +119,7 @@ class UniformTime:
     @property
     def span(self) -> tuple[float, float]:
         """The schedule's ends."""
-        lowest, highest = self.schedule.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        lowest, highest = self.schedule.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         return lowest, highest
 
     @property

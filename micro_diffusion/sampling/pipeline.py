@@ -22,6 +22,7 @@ from micro_diffusion.diffusion.image_conditioning import ImageConditioner, Image
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, WeakerRun, guided_denoiser
+from micro_diffusion.sampling.latent_editing import NO_EDIT, LatentEdit
 from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.sampling.thresholding import Thresholding
 from micro_diffusion.text.encoder import TextEncoder
@@ -116,6 +117,7 @@ class Pipeline:
         guidance_interval: tuple[float, float] = EVERY_LEVEL,
         guidance_rescale: float = 0.0,
         steps: int | None = None,
+        edit: LatentEdit = NO_EDIT,
         batch_size: int = 16,
         on_batch: Callable[[int], object] | None = None,
     ) -> Tensor:
@@ -136,6 +138,7 @@ class Pipeline:
             guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
             guidance_rescale: from 0 to 1, how far a guided image gets the deviation that it has without guidance.
             steps: sampling steps, when not the sampler's own number.
+            edit: what is added to the latents before they are decoded, for SDXL's autoencoder.
             batch_size: images generated at once.
             on_batch: called after each batch with its number of images.
 
@@ -149,6 +152,7 @@ class Pipeline:
             raise ValueError(
                 f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
             )
+        edit.check(self.autoencoder.channels)
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
@@ -167,7 +171,7 @@ class Pipeline:
                 generators = [image_generator(seed, start + i) for i in range(len(chunk))]
                 guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
                 seen = None if given is None else given.rows(slice(start, start + len(chunk)))
-                batches.append(self._generate(chunk, generators, size, sampler, guidance, seen))
+                batches.append(self._generate(chunk, generators, size, sampler, guidance, seen, edit))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(batches)
@@ -211,6 +215,7 @@ class Pipeline:
         sampler: Sampler,
         guidance: dict[str, Any],
         given: GivenImage | None,
+        edit: LatentEdit,
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
         device = self.backbone.parameter_groups()[0]["parameters"][0].device
@@ -231,7 +236,7 @@ class Pipeline:
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
-        images = to_uint8(self.autoencoder.decode(latents)).cpu()
+        images = to_uint8(self.autoencoder.decode(edit(latents))).cpu()
         return images if given is None else given.restored(images)
 
     def _given(

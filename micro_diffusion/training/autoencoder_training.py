@@ -89,7 +89,7 @@ class AutoencoderTraining(ComposerModel):
         super().__init__()
         if not isinstance(autoencoder, GaussianAutoencoder):
             name = type(autoencoder).__name__
-            raise ValueError(f"autoencoder is a {name}, which cannot be trained; choose one of configs/vae")
+            raise ValueError(f"autoencoder is a {name}, which cannot be trained; choose kl_f4, ldm_f8 or sdxl_decoder")
         if crop % autoencoder.downsampling:
             raise ValueError(f"model.crop is {crop}; set it to a positive multiple of {autoencoder.downsampling}")
         self.network: nn.Module = autoencoder

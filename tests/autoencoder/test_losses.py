@@ -47,8 +47,3 @@ def test_the_focus_is_on_the_frequency_that_is_missed_most():
     x = images(0).requires_grad_()
     FocalFrequency()(x, images(1)).backward()
     assert x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
-
-
-def test_a_negative_weight_is_an_error():
-    with pytest.raises(ValueError, match="alpha of the focal frequency loss is -1; set it to 0 or more"):
-        FocalFrequency(alpha=-1)

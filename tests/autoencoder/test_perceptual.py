@@ -80,11 +80,3 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path):
     (tmp_path / "squeeze.pth").write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match=r"squeeze.pth holds no weights of torchvision \(.*\); download it again"):
         Perceptual(network="squeeze", path=str(tmp_path / "squeeze.pth")).load()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"), [({"weight": -1.0}, "weight is -1.0"), ({"network": "vgg19"}, "network is 'vgg19'; set it")]
-)
-def test_bad_arguments(change, message):
-    with pytest.raises(ValueError, match=f"model.perceptual.{message}"):
-        Perceptual(**change)

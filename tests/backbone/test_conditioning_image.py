@@ -50,7 +50,7 @@ def test_masked_patches_are_seen_by_the_mixer_with_their_image():
     assert condition.image is not None
     keep = torch.tensor([[0, 5]]).expand(3, -1)
     made = network(x, level, condition, keep)
-    assert made.visible is not None and made.visible.sum() == 3 * 2 * 4
+    assert condition.image is not None and made.visible is not None and made.visible.sum() == 3 * 2 * 4
     assert not torch.equal(network(x, level, condition._replace(image=-condition.image), keep).value, made.value)
 
 

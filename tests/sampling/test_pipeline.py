@@ -7,6 +7,7 @@ from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.heun import HeunSampler
+from micro_diffusion.sampling.latent_editing import LatentEdit
 from micro_diffusion.sampling.pipeline import Pipeline, image_generator, to_uint8
 from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.run_folder import random_backbone
@@ -155,6 +156,31 @@ def test_guidance_at_no_level_is_refused():
         draw(guidance_interval=(1000.0, 2000.0))
     with pytest.raises(ValueError, match="the guidance scale is nan; choose a finite number"):
         draw(guidance_scale=float("nan"))
+
+
+def test_edited_latents_are_what_is_decoded():
+    class FourChannels(FakeAutoencoder):
+        """Shows channels 0 and 3 of latents with 4 channels."""
+
+        channels = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels = 4
+
+        def decode(self, latents):
+            return super().decode(latents[:, [0, 3, 3]] / 10)
+
+    parts = {"autoencoder": FourChannels(), "backbone": random_backbone(seed=0, in_channels=4)}
+    settings = {"seed": 0, "guidance_scale": 1.0, "resolution": 32, "steps": 2}
+    plain = pipeline(**parts).generate(CAPTIONS[:1], **settings).int()
+    edited = pipeline(**parts).generate(CAPTIONS[:1], edit=LatentEdit(sharpness=0.4, brightness=-0.2), **settings).int()
+    inside = (plain > 10) & (plain < 245)
+    for channel, step in ((0, -0.02), (1, 0.04)):
+        moved = (edited - plain)[:, channel][inside[:, channel]]
+        assert (moved - step * 127.5).abs().max() <= 1 and len(moved) > 100
+    with pytest.raises(ValueError, match="these have 3; leave them out"):
+        draw(edit=LatentEdit(brightness=0.1))
 
 
 @pytest.mark.parametrize("resolution", [16, 32])

@@ -28,7 +28,8 @@ COLUMNS = {
 REPLACED = ", replaced by another one of the image"
 """Ends the reason of a rejected caption whose image stays."""
 
-KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
+KEPT_FORMATS = {"JPEG", "MPO", "PNG", "WEBP"}
+"""MPO is a JPEG with others after it, which phones write."""
 
 Split = Literal["all", "train", "eval"]
 
@@ -116,7 +117,7 @@ class Preparation:
         if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
             return image, smaller.size
         buffer = io.BytesIO()
-        if opened.format == "JPEG":
+        if opened.format in ("JPEG", "MPO"):
             smaller.save(buffer, "jpeg", quality=95, subsampling=0)
         else:
             smaller.save(buffer, "png", compress_level=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from micro_diffusion.data.sources.archives import IMAGES
+from micro_diffusion.data.image.file_names import files_below, kind
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
 
 
@@ -34,7 +34,7 @@ class ClassFolder(ListedFiles):
         folders = [path for path in inside if path.is_dir()]
         if not folders:
             raise FileNotFoundError(f"{root} holds no folders; set source.path to a folder with one for each class")
-        if stray := [path for path in inside if path.is_file() and path.suffix.lower() in IMAGES]:
+        if stray := [path for path in inside if path.is_file() and kind(path.name)]:
             raise ValueError(f"{stray[0]} lies in no folder of a class; move it into one, or out of {root}")
         names = [folder.name for folder in folders] if self.class_names is None else self.class_names
         if len(names) != len(folders):
@@ -51,7 +51,7 @@ class ClassFolder(ListedFiles):
 
 def _images(folder: Path) -> Iterator[Path]:
     """The images of a class, sorted. Raises ValueError when there is none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
+    found = sorted(path for path in files_below(folder) if kind(path.name) == "image")
     if not found:
         raise ValueError(f"the class folder {folder} holds no images; put some in, or remove it")
     yield from found

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from micro_diffusion.bounds import Fraction
+from micro_diffusion.data.image.file_names import IMAGES
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import IMAGES, File, read_zip
+from micro_diffusion.data.sources.archives import File, read_zip
 from micro_diffusion.data.sources.caption_index import CaptionIndex, Lookup
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected

@@ -237,7 +237,6 @@ def test_unequal_numbers_of_captions_are_refused(tmp_path, part_size):
     ("options", "message"),
     [
         ({"split": "test"}, "split is 'test'; set it to all, train or eval"),
-        ({"eval_fraction": 1.0}, r"eval_fraction is 1\.0; set it between 0 and 1"),
         ({"minimum_side": 256, "shorter_side": 64}, "shorter_side 64 is below minimum_side 256"),
     ],
 )
