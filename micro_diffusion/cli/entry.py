@@ -18,6 +18,8 @@ from micro_diffusion.cli.generate import generate
 from micro_diffusion.cli.import_ldm_vae import import_ldm_vae
 from micro_diffusion.cli.import_microdit import import_microdit
 from micro_diffusion.cli.import_tld import import_tld
+from micro_diffusion.cli.look import look
+from micro_diffusion.cli.nearest import nearest
 from micro_diffusion.cli.plan import plan
 from micro_diffusion.cli.super_resolve import super_resolve
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
@@ -31,6 +33,8 @@ COMMANDS: tuple[click.Command, ...] = (
     import_microdit,
     import_tld,
     import_ldm_vae,
+    look,
+    nearest,
     plan,
     doctor,
     data,
