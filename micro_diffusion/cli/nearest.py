@@ -42,6 +42,6 @@ def nearest(images: Path, training: Path, unseen: Path, out: Path) -> None:
     sheet = to_pil(rows[0]) if len(rows) == 1 else captioned_grid(rows, words, columns=len(shown))
     save_image(sheet, out, {"images": str(images), "training": str(training), "nearer_than_unseen": share})
     print(
-        f"{out}: {share:.0%} of {len(generated)} images are nearer to a training image than 95 % of {len(others)} unseen "
-        f"ones (medians {found.distance.median():.3f} and {usual.distance.median():.3f})"
+        f"{out}: {share:.0%} of {len(generated)} images are nearer to a training image than 95 % of {len(others)} "
+        f"unseen ones (medians {found.distance.median():.3f} and {usual.distance.median():.3f})"
     )
