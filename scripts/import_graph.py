@@ -53,7 +53,6 @@ PROTOCOLS = {
     "micro_diffusion.text.encoder",
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
-    "micro_diffusion.diffusion.objective",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""

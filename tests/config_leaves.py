@@ -27,7 +27,7 @@ SIGNED = ("objective.P_mean", "*_subset_num_batches", "trainer.save_num_checkpoi
 UNBOUNDED = ("sampler.churn_sigma_max",)
 ABOVE_0 = (
     *("resolution", "*.batch_size", "backbone.dim", "backbone.depth", "backbone.head_dim", "backbone.*_ratio"),
-    *("backbone.expert_capacity", "backbone.multiple_of", "backbone.patch_size", "sampler.steps", "sampler.rho"),
+    *("backbone.expert_capacity", "backbone.multiple_of", "backbone.patch_size", "sampler.steps", "*.rho"),
     *("objective.sigma_*", "optimizer.*_scale", "optimizer.steps", "optimizer.eps", "trainer.dist_timeout"),
     *("machine.microbatch", "trainer.max_duration", "trainer.*_interval", "algorithms.ema.smoothing", "*.window_size"),
 )

@@ -135,7 +135,7 @@ def test_the_leaves_are_all_of_them():
         "+trainer.profiler=true",
         "callbacks.time_left=zzz",
         "train_loader.workers=-1",
-        "+sampler.rho=0",
+        "+sampler.levels.rho=0",
         "seed=null",
     ]
     assert set(expected) <= wrong and len(wrong) > 800

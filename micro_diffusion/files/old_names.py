@@ -92,6 +92,7 @@ MODULES = {
 def renamed(value: Any) -> Any:
     """A configuration or record in today's names, nested ones included; everything else as it is."""
     if isinstance(value, Mapping):
+        value = _with_levels(value)
         return {
             KEYS.get(key, key): _target(child) if key == "_target_" else renamed(child) for key, child in value.items()
         }
@@ -101,3 +102,11 @@ def renamed(value: Any) -> Any:
 def _target(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     return f"{MODULES.get(module, module)}.{attribute}"
+
+
+def _with_levels(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Samplers had the `rho` of their noise levels themselves."""
+    if "rho" not in node or not str(node.get("_target_", "")).endswith("Sampler"):
+        return node
+    kept = {key: value for key, value in node.items() if key != "rho"}
+    return {**kept, "levels": {"_target_": "micro_diffusion.sampling.noise_levels.Karras", "rho": node["rho"]}}

@@ -18,7 +18,6 @@ from micro_diffusion.condition import Condition
 from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.performance.training_step import random_batch
 from micro_diffusion.sampling.guidance import guided_denoiser
-from micro_diffusion.sampling.sampler import known_levels
 
 
 class Unprepared(nn.Module):
@@ -73,7 +72,7 @@ class Generation:
         """Latents of B images."""
         objective = self.objective
         with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
-            span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}
-            sigmas = known_levels(self.sampler, **span)
-            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=sigmas)
-            return self.sampler(denoiser, self.noise, **span, generators=None)
+            sigmas = self.sampler.sigmas(sigma_min=objective.sigma_min, sigma_max=objective.sigma_max)
+            asked = self.sampler.asked(sigmas)
+            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=asked)
+            return self.sampler(denoiser, self.noise, sigmas=sigmas, generators=None)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import KarrasLevels
-from micro_diffusion.sampling.sampler import fresh_noise
+from micro_diffusion.sampling.noise_levels import Levels, check_sigmas
+from micro_diffusion.sampling.sampler import WalksLevels, fresh_noise
 
 
-class HeunSampler(KarrasLevels):
+class HeunSampler(WalksLevels):
     """Second order; two network calls a step, one in the last. Runs in float64 between network calls.
 
     Args:
         steps: noise levels above zero.
-        rho: bends the levels, see `karras`.
+        levels: chooses them; None for those of Karras.
         churn: S_churn, how much noise is renewed along the way; 0 is deterministic.
         churn_sigma_min: S_tmin, lowest level at which noise is renewed.
         churn_sigma_max: S_tmax, highest level at which noise is renewed.
@@ -32,13 +33,13 @@ class HeunSampler(KarrasLevels):
         self,
         *,
         steps: int = 18,
-        rho: float = 7.0,
+        levels: Levels | None = None,
         churn: float = 0.0,
         churn_sigma_min: float = 0.0,
         churn_sigma_max: float = math.inf,
         churn_noise: float = 1.0,
     ) -> None:
-        super().__init__(steps=steps, rho=rho)
+        super().__init__(steps=steps, levels=levels)
         if churn < 0 or churn_sigma_min > churn_sigma_max or churn_noise < 0:
             raise ValueError(
                 f"the sampler has {churn=}, {churn_noise=} and churn between {churn_sigma_min} and {churn_sigma_max}; "
@@ -52,15 +53,15 @@ class HeunSampler(KarrasLevels):
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_sigma_min, self.churn_sigma_max = churn_sigma_min, churn_sigma_max
 
-    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """The levels of `karras` above zero, and those that churn raises."""
-        levels = super().noise_levels(sigma_min=sigma_min, sigma_max=sigma_max)
-        return [*levels, *(raised for sigma in levels if (raised := self._raised(sigma)) != sigma)]
+    def asked(self, sigmas: Sequence[float]) -> list[float]:
+        """Those above 0, and those that churn raises."""
+        visited = super().asked(sigmas)
+        return [*visited, *(raised for sigma in visited if (raised := self._raised(sigma, len(visited))) != sigma)]
 
-    def _raised(self, sigma: float) -> float:
+    def _raised(self, sigma: float, steps: int) -> float:
         """The level after churn (Algorithm 2)."""
         if self.churn > 0 and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
-            return sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
+            return sigma * (1 + min(self.churn / steps, math.sqrt(2) - 1))
         return sigma
 
     def __call__(
@@ -68,15 +69,14 @@ class HeunSampler(KarrasLevels):
         denoiser: Denoiser,
         noise: Tensor,
         *,
-        sigma_min: float,
-        sigma_max: float,
+        sigmas: Sequence[float],
         generators: list[torch.Generator] | None = None,
     ) -> Tensor:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; generators one a sample, needed when churn > 0."""
-        levels = [*super().noise_levels(sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
-        x = noise.double() * levels[0]
-        for sigma, lower in itertools.pairwise(levels):
-            if (higher := self._raised(sigma)) != sigma:
+        sigmas = check_sigmas(sigmas)
+        x = noise.double() * sigmas[0]
+        for sigma, lower in itertools.pairwise(sigmas):
+            if (higher := self._raised(sigma, len(sigmas) - 1)) != sigma:
                 x = x + math.sqrt(higher**2 - sigma**2) * self.churn_noise * fresh_noise(x, generators)
                 sigma = higher
             slope = _slope(denoiser, x, sigma)

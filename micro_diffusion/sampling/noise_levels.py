@@ -1,47 +1,166 @@
-"""Lists of noise levels for a sampler to walk down."""
+"""Lists of noise levels for a sampler to walk down.
+
+s = sigma / (1 + sigma) is the time of a linear interpolation between data and noise.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
+
 import torch
-from torch import Tensor
+
+from micro_diffusion.diffusion.schedule import BetaTable, Schedule
 
 
-def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """Karras et al. 2022, eq. 5 -> (steps + 1,) float64, from sigma_max down to sigma_min, then 0.
+@runtime_checkable
+class Levels(Protocol):
+    """A rule for the noise levels of any number of steps."""
 
-    One step goes from sigma_max straight to 0.
-    Raises ValueError for fewer than one step.
-    """
-    check_steps(steps, rho)
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    highest, lowest = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    levels = (highest + ramp * (lowest - highest)) ** rho
-    return torch.cat([levels, levels.new_zeros(1)])
+    def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """`steps` falling noise levels above 0; those of a schedule of its own need neither sigma_min nor sigma_max.
+
+        Raises ValueError for a number of steps that it has no levels for.
+        """
+        ...
 
 
-class KarrasLevels:
-    """What samplers have in common that walk down the levels of `karras`.
+class Karras:
+    """Karras et al. 2022, eq. 5: evenly spaced in sigma^(1/rho). One step goes from sigma_max straight to 0.
 
     Args:
-        steps: noise levels above zero.
-        rho: bends the levels, see `karras`.
+        rho: 1 is evenly spaced in sigma; the higher, the more levels lie at little noise.
 
     Raises:
-        ValueError: for fewer than one step, or a rho that bends nothing.
+        ValueError: for a rho that bends nothing.
     """
 
-    def __init__(self, *, steps: int, rho: float) -> None:
-        check_steps(steps, rho)
-        self.steps, self.rho = steps, rho
+    def __init__(self, *, rho: float = 7.0) -> None:
+        if rho <= 0:
+            raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")
+        self.rho = rho
 
-    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """The levels above zero, from the highest down."""
-        return karras(self.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=self.rho).tolist()[:-1]
+    def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """From sigma_max down to sigma_min."""
+        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64)
+        highest, lowest = sigma_max ** (1 / self.rho), sigma_min ** (1 / self.rho)
+        return ((highest + ramp * (lowest - highest)) ** self.rho).tolist()
 
 
-def check_steps(steps: int, rho: float) -> None:
-    """Raise ValueError for fewer than one step or a rho that bends nothing."""
+class Exponential:
+    """Evenly spaced in ln sigma, that is in log-SNR: Lu et al. 2022, "DPM-Solver", arXiv 2206.00927, section 3.3."""
+
+    def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """From sigma_max down to sigma_min."""
+        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64)
+        return (sigma_max * (sigma_min / sigma_max) ** ramp).tolist()
+
+
+class LinearTime:
+    """s_i = 1 − (i / steps)^exponent, the first replaced by `first`, as sigma = shift · s / (1 − s).
+
+    The levels of apapiu/transformer_latent_diffusion. The shift is that of Esser et al. 2024, arXiv 2403.03206, eq. 23.
+
+    Args:
+        exponent: 1 is evenly spaced in s; below 1, more levels lie at little noise.
+        first: s of the first level, below 1.
+        shift: factor of every sigma, see `LogitNormal`.
+
+    Raises:
+        ValueError: for an exponent or shift that is not above 0, or a first level that is not between 0 and 1.
+    """
+
+    def __init__(self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0) -> None:
+        if exponent <= 0 or shift <= 0 or not 0 < first < 1:
+            raise ValueError(
+                f"the noise levels are given {exponent=}, {first=}, {shift=}; set exponent and shift above 0, and "
+                "first between 0 and 1"
+            )
+        self.exponent, self.first, self.shift = exponent, first, shift
+
+    def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """The same for every objective, with (1 / steps)^exponent near 1 − s at the top."""
+        times = [self.first, *(1 - (i / steps) ** self.exponent for i in range(1, check_steps(steps)))]
+        if steps > 1 and times[1] >= self.first:
+            raise ValueError(
+                f"the second of {steps} noise levels, s = {times[1]:g}, is not below the first, {self.first:g}; choose "
+                "fewer steps, a lower exponent or a higher first level"
+            )
+        return [self.shift * time / (1 - time) for time in times]
+
+
+class ScheduleTime:
+    """Evenly spaced times of a continuous schedule, from 1 down to 1 / steps, the last step leading to 0.
+
+    Saharia et al. 2022, "Imagen", arXiv 2205.11487, sample so with 256 to 1000 steps.
+
+    Args:
+        schedule: gives sigma for a time; for a `BetaTable` there is `TableSteps`.
+
+    Raises:
+        ValueError: for a table.
+    """
+
+    def __init__(self, *, schedule: Schedule) -> None:
+        if isinstance(schedule, BetaTable):
+            raise ValueError("a beta table has steps, not times; choose the noise levels TableSteps")
+        self.schedule = schedule
+
+    def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """sigma(1) is lowered to sigma_max where the schedule goes beyond it."""
+        times = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64) / steps
+        return self.schedule.sigma(times).clamp(max=sigma_max).tolist()
+
+
+class TableSteps:
+    """The noise levels of a beta table at whole steps t of it.
+
+    leading: t = 0, skip, 2·skip, … with skip = floor(table.steps / steps) (Song et al. 2021, DDIM, arXiv 2010.02502,
+    appendix D.2). trailing: from the last step down; linspace: from the last step down to 0 (both: Lin et al. 2023,
+    arXiv 2305.08891, Table 2). With as many steps as the table has, each is the whole table.
+
+    Args:
+        table: the table that the network was trained with.
+        spacing: which of its steps.
+    """
+
+    def __init__(self, *, table: BetaTable, spacing: Literal["leading", "trailing", "linspace"] = "leading") -> None:
+        if spacing not in ("leading", "trailing", "linspace"):
+            raise ValueError(f"the spacing of the table's steps is {spacing!r}; choose leading, trailing or linspace")
+        self.table, self.spacing = table, spacing
+
+    def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """The same for every objective."""
+        return self.table.sigmas[self.times(steps)].tolist()
+
+    def times(self, steps: int) -> list[int]:
+        """`steps` falling steps t of the table.
+
+        Raises ValueError for more steps than the table has.
+        """
+        whole = self.table.steps
+        if check_steps(steps) > whole:
+            raise ValueError(f"{steps} sampling steps are more than the beta table has; choose at most {whole}")
+        if self.spacing == "leading":
+            return [i * (whole // steps) for i in reversed(range(steps))]
+        if self.spacing == "trailing":
+            return [round(whole - i * whole / steps) - 1 for i in range(steps)]
+        return [round((whole - 1) * (1 - i / max(steps - 1, 1))) for i in range(steps)]
+
+
+def check_steps(steps: int) -> int:
+    """The number of steps; raises ValueError for fewer than one."""
     if steps < 1:
         raise ValueError(f"the number of sampling steps is {steps}; choose at least 1")
-    if rho <= 0:
-        raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")
+    return steps
+
+
+def check_sigmas(sigmas: Sequence[float]) -> list[float]:
+    """The noise levels as a list; raises ValueError unless they fall and the last is 0."""
+    sigmas = list(sigmas)
+    falls = all(high > low for high, low in itertools.pairwise(sigmas))
+    if len(sigmas) < 2 or not falls or sigmas[-1] != 0 or not math.isfinite(sigmas[0]):
+        raise ValueError(f"the noise levels {sigmas} do not fall to 0; give falling ones, of which the last is 0")
+    return sigmas

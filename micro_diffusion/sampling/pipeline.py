@@ -20,7 +20,7 @@ from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
-from micro_diffusion.sampling.sampler import Sampler, known_levels
+from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.text.encoder import TextEncoder
 
 
@@ -181,11 +181,12 @@ class Pipeline:
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
         span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
-        sigmas = known_levels(sampler, **span)
+        sigmas = sampler.sigmas(**span)
+        asked = sampler.asked(sigmas)
         denoiser = guided_denoiser(
-            self.objective, self.backbone, text, guidance_scale, interval=guidance_interval, sigmas=sigmas
+            self.objective, self.backbone, text, guidance_scale, interval=guidance_interval, sigmas=asked
         )
-        latents = sampler(denoiser, noise, **span, generators=generators)
+        latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
         return to_uint8(self.autoencoder.decode(latents)).cpu()
 
     @contextmanager

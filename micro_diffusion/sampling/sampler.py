@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
+from micro_diffusion.sampling.noise_levels import Karras, Levels, check_steps
 
 
 @runtime_checkable
@@ -16,38 +18,57 @@ class Sampler(Protocol):
 
     Attributes:
         steps: noise levels above zero that it visits.
+        levels: chooses them.
     """
 
     steps: int
+    levels: Levels
+
+    def sigmas(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """(steps + 1) falling noise levels, of which the last is 0."""
+        ...
+
+    def asked(self, sigmas: Sequence[float]) -> list[float]:
+        """Every noise level at which it asks the denoiser on its way down, so that work on them can be done at once."""
+        ...
 
     def __call__(
         self,
         denoiser: Denoiser,
         noise: Tensor,
         *,
-        sigma_min: float,
-        sigma_max: float,
+        sigmas: Sequence[float],
         generators: list[torch.Generator] | None = None,
     ) -> Tensor:
-        """Unit noise (B, C, h, w) -> latents (B, C, h, w).
+        """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32, down falling noise levels of which the last is 0.
 
         generators: one for each sample, for samplers that add noise on the way; None where none is added.
         """
         ...
 
 
-@runtime_checkable
-class KnowsNoiseLevels(Protocol):
-    """A sampler that knows beforehand at which noise levels it will ask the denoiser."""
+class WalksLevels:
+    """What samplers have in common: a number of steps, and a rule for their noise levels.
 
-    def noise_levels(self, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """Every such sigma, so that work on them can be done at once."""
-        ...
+    Args:
+        steps: noise levels above zero.
+        levels: chooses them between the lowest and the highest of the objective; None for those of Karras with rho 7.
 
+    Raises:
+        ValueError: for fewer than one step.
+    """
 
-def known_levels(sampler: Sampler, **span: float) -> list[float]:
-    """The noise levels of a sampler, where it knows them; none otherwise. span: sigma_min and sigma_max."""
-    return sampler.noise_levels(**span) if isinstance(sampler, KnowsNoiseLevels) else []
+    def __init__(self, *, steps: int, levels: Levels | None = None) -> None:
+        self.steps = check_steps(steps)
+        self.levels = levels or Karras()
+
+    def sigmas(self, *, sigma_min: float, sigma_max: float) -> list[float]:
+        """(steps + 1) falling noise levels, of which the last is 0."""
+        return [*self.levels(self.steps, sigma_min=sigma_min, sigma_max=sigma_max), 0.0]
+
+    def asked(self, sigmas: Sequence[float]) -> list[float]:
+        """Those above 0."""
+        return [sigma for sigma in sigmas if sigma > 0]
 
 
 def fresh_noise(like: Tensor, generators: list[torch.Generator] | None) -> Tensor:

@@ -58,7 +58,8 @@ class LatentDiffusion(torch.nn.Module):
     @torch.no_grad()
     def edm_sampler_loop(self, x, y, steps, cfg):
         denoiser = guided_denoiser(EDM(sigma_data=0.9, P_mean=0, P_std=1), self.dit.inner, Condition(y[:, 0]), cfg)
-        return HeunSampler(steps=steps)(denoiser, x, sigma_min=0.002, sigma_max=80, generators=None)
+        sampler = HeunSampler(steps=steps)
+        return sampler(denoiser, x, sigmas=sampler.sigmas(sigma_min=0.002, sigma_max=80))
 """
 
 

@@ -56,10 +56,11 @@ def sample(backbone, scale, known=True, interval=(0.01, 10.0)):
     text = Condition(torch.randn(2, 20, 12, generator=generator), torch.arange(20) < torch.tensor([[7], [20]]))
     noise = torch.randn(2, 4, 8, 8, generator=generator)
     sampler = HeunSampler(steps=4, churn=1, churn_sigma_min=0.1)
-    sigmas = sampler.noise_levels(**SPAN) if known else []
-    denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=interval, sigmas=sigmas)
+    sigmas = sampler.sigmas(**SPAN)
+    asked = sampler.asked(sigmas) if known else []
+    denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=interval, sigmas=asked)
     generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
-    return sampler(denoiser, noise, **SPAN, generators=generators)
+    return sampler(denoiser, noise, sigmas=sigmas, generators=generators)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["levels known", "levels unknown"])
@@ -118,10 +119,11 @@ def run_on(device, network, sampler):
     """A guided sampling run within an interval, made ready on a device."""
     text = Condition(torch.zeros(2, 20, 12), torch.ones(2, 20, dtype=torch.bool)).to(device=device)
     noise = torch.zeros(2, 4, 8, 8, device=device)
-    sigmas = sampler.noise_levels(**SPAN)
-    denoiser = guided_denoiser(OBJECTIVE, network.to(device), text, 5.0, interval=(0.01, 10.0), sigmas=sigmas)
+    sigmas = sampler.sigmas(**SPAN)
+    asked = sampler.asked(sigmas)
+    denoiser = guided_denoiser(OBJECTIVE, network.to(device), text, 5.0, interval=(0.01, 10.0), sigmas=asked)
     generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
-    return lambda: sampler(denoiser, noise, **SPAN, generators=generators)
+    return lambda: sampler(denoiser, noise, sigmas=sigmas, generators=generators)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)

@@ -8,7 +8,7 @@ import torch
 from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler
 from micro_diffusion.sampling.euler import EulerSampler
 from micro_diffusion.sampling.heun import HeunSampler
-from micro_diffusion.sampling.noise_levels import karras
+from micro_diffusion.sampling.noise_levels import Karras
 
 MEAN, DEVIATION = 0.7, 0.5
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -19,6 +19,10 @@ def gaussian_denoiser(x, sigma):
     return (DEVIATION**2 * x + sigma**2 * MEAN) / (DEVIATION**2 + sigma**2)
 
 
+def walk(sampler, noise, *, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, denoiser=gaussian_denoiser, **generators):
+    return sampler(denoiser, noise, sigmas=sampler.sigmas(sigma_min=sigma_min, sigma_max=sigma_max), **generators)
+
+
 def exact_flow(noise):
     """Where the probability flow takes sigma_max·noise: (x − MEAN) shrinks with sqrt(DEVIATION² + sigma²)."""
     x = SIGMA_MAX * noise.double()
@@ -27,7 +31,7 @@ def exact_flow(noise):
 
 def error(sampler) -> float:
     noise = torch.randn(16, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    made = sampler(gaussian_denoiser, noise, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+    made = walk(sampler, noise)
     return (made.double() - exact_flow(noise)).abs().max().item()
 
 
@@ -45,7 +49,7 @@ def test_dpmpp_2m_calls_the_network_once_a_step():
         calls.append(sigma)
         return gaussian_denoiser(x, sigma)
 
-    DPMpp2MSampler(steps=7)(counted, noise, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+    walk(DPMpp2MSampler(steps=7), noise, denoiser=counted)
     assert len(calls) == 7
 
 
@@ -56,7 +60,7 @@ def test_dpmpp_2m_is_more_exact_than_heun_for_the_same_network_calls():
 @pytest.mark.parametrize("sampler", [HeunSampler, DPMpp2MSampler, EulerSampler])
 def test_one_step_is_finite_and_gives_the_denoised_noise(sampler):
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    made = sampler(steps=1)(gaussian_denoiser, noise, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+    made = walk(sampler(steps=1), noise)
     expected = gaussian_denoiser(SIGMA_MAX * noise, SIGMA_MAX)
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
 
@@ -65,7 +69,7 @@ def test_churn_keeps_the_distribution():
     sampler = HeunSampler(steps=40, churn=20, churn_sigma_min=0.05, churn_sigma_max=50)
     noise = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(2))
     generators = [torch.Generator().manual_seed(i) for i in range(64)]
-    made = sampler(gaussian_denoiser, noise, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, generators=generators)
+    made = walk(sampler, noise, generators=generators)
     assert made.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert made.std().item() == pytest.approx(DEVIATION, abs=0.02)
     assert not torch.allclose(made, exact_flow(noise).float(), atol=0.1)
@@ -77,27 +81,27 @@ def test_churn_is_reproducible_independent_of_the_batch_and_needs_generators():
 
     def run(rows):
         generators = [torch.Generator().manual_seed(10 + i) for i in rows]
-        return sampler(gaussian_denoiser, noise[rows], sigma_min=0.1, sigma_max=10.0, generators=generators)
+        return walk(sampler, noise[rows], sigma_min=0.1, sigma_max=10.0, generators=generators)
 
     torch.testing.assert_close(run([0, 1, 2])[1:], run([1, 2]))
     with pytest.raises(ValueError, match="one generator for each of 3 samples"):
-        sampler(gaussian_denoiser, noise, sigma_min=0.1, sigma_max=10.0)
+        walk(sampler, noise, sigma_min=0.1, sigma_max=10.0)
 
 
 def test_deterministic_sampling_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    HeunSampler(steps=3)(gaussian_denoiser, torch.ones(1, 1, 2, 2), sigma_min=0.1, sigma_max=10.0)
+    walk(HeunSampler(steps=3), torch.ones(1, 1, 2, 2), sigma_min=0.1, sigma_max=10.0)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_noise_levels_follow_the_papers_equation():
-    levels = karras(5, sigma_min=0.01, sigma_max=10.0, rho=3.0)
-    expected = [(10 ** (1 / 3) + i / 4 * (0.01 ** (1 / 3) - 10 ** (1 / 3))) ** 3 for i in range(5)] + [0.0]
-    torch.testing.assert_close(levels, torch.tensor(expected, dtype=torch.float64))
-    assert karras(1, sigma_min=0.01, sigma_max=10.0).tolist() == pytest.approx([10.0, 0.0])
+    levels = Karras(rho=3.0)(5, sigma_min=0.01, sigma_max=10.0)
+    expected = [(10 ** (1 / 3) + i / 4 * (0.01 ** (1 / 3) - 10 ** (1 / 3))) ** 3 for i in range(5)]
+    assert levels == pytest.approx(expected)
+    assert Karras()(1, sigma_min=0.01, sigma_max=10.0) == pytest.approx([10.0])
 
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(steps):
     with pytest.raises(ValueError, match=f"sampling steps is {steps}"):
-        karras(steps, sigma_min=0.01, sigma_max=10.0)
+        Karras()(steps, sigma_min=0.01, sigma_max=10.0)

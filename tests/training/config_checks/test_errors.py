@@ -28,7 +28,7 @@ def configs(tmp_path):
         ("sede=1", "nothing takes the key sede; did you mean seed? allowed there: accept_changes, "),
         ("model.ration=1", "nothing takes the key model.ration; did you mean ratio? allowed in model: ratio"),
         ("sampler.step=1", "nothing takes the key sampler.step; did you mean steps? allowed in sampler: steps"),
-        ("sampler.rho=3", "leaves sampler.rho at its default; add it with a plus sign: +sampler.rho=VALUE"),
+        ("sampler.churn=3", "leaves sampler.churn at its default; add it with a plus sign: +sampler.churn=VALUE"),
         ("sampler=3", "the override 'sampler=3' names no option of that group; set sampler to one of its options"),
         ("sampler=hoin", "Could not find 'sampler/hoin' Available options in 'sampler': heun"),
     ],
@@ -49,7 +49,7 @@ def test_an_override_of_nothing_names_what_there_is(configs, override, expected,
     ("override", "expected"),
     [
         ("drawing.sampler.steps=1", "cannot be set apart from it; set sampler.steps=VALUE"),
-        ("drawing.sampler.rho=1", "drawing.sampler is the node sampler, and drawing.sampler.rho cannot be set apart"),
+        ("drawing.sampler.churn=1", "drawing.sampler is the node sampler, and drawing.sampler.churn cannot be set"),
         ("model.ratio.x=1", "model.ratio is no mapping of its own, so model.ratio.x cannot be set; set model.ratio"),
     ],
 )
