@@ -89,7 +89,7 @@ class _Drawn:
         scheduling_repaint.randn_tensor = self.kept
 
 
-def inpainted(known: float, *, resamplings: int, count: int = 1500) -> torch.Tensor:
+def inpainted(known: float, *, resamplings: int, count: int = 500) -> torch.Tensor:
     """Samples of the second cell, given the first."""
     image = torch.tensor([[[[known, 0.0]]]])
     sampler = RePaint(EulerSampler(steps=40), image, UNKNOWN, resamplings=resamplings, jump=4)
@@ -104,7 +104,7 @@ def inpainted(known: float, *, resamplings: int, count: int = 1500) -> torch.Ten
 def test_resampling_approaches_the_conditional_of_gaussian_data():
     """p(b | a = 1.5) is normal with mean 0.8·1.5 and variance 1 − 0.8²."""
     exact = CORRELATION * 1.5
-    samples = inpainted(1.5, resamplings=5)
+    samples = inpainted(1.5, resamplings=10)
     assert samples.mean().item() == pytest.approx(exact, abs=0.1)
     assert samples.std().item() == pytest.approx(math.sqrt(1 - CORRELATION**2), abs=0.1)
     assert abs(samples.mean().item() - exact) < abs(inpainted(1.5, resamplings=1).mean().item() - exact)
