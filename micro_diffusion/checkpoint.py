@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from micro_diffusion.backbone.widening import widened
 from micro_diffusion.files.old_names import renamed
 from micro_diffusion.files.run_folders import CONFIG_FILE, run_folders
 from micro_diffusion.files.weight_file import read_tensors, write_tensors
@@ -24,6 +25,7 @@ from micro_diffusion.files.whole_file import whole_file
 
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 PARTS = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "prompts")
+OPTIONAL_PARTS = ("image_conditioner",)
 Weights = Literal["ema", "raw"]
 _WRAPPER_PREFIXES = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")
 
@@ -121,11 +123,11 @@ def choose_weights(folder: str | Path, weights: Weights | None = None) -> Weight
 def initialise_from(backbone: nn.Module, folder: str | Path, weights: Weights | None = None) -> Weights:
     """Start a stage from the result of another: copy a run's weights into `backbone`; returns which were taken.
 
-    Positions are no part of the weights; the backbone has built them for its own resolution.
+    Positions are no part of the weights; the backbone has built them for its own resolution. Where the backbone takes a
+    conditioning image and the run did not, the new weights leave its prediction as it was.
     """
-    folder = Path(folder)
-    chosen = choose_weights(folder, weights)
-    load_strictly(backbone, read_tensors(folder / WEIGHT_FILES[chosen]), source=str(folder / WEIGHT_FILES[chosen]))
+    path = Path(folder) / WEIGHT_FILES[chosen := choose_weights(folder, weights)]
+    load_strictly(backbone, widened(read_tensors(path), backbone), source=str(path))
     return chosen
 
 
@@ -145,6 +147,7 @@ class Run:
     autoencoder: Any
     sampler: Any
     prompts: Any
+    image_conditioner: Any = None
 
 
 def load_run(folder: str | Path, *, weights: Weights | None = None, device: str | torch.device = "cpu") -> Run:
@@ -160,6 +163,7 @@ def load_run(folder: str | Path, *, weights: Weights | None = None, device: str 
     config = read_config(folder)
     chosen = choose_weights(folder, weights)
     parts = {part: build(config, part, folder, device) for part in PARTS}
+    parts |= {part: build(config, part, folder, device) for part in OPTIONAL_PARTS if config.get(part) is not None}
     path = folder / WEIGHT_FILES[chosen]
     load_strictly(parts["backbone"], read_tensors(path), source=str(path))
     for module in parts.values():
@@ -173,7 +177,8 @@ def load_backbone(
 ) -> nn.Module:
     """The backbone of a run alone, with its weights, in `eval` mode."""
     backbone = build(read_config(folder), "backbone", Path(folder))
-    initialise_from(backbone, folder, weights)
+    path = Path(folder) / WEIGHT_FILES[choose_weights(folder, weights)]
+    load_strictly(backbone, read_tensors(path), source=str(path))
     return backbone.to(device).eval()
 
 
@@ -190,7 +195,7 @@ def export_run(
         raise FileExistsError(f"{out} is a run folder already; choose a new one, or remove it first")
     config, chosen = read_config(folder), choose_weights(folder, weights)
     path = save_weights(out, read_tensors(folder / WEIGHT_FILES[chosen]), chosen, dtype=dtype)
-    write_config(out, {part: config[part] for part in PARTS if part in config})
+    write_config(out, {part: config[part] for part in (*PARTS, *OPTIONAL_PARTS) if part in config})
     return path
 
 

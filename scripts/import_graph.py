@@ -53,6 +53,7 @@ PROTOCOLS = {
     "micro_diffusion.text.encoder",
     "micro_diffusion.autoencoder.autoencoder",
     "micro_diffusion.diffusion.denoiser",
+    "micro_diffusion.diffusion.image_conditioning",
     "micro_diffusion.backbone.backbone",
 }
 """Type declarations, which every module may name."""

@@ -86,11 +86,12 @@ def test_parts_of_a_stage_fit_one_another(path: Path):
 
 @pytest.mark.parametrize(
     ("backbone", "parameters"),
-    [("tiny", 200_692_752), ("xl", 1_165_442_320)],
+    [("tiny", 200_692_752), ("xl", 1_165_442_320), ("tld text_encoder.dim=768", 101_164_352)],
 )
 def test_sizes_have_the_published_parameter_counts(backbone: str, parameters: int):
+    config = composed("256_pretrain", *f"backbone={backbone}".split())
     with torch.device("meta"):
-        network = instantiate(composed("256_pretrain", f"backbone={backbone}").backbone, _convert_="all")
+        network = instantiate(config.backbone, _convert_="all")
     assert parameter_count(network) == parameters
 
 

@@ -7,21 +7,24 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def listed_files() -> set[str]:
-    """Paths of the annotated tree: two spaces a level; names, side by side, stand before a gap of three spaces."""
+def listed_paths() -> set[str]:
+    """Paths of the annotated tree: two spaces a level, a name and what it is for."""
     found: set[str] = set()
     parents: list[str] = []
-    for line in filter(None, README.split("## Tree")[1].split("```")[1].splitlines()):
+    tree = next(block for block in README.split("```") if "micro_diffusion/\n" in block)
+    for line in filter(None, tree.splitlines()):
         depth = (len(line) - len(line.lstrip())) // 2
-        names = re.split(r"\s{3,}", line.strip())[0].split()
-        parents[depth:] = names[:1]
-        found.update("".join(parents[:depth]) + name for name in names)
+        parents[depth:] = line.split()[:1]
+        found.add("".join(parents))
     return found
 
 
-def test_the_tree_names_every_module_and_nothing_else():
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "micro_diffusion").rglob("[!_]*.py")}
-    assert {path for path in listed_files() if path.startswith("micro_diffusion/") and path.endswith(".py")} == modules
+def test_the_tree_names_every_room_and_nothing_that_is_not_there():
+    package = ROOT / "micro_diffusion"
+    rooms = {f"{path.parent.relative_to(ROOT).as_posix()}/" for path in package.rglob("__init__.py")}
+    modules = {path.relative_to(ROOT).as_posix() for path in package.glob("[!_]*.py")}
+    assert rooms | modules <= listed_paths()
+    assert [path for path in listed_paths() if not (ROOT / path).exists()] == []
 
 
 def test_links_point_to_files():

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
+    image_level_told,
     patchify,
     rotary_angles,
     sincos_positions,
@@ -63,7 +64,11 @@ class SparseDiT(nn.Module):
             a third more work for a fraction of the memory.
         use_caption_mask: attend to a caption's own rows only. The released weights were trained without.
         norm_eps: epsilon of every LayerNorm.
+        image_channels: C', channels of a conditioning image that is seen beside x; 0 for none.
+        takes_image_level: whether the noise level of that image is told.
     """
+
+    takes_keep = True
 
     positions: Tensor
     angles: Tensor | None
@@ -94,8 +99,11 @@ class SparseDiT(nn.Module):
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
         norm_eps: float = 1e-6,
+        image_channels: int = 0,
+        takes_image_level: bool = False,
     ) -> None:
         super().__init__()
+        self.image_channels, self.takes_image_level = image_channels, takes_image_level
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
@@ -111,7 +119,7 @@ class SparseDiT(nn.Module):
             mixer_dim=mixer_dim,
             experts_every=experts_every,
         )
-        _check_least(0, mixer_depth=mixer_depth, experts=experts)
+        _check_least(0, mixer_depth=mixer_depth, experts=experts, image_channels=image_channels)
         _check_above_0(
             qkv_ratio=min(qkv_ratio, default=1),
             mlp_ratio=min(mlp_ratio, default=1),
@@ -120,6 +128,8 @@ class SparseDiT(nn.Module):
             expert_capacity=expert_capacity,
             norm_eps=norm_eps,
         )
+        if takes_image_level and not image_channels:
+            raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
         if mixer_convolution and not mixer_depth:
             raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
         if experts and experts_every > max(mixer_depth, depth - 1):
@@ -152,6 +162,8 @@ class SparseDiT(nn.Module):
             return experts > 0 and (index + 1) % experts_every == 0
 
         self.patch_embedding = nn.Linear(patch_size**2 * in_channels, dim)
+        self.image_embedding = nn.Linear(patch_size**2 * image_channels, dim, bias=False) if image_channels else None
+        self.image_level_embedding = NoiseEmbedding(dim) if takes_image_level else None
         self.noise_embedding = NoiseEmbedding(dim)
         self.caption_embedding = GeluMlp(caption_dim, dim, normalize=True, eps=norm_eps)
         caption_hidden = _round_up(2 * 4 * dim / 3, multiple_of)
@@ -200,30 +212,35 @@ class SparseDiT(nn.Module):
         """T, patches of an image."""
         return self.grid[0] * self.grid[1]
 
-    def encode_caption(self, text: Condition) -> EncodedCaption:
-        """What follows from the captions alone, as training takes it: the same tokens for every block.
+    def encode_caption(self, condition: Condition) -> EncodedCaption:
+        """What follows from the conditions alone, as training takes it: the same tokens for every block.
 
-        Raises ValueError when the captions' features have another width than the network was built for.
+        Raises ValueError when captions or images are not as the network was built for.
         """
-        tokens, mixer_tokens, mask, pooled = self._text_path(text)
-        return EncodedCaption([mixer_tokens] * len(self.mixer), [tokens] * len(self.blocks), mask, pooled)
+        tokens, mixer_tokens, mask, pooled = self._text_path(condition)
+        image, told = self._image_path(condition)
+        pooled = pooled if told is None else pooled + told
+        return EncodedCaption([mixer_tokens] * len(self.mixer), [tokens] * len(self.blocks), mask, pooled, image)
 
-    def prepare(self, text: Condition, *, levels: Tensor | None = None, null_rows: int = 0) -> EncodedCaption:
-        """What follows from `null_rows` null captions and then those of `text`, made once for many calls.
+    def prepare(self, condition: Condition, *, levels: Tensor | None = None, null_rows: int = 0) -> EncodedCaption:
+        """What follows from the first `null_rows` conditions without text and then all, made once for many calls.
 
         levels: (S,) all noise levels of these calls, whose modulations are then made in one product for each block.
 
         Raises ValueError as `encode_caption` does.
         """
-        tokens, mixer_tokens, mask, pooled = self._text_path(text)
-        null = Condition(text.tokens.new_zeros(null_rows, 1, self.caption_dim))
+        tokens, mixer_tokens, mask, pooled = self._text_path(condition)
+        null = Condition(condition.tokens.new_zeros(null_rows, 1, self.caption_dim))
         null_tokens, null_mixer_tokens, _, null_pooled = self._text_path(null)
         pooled = torch.cat([null_pooled, pooled])
+        image, told = (None if y is None else torch.cat([y[:null_rows], y]) for y in self._image_path(condition))
+        pooled = pooled if told is None else pooled + told
         return EncodedCaption(
             self.mixer.keys_values(mixer_tokens, null_mixer_tokens),
             self.blocks.keys_values(tokens, null_tokens),
             mask,
             pooled,
+            image,
             None if levels is None else self._modulations(levels, pooled),
             null_rows,
         )
@@ -246,6 +263,16 @@ class SparseDiT(nn.Module):
         """level (B,), pooled (B, D) -> c (B, D)."""
         return functional.gelu(self.noise_embedding(level) + pooled, approximate="tanh")
 
+    def _image_path(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
+        """What the conditioning image adds to the patches (B, T, D), and its level to the pooled caption (B, D)."""
+        check_image(self, condition, self.input_size)
+        image = level = None
+        if self.image_embedding is not None and condition.image is not None:
+            image = self.image_embedding(patchify(condition.image, self.patch_size))
+        if self.image_level_embedding is not None and condition.image_level is not None:
+            level = self.image_level_embedding(image_level_told(condition.image_level))
+        return image, level
+
     def _text_path(self, text: Condition) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Tokens (B, L, D) for the backbone and (B, L, mixer_dim) for the mixer, their mask, and (B, D) pooled."""
         if text.tokens.shape[-1] != self.caption_dim:
@@ -263,9 +290,9 @@ class SparseDiT(nn.Module):
         return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(pooled)
 
     def forward(
-        self, x: Tensor, level: Tensor, text: Condition | EncodedCaption, keep: Tensor | None = None
+        self, x: Tensor, level: Tensor, condition: Condition | EncodedCaption, keep: Tensor | None = None
     ) -> Prediction:
-        """x (B, C, h, w), level (B,), text, keep (B, K) indices of visible patches or None -> Prediction.
+        """x (B, C, h, w), level (B,), condition, keep (B, K) indices of visible patches or None -> Prediction.
 
         Raises ValueError when x does not have the channels and the size that the network was built for.
         """
@@ -274,9 +301,11 @@ class SparseDiT(nn.Module):
                 f"latents are {tuple(x.shape[1:])} (channels, height, width), but the network was built for "
                 f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
             )
-        caption = text if isinstance(text, EncodedCaption) else self.encode_caption(text)
+        caption = condition if isinstance(condition, EncodedCaption) else self.encode_caption(condition)
         conditioning = self._conditioning(level, caption)
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
+        if caption.image is not None:
+            tokens = tokens + caption.image
 
         tokens = self.mixer_in(tokens)
         for block, c, attended in zip(self.mixer, conditioning.mixer, caption.mixer, strict=True):
@@ -349,6 +378,11 @@ class SparseDiT(nn.Module):
         for layer in (self.final_modulation, self.final):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if self.image_embedding is not None:
+            nn.init.zeros_(self.image_embedding.weight)
+        if self.image_level_embedding is not None:
+            nn.init.normal_(self.image_level_embedding.fc1.weight, std=0.02)
+            nn.init.zeros_(self.image_level_embedding.fc2.weight)
 
 
 def _round_up(value: float, multiple: int) -> int:

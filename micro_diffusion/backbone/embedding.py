@@ -40,6 +40,11 @@ class NoiseEmbedding(GeluMlp):
         return super().forward(sinusoidal_features(level, self.features, self.max_period).to(self.fc1.weight.dtype))
 
 
+def image_level_told(sigma: Tensor) -> Tensor:
+    """A conditioning image's noise std sigma (B,) -> ln(sigma)/4, as networks are told of levels; 1e-4 stands for 0."""
+    return sigma.float().clamp(min=1e-4).log() / 4
+
+
 def sinusoidal_features(level: Tensor, features: int, max_period: float) -> Tensor:
     """(B,) -> (B, features): cos then sin of level·exp(−ln(max_period)·i/half) (Vaswani et al. 2017, §3.5)."""
     half = features // 2

@@ -1,6 +1,7 @@
-"""What the transformer makes of captions, and of noise levels that are known beforehand, before it sees an image.
+"""What the transformer makes of conditions, and of noise levels that are known beforehand, before it sees latents.
 
-Legend: B batch, L caption tokens, D width, S noise levels, c the conditioning vector (noise level and pooled caption).
+Legend: B batch, L caption tokens, T patches, D width, S noise levels, c the conditioning vector (noise level and pooled
+caption).
 """
 
 from __future__ import annotations
@@ -52,17 +53,19 @@ class Modulations(NamedTuple):
 
 
 class EncodedCaption(NamedTuple):
-    """What follows from a caption alone, or from it and noise levels that are known beforehand.
+    """What follows from a condition alone, or from it and noise levels that are known beforehand.
 
     mixer, blocks: for each block what it attends to, tokens (B, L, D) or their keys and values. mask: of the tokens,
-    (B, L), or None. pooled: (B, D). modulations: at the known noise levels, or None. null_rows: how many of the B are
-    null captions, which come first, are keys and values, and have no row in the mask.
+    (B, L), or None. pooled: (B, D), with what is told of the level of a conditioning image. image: (B, T, D), what
+    such an image adds to the patches, or None. modulations: at the known noise levels, or None. null_rows: how many of
+    the B have null captions; they come first, are keys and values, and have no row in the mask.
     """
 
     mixer: Sequence[Tensor | KeysValues]
     blocks: Sequence[Tensor | KeysValues]
     mask: Tensor | None
     pooled: Tensor
+    image: Tensor | None = None
     modulations: Modulations | None = None
     null_rows: int = 0
 
@@ -75,4 +78,5 @@ class EncodedCaption(NamedTuple):
         mixer, blocks = ([shown(attended) for attended in stack] for stack in (self.mixer, self.blocks))
         rows = slice(self.null_rows, None)
         modulations = None if self.modulations is None else self.modulations.rows(rows)
-        return EncodedCaption(mixer, blocks, self.mask, self.pooled[rows], modulations)
+        image = None if self.image is None else self.image[rows]
+        return EncodedCaption(mixer, blocks, self.mask, self.pooled[rows], image, modulations)

@@ -40,6 +40,7 @@ def open_run(options: GenerationOptions) -> tuple[Run, Pipeline, dict[str, Any]]
         backbone=run.backbone,
         objective=run.objective,
         sampler=run.sampler,
+        image_conditioner=run.image_conditioner,
     )
     asked = {"seed": options.seed, "guidance_scale": options.guidance_scale, "steps": options.steps}
     usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}

@@ -129,20 +129,28 @@ class Objective:
         level_normal: Tensor,
         noise: Tensor,
         keep: Tensor | None = None,
+        loss_mask: Tensor | None = None,
     ) -> Loss:
         """weight(sigma)·|D(x + sigma·n; sigma) − x|², averaged over each sample's visible patches.
 
         latents (B, C, h, w), level_normal (B,) and noise (B, C, h, w) standard normal draws, keep (B, K) or None. The
         draws come from the caller, so that they can follow from (seed, step, rank) and be fixed in evaluation.
+
+        loss_mask: (B, 1, h, w) bool, true on the cells whose loss counts, or None for all. Where none does it is 0.
         """
         latents = latents.float()
         sigma = self.training_sigma(level_normal)
         denoised, visible = self.denoise(backbone, latents + sigma.view(-1, 1, 1, 1) * noise, sigma, condition, keep)
         error = (denoised - latents).square()
         error = error.mean(dim=1, keepdim=True)
+        if loss_mask is not None:
+            visible = loss_mask if visible is None else visible & loss_mask
         if visible is None:
             return Loss(self.weight(sigma) * error.mean(dim=(1, 2, 3)), sigma)
-        mean = (error * visible).sum(dim=(1, 2, 3)) / visible.sum(dim=(1, 2, 3))
+        cells = visible.sum(dim=(1, 2, 3))
+        if loss_mask is not None:
+            cells = cells.clamp(min=1)  # patches may hide every cell whose loss counts
+        mean = (error * visible).sum(dim=(1, 2, 3)) / cells
         return Loss(self.weight(sigma) * mean, sigma)
 
     def denoiser(self, backbone: Backbone, condition: Condition) -> Denoiser:

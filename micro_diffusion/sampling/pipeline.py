@@ -1,4 +1,4 @@
-"""Captions in, images out: text encoder, guided denoiser, sampler and autoencoder joined.
+"""Captions, and images where the network is conditioned on them, in, images out: the parts of a run joined.
 
 Legend: B images, C latent channels, h w latent height and width, H W image height and width.
 """
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
-from micro_diffusion.backbone.backbone import Backbone
+from micro_diffusion.backbone.backbone import Backbone, check_image_conditioner
+from micro_diffusion.diffusion.image_conditioning import ImageConditioner, ImageInSampling
 from micro_diffusion.diffusion.objective import Objective
+from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
 from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.text.encoder import TextEncoder
@@ -51,9 +53,10 @@ class Pipeline:
         backbone: the network, on the device and in the mode (`eval`) that it is to run in.
         objective: makes a denoiser of the backbone.
         sampler: walks from noise to latents with that denoiser.
+        image_conditioner: makes the backbone's conditioning image, where it takes one, of the image that is given.
 
     Raises:
-        ValueError: when the widths of the parts do not fit one another.
+        ValueError: when the parts do not fit one another.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Pipeline:
         backbone: Backbone,
         objective: Objective,
         sampler: Sampler,
+        image_conditioner: ImageConditioner | None = None,
     ) -> None:
         if text_encoder.dim != backbone.caption_dim:
             raise ValueError(
@@ -75,6 +79,8 @@ class Pipeline:
                 f"the autoencoder {autoencoder.name} has {autoencoder.channels} latent channels, but the network "
                 f"takes {backbone.in_channels}; use the autoencoder that the network was trained with"
             )
+        check_image_conditioner(backbone, image_conditioner, "image_conditioner")
+        self.image_conditioner = image_conditioner
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
         self.backbone = backbone
@@ -88,6 +94,8 @@ class Pipeline:
         *,
         seed: int,
         guidance_scale: float,
+        image: Tensor | None = None,
+        region: str | Tensor | None = None,
         resolution: int | tuple[int, int] | None = None,
         guidance_interval: tuple[float, float] = EVERY_LEVEL,
         steps: int | None = None,
@@ -102,7 +110,11 @@ class Pipeline:
         Args:
             captions: B texts, at least one.
             seed: any integer, 0 included.
-            guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
+            guidance_scale: 0 unconditional, 1 conditional, above 1 guided; all of them see the image that is given.
+            image: (3, H', W') or one for each caption (B, 3, H', W'), uint8, for a run with an image conditioner: the
+                image of which a region is known, or the smaller image.
+            region: the unknown region of that image: a half's name, such as "right", or a mask (H, W) or (B, 1, H, W),
+                bool, true where pixels are to be generated. All others are returned as they were.
             resolution: H = W, or (H, W), in pixels, when not `trained_resolution`; positions are then stretched.
             guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
             steps: sampling steps, when not the sampler's own number.
@@ -110,8 +122,8 @@ class Pipeline:
             on_batch: called after each batch with its number of images.
 
         Raises:
-            ValueError: for a resolution that patches do not fill, fewer than one step, an empty interval, or no
-                captions.
+            ValueError: for a resolution that patches do not fill, fewer than one step, an empty interval, no captions,
+                or an image or region that is missing, not wanted or of another size.
         """
         if not captions or batch_size < 1:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
@@ -126,12 +138,14 @@ class Pipeline:
                 "are stretched, which it has not learned",
                 stacklevel=1,
             )
+        given = self._given(image, region, count=len(captions), latent_size=size)
         with self._sized(size) as latent_size:
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
                 generators = [image_generator(seed, start + i) for i in range(len(chunk))]
                 guidance = (guidance_scale, guidance_interval)
-                batches.append(self._generate(chunk, generators, latent_size, sampler, *guidance))
+                seen = None if given is None else given.rows(slice(start, start + len(chunk)))
+                batches.append(self._generate(chunk, generators, latent_size, sampler, *guidance, seen))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(batches)
@@ -174,20 +188,60 @@ class Pipeline:
         sampler: Sampler,
         guidance_scale: float,
         guidance_interval: tuple[float, float],
+        given: GivenImage | None,
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
         device = self.backbone.parameter_groups()[0]["parameters"][0].device
         shape = (self.autoencoder.channels, *latent_size)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-        text = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
+        condition = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
+        seen = None if given is None else self._seen(given, latent_size, generators, device)
+        if seen is not None:
+            condition = condition._replace(image=seen.image, image_level=seen.level)
         span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
         sigmas = sampler.sigmas(**span)
         asked = sampler.asked(sigmas)
         denoiser = guided_denoiser(
-            self.objective, self.backbone, text, guidance_scale, interval=guidance_interval, sigmas=asked
+            self.objective, self.backbone, condition, guidance_scale, interval=guidance_interval, sigmas=asked
         )
+        if seen is not None:
+            denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
-        return to_uint8(self.autoencoder.decode(latents)).cpu()
+        images = to_uint8(self.autoencoder.decode(latents)).cpu()
+        return images if given is None else given.restored(images)
+
+    def _given(
+        self, image: Tensor | None, region: str | Tensor | None, *, count: int, latent_size: tuple[int, int]
+    ) -> GivenImage | None:
+        """The image and region that `generate` is given, checked, for each of `count` captions."""
+        if self.image_conditioner is None:
+            if image is None and region is None:
+                return None
+            raise ValueError(
+                "an image or a region is given, but this run takes none (its config has no image_conditioner); leave "
+                "it out, or use a run that was trained with one"
+            )
+        if image is None:
+            raise ValueError(
+                f"this run generates from an image ({type(self.image_conditioner).__name__}), but is given none; give "
+                "one with image="
+            )
+        height, width = (side * self.autoencoder.downsampling for side in latent_size)
+        return given_image(image, region, count, self.image_conditioner.given_pixels((height, width)))
+
+    def _seen(
+        self,
+        given: GivenImage,
+        latent_size: tuple[int, int],
+        generators: list[torch.Generator],
+        device: torch.device,
+    ) -> ImageInSampling:
+        """What the backbone sees of the given image, on `device`."""
+        assert self.image_conditioner is not None
+        latents = self.autoencoder.encode(given.images.to(device) / 127.5 - 1, sample=False).float().to(device)
+        unknown = given.unknown_cells(latent_size)
+        unknown = None if unknown is None else unknown.to(device)
+        return self.image_conditioner.in_sampling(latents, latent_size, generators, unknown)
 
     @contextmanager
     def _sized(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:

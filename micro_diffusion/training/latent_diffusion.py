@@ -17,11 +17,12 @@ from composer import ComposerModel
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from micro_diffusion.backbone.backbone import Backbone, ParameterGroup
+from micro_diffusion.backbone.backbone import Backbone, ParameterGroup, check_image_conditioner
 from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TokenIds
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.condition import Condition
+from micro_diffusion.diffusion.image_conditioning import ImageConditioner
 from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
@@ -42,6 +43,7 @@ class LatentDiffusion(ComposerModel):
         objective: what it learns to predict.
         train_mask_ratio: share of patches that are masked in training, from 0 up to, but not including, 1.
         caption_drop: probability of a caption to be replaced by the null caption in training.
+        image_conditioner: makes the conditioning image of a backbone with `image_channels`; None for one without.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
@@ -49,7 +51,8 @@ class LatentDiffusion(ComposerModel):
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
-        ValueError: for a mask ratio that keeps no patch, a probability outside [0, 1] or bands that do not rise.
+        ValueError: for a mask ratio that keeps no patch, a probability outside [0, 1], bands that do not rise, or a
+            backbone that takes another conditioning image than is made.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class LatentDiffusion(ComposerModel):
         cpu_precision: Precision,
         weight_dtype: WeightDtype = "fp32",
         text_encoder: TokenizingEncoder | None = None,
+        image_conditioner: ImageConditioner | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -72,7 +76,8 @@ class LatentDiffusion(ComposerModel):
         if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
-        kept_patches(backbone.patches, train_mask_ratio)  # pyright: ignore[reportArgumentType]
+        _check_masking(backbone, train_mask_ratio)
+        check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
         if weight_dtype not in ("fp32", "bf16"):
@@ -82,6 +87,7 @@ class LatentDiffusion(ComposerModel):
                 parameter.data = parameter.data.bfloat16() if parameter.ndim > 1 else parameter.data
         self.network = backbone
         self.text_encoder = text_encoder
+        self.image_conditioner = image_conditioner
         self.objective = objective
         self.train_mask_ratio = train_mask_ratio
         self.caption_drop = caption_drop
@@ -102,6 +108,7 @@ class LatentDiffusion(ComposerModel):
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w), caption_dropped (B,) and keep (B, K), in a new batch.
 
+        And what the image conditioner makes: image (B, C', h, w), image_level (B,), loss_mask (B, 1, h, w).
         Captions are dropped by `forward`: here, on the host, it would copy all of them, out of their pinned memory.
         """
         batch = self._with_features(batch)
@@ -112,17 +119,26 @@ class LatentDiffusion(ComposerModel):
             "noise": draws.normal(*latents.shape[1:]),
             "caption_dropped": draws.uniform() < self.caption_drop,
         }
-        if not self.train_mask_ratio:
-            return drawn
-        height, width = latents.shape[-2:]
-        patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
-        return {**drawn, "keep": random_keep(draws.uniform(patches), self.train_mask_ratio)}
+        if self.train_mask_ratio:
+            height, width = latents.shape[-2:]
+            patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
+            drawn["keep"] = random_keep(draws.uniform(patches), self.train_mask_ratio)
+        return self._with_image(drawn, draws)
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
         quantile = (draws.places + 0.5) / draws.total
         noise = draws.normal(*batch["latents"].shape[1:])
-        return {**self._with_features(batch), "level_normal": torch.special.ndtri(quantile), "noise": noise}
+        drawn = {**self._with_features(batch), "level_normal": torch.special.ndtri(quantile), "noise": noise}
+        return self._with_image(drawn, draws)
+
+    def _with_image(self, batch: Batch, draws: Draws) -> Batch:
+        """The batch with what its samples are conditioned on besides captions."""
+        if self.image_conditioner is None:
+            return batch
+        image, level, loss_mask = self.image_conditioner.in_training(batch["latents"], draws)
+        made = {"image": image, "image_level": level, "loss_mask": loss_mask}
+        return batch | {key: value for key, value in made.items() if value is not None}
 
     def _with_features(self, batch: Batch) -> Batch:
         """The batch with caption_tokens (B, L, D) in place of token ids."""
@@ -135,17 +151,19 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
-        text = Condition(batch["caption_tokens"], batch["caption_mask"])
+        image, level = batch.get("image"), batch.get("image_level")
+        condition = Condition(batch["caption_tokens"], batch["caption_mask"], image, level)
         if "caption_dropped" in batch:
-            text = text.dropped(batch["caption_dropped"])
+            condition = condition.dropped(batch["caption_dropped"])
         with self.cpu_autocast(batch["latents"].device):
             return self.objective.loss(
                 self.backbone,
                 batch["latents"],
-                text.to(torch.float32),
+                condition.to(torch.float32),
                 level_normal=batch["level_normal"],
                 noise=batch["noise"],
                 keep=batch.get("keep"),
+                **({"loss_mask": batch["loss_mask"]} if "loss_mask" in batch else {}),
             )
 
     def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
@@ -171,6 +189,17 @@ class LatentDiffusion(ComposerModel):
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the backbone's weights with plain keys."""
         save_weights(folder, state, weights)
+
+
+def _check_masking(backbone: Backbone, mask_ratio: float) -> None:
+    """Raise ValueError for a share of masked patches that the backbone cannot have."""
+    if backbone.takes_keep:
+        kept_patches(backbone.patches, mask_ratio)  # pyright: ignore[reportAttributeAccessIssue]
+    elif mask_ratio:
+        raise ValueError(
+            f"model.train_mask_ratio is {mask_ratio}, but {type(backbone).__name__} cannot leave out patches; set "
+            "model.train_mask_ratio=0"
+        )
 
 
 class BandLoss(Metric):

@@ -21,6 +21,7 @@ class Recorder(nn.Module):
     """A backbone that predicts a constant and remembers what it was given."""
 
     in_channels, patch_size, caption_dim, patches, use_caption_mask = 3, 2, 6, 16, False
+    image_channels, takes_image_level, takes_keep = 0, False, True
 
     def __init__(self):
         super().__init__()

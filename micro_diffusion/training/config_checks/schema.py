@@ -61,6 +61,7 @@ class Root(TypedDict):
     autoencoder: Node
     backbone: Node
     objective: Node
+    image_conditioner: Node | None
     model: Node
     optimizer: Node
     schedule: Node

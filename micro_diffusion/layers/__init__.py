@@ -1,0 +1,1 @@
+"""Convolutional blocks that autoencoders and UNets share: residual blocks, attention over cells, resampling."""
