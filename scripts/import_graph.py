@@ -29,6 +29,7 @@ ORDER = (
     ("checkpoint",),
     ("released_weights",),
     ("sampling",),
+    ("generation",),
     ("training.seeded_random", "training.nodes"),
     ("training.trainable",),
     ("training.distributed",),

@@ -5,17 +5,17 @@ Legend: B batch, C latent channels, h w latent cells.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser
+from micro_diffusion.sampling.around import AroundSampler
 from micro_diffusion.sampling.sampler import Sampler
 
 
-class FromImage:
+class FromImage(AroundSampler):
     """A sampler that goes the last part of another's way, from an image that noise has covered so far.
 
     Args:
@@ -30,27 +30,13 @@ class FromImage:
     def __init__(self, sampler: Sampler, latents: Tensor, *, strength: float) -> None:
         if not 0 < strength <= 1:
             raise ValueError(f"the strength is {strength}; choose a number above 0 and at most 1, such as 0.6")
-        self.sampler = copy.copy(sampler)
+        super().__init__(sampler)
         self.latents, self.strength = latents, strength
-        self.levels = sampler.levels
-
-    @property
-    def steps(self) -> int:
-        """Of the whole way, of which `strength` is gone."""
-        return self.sampler.steps
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        self.sampler.steps = steps
 
     def sigmas(self, *, sigma_min: float, sigma_max: float) -> list[float]:
         """The last of the other sampler's noise levels, at least one above 0."""
-        whole = self.sampler.sigmas(sigma_min=sigma_min, sigma_max=sigma_max)
+        whole = super().sigmas(sigma_min=sigma_min, sigma_max=sigma_max)
         return whole[-1 - max(1, round(self.strength * (len(whole) - 1))) :]
-
-    def asked(self, sigmas: Sequence[float]) -> list[float]:
-        """Those of the other sampler."""
-        return self.sampler.asked(sigmas)
 
     def __call__(
         self,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
+from micro_diffusion.sampling.around import AroundSampler
 from micro_diffusion.sampling.sampler import Sampler
 
-OnCall = Callable[[Tensor, float], object]
-"""Called with the denoised latents (B, C, h, w) and the noise level sigma that they were denoised from."""
+OnCall = Callable[[Tensor, int, int], object]
+"""Called with the denoised latents (B, C, h, w), the step in which that was, from 1 on, and the number of steps."""
 
 
-class Watched:
+class Watched(AroundSampler):
     """Another sampler, after each of whose network calls somebody is told.
 
     Args:
@@ -24,25 +24,8 @@ class Watched:
     """
 
     def __init__(self, sampler: Sampler, on_call: OnCall) -> None:
-        self.sampler, self.on_call = copy.copy(sampler), on_call
-        self.levels = sampler.levels
-
-    @property
-    def steps(self) -> int:
-        """Those of the other sampler."""
-        return self.sampler.steps
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        self.sampler.steps = steps
-
-    def sigmas(self, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """Those of the other sampler."""
-        return self.sampler.sigmas(sigma_min=sigma_min, sigma_max=sigma_max)
-
-    def asked(self, sigmas: Sequence[float]) -> list[float]:
-        """Those of the other sampler."""
-        return self.sampler.asked(sigmas)
+        super().__init__(sampler)
+        self.on_call = on_call
 
     def __call__(
         self,
@@ -56,7 +39,9 @@ class Watched:
 
         def told(x: Tensor, sigma: NoiseLevel) -> Tensor:
             clean = denoiser(x, sigma)
-            self.on_call(clean, float(sigma.flatten()[0] if isinstance(sigma, Tensor) else sigma))
+            level = float(sigma.flatten()[0] if isinstance(sigma, Tensor) else sigma)
+            step = max(1, sum(higher >= level for higher in sigmas))
+            self.on_call(clean, step, len(sigmas) - 1)
             return clean
 
         return self.sampler(told, noise, sigmas=sigmas, generators=generators)
