@@ -17,10 +17,21 @@ from micro_diffusion.cli.export import export
 from micro_diffusion.cli.generate import generate
 from micro_diffusion.cli.import_microdit import import_microdit
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.show import show
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
 PROGRAM = "micro-diffusion"
-COMMANDS: tuple[click.Command, ...] = (generate, evaluate, export, import_microdit, plan, doctor, data, completion)
+COMMANDS: tuple[click.Command, ...] = (
+    generate,
+    show,
+    evaluate,
+    export,
+    import_microdit,
+    plan,
+    doctor,
+    data,
+    completion,
+)
 
 
 class InOrder(click.Group):

@@ -18,7 +18,6 @@ class GenerationOptions:
     """What the command line says about a run and how to generate with it; None is the run's own choice."""
 
     run: str
-    seed: int | None
     sampler: str | None
     steps: int | None
     guidance_scale: float | None
@@ -33,7 +32,6 @@ class GenerationOptions:
 
 _OPTIONS = (
     click.argument("run", metavar="RUN", type=RUN),
-    click.option("--seed", type=int, help="Any integer; equal seeds generate equal images.  [default: the run's]"),
     click.option(
         "--sampler", type=ConfigName("sampler"), help="A name of configs/sampler.  [default: the run's own sampler]"
     ),

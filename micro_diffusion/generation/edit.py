@@ -25,7 +25,7 @@ RESAMPLINGS = 5
 
 @dataclass(frozen=True)
 class Edit:
-    """arguments: of `Pipeline.generate`, for runs trained on images. given: its known pixels come back in the results."""
+    """arguments: of `Pipeline.generate`, for runs trained on images. given: its known pixels are kept."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
     given: GivenImage | None = None

@@ -6,24 +6,28 @@ Legend: B images, H W pixels.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from micro_diffusion.checkpoint import WEIGHT_FILES, Run, load_run
 from micro_diffusion.files.run_folders import find_run
 from micro_diffusion.generation.edit import prepare
-from micro_diffusion.generation.given import Picture
+from micro_diffusion.generation.given import Picture, opened
+from micro_diffusion.generation.outpainting import extended
 from micro_diffusion.generation.preview import Preview, previews
 from micro_diffusion.generation.recipe import Recipe, file_digest
 from micro_diffusion.generation.samplers import find_sampler
 from micro_diffusion.machine.device import usable_device
-from micro_diffusion.machine.precision import Precision, autocast
+from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.sampling import pipeline as tensors
 from micro_diffusion.sampling.grid import to_pil
@@ -110,6 +114,11 @@ class Pipeline:
         """(H, W) in pixels of the images that the run was trained on."""
         return self.tensors.trained_resolution
 
+    @property
+    def sampler_name(self) -> str:
+        """The class of the sampler."""
+        return type(self.tensors.sampler).__name__
+
     def __call__(
         self,
         prompts: str | Sequence[str | Between] | None = None,
@@ -139,7 +148,8 @@ class Pipeline:
             batch_size: images generated at once.
             on_preview: called after every network call with a `Preview`.
             progress: whether to show a bar; None does where somebody watches.
-            **settings: `steps`, `guidance_scale`, `guidance_interval`, `resolution`, `strength` and `resamplings`, see
+            **settings: `steps`, `guidance_scale`, `guidance_interval`, `resolution`, `strength`, `resamplings` and
+                `extend`, see
                 `recipe`.
 
         Raises:
@@ -170,6 +180,7 @@ class Pipeline:
         negative_prompt: str = "",
         seed: int | Sequence[int | Between] | None = None,
         count: int = 1,
+        paired: bool = False,
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -178,6 +189,7 @@ class Pipeline:
         mask: str | None = None,
         strength: float | None = None,
         resamplings: int | None = None,
+        extend: str | None = None,
     ) -> Recipe:
         """All that the images will follow from.
 
@@ -186,6 +198,7 @@ class Pipeline:
             negative_prompt: what to go away from.
             seed: as for a call.
             count: images for each prompt, and for each of several seeds.
+            paired: whether prompt i goes with seed i alone, rather than each prompt with each seed.
             steps: sampling steps; None for those of the sampler.
             guidance_scale: 0 unconditional, 1 conditional, above 1 guided; None for the run's own.
             guidance_interval: noise levels low < sigma <= high that are guided; None for all.
@@ -194,13 +207,16 @@ class Pipeline:
             mask: name of the mask.
             strength: share of the steps that is gone from an image, for runs that were not trained on images.
             resamplings: how often each part of the way is gone in inpainting, for such runs.
+            extend: the image made larger on one side, such as "right=96", with windows of `resolution`.
 
         Raises:
             ValueError: for settings without effect.
         """
         own = self.run.prompts
         chosen = [prompts] if isinstance(prompts, str) else list(own.captions if prompts is None else prompts)
-        if seed is None or isinstance(seed, int):
+        if paired and isinstance(seed, Sequence) and len(seed) == len(chosen):
+            texts, starts = chosen, [_started(one, 0) for one in seed]
+        elif seed is None or isinstance(seed, int):
             texts = [prompt for prompt in chosen for _ in range(count)]
             starts = [(own.seed if seed is None else seed, index) for index in range(len(texts))]
         else:
@@ -210,7 +226,7 @@ class Pipeline:
         recipe = Recipe(
             run=self._name,
             weights=self.run.weights,
-            digest=file_digest(self.run.folder / WEIGHT_FILES[self.run.weights]),
+            digest=self._digest,
             prompts=tuple(texts),
             seeds=tuple(starts),
             negative_prompts=(negative_prompt,) * len(texts),
@@ -220,15 +236,28 @@ class Pipeline:
             resolution=(sides, sides) if isinstance(sides, int) else sides,
             sampler=self._sampler,
             configs=None if self._configs is None else str(self._configs),
-            precision=self.precision,
+            precision="bf16" if computes_in_bf16(self.device.type, self.precision) else "fp32",
             image=image,
             mask=mask,
             strength=strength,
             resamplings=resamplings,
+            extend=extend,
         )
         if guidance_interval is not None and recipe.guidance_scale == 1:
             raise ValueError("a guidance interval has no effect with a guidance scale of 1; leave one of them out")
         return recipe
+
+    def check_weights(self, recipe: Recipe) -> None:
+        """Warn when the recipe is of other weights than these."""
+        if recipe.digest != self._digest:
+            warnings.warn(
+                f"the {self.run.weights} weights of {self.run.folder} are not those of the recipe; images will differ",
+                stacklevel=1,
+            )
+
+    @property
+    def _digest(self) -> str:
+        return file_digest(self.run.folder / WEIGHT_FILES[self.run.weights])
 
     def make(
         self,
@@ -255,6 +284,31 @@ class Pipeline:
         Raises:
             ValueError: as `__call__`.
         """
+        if recipe.extend is not None:
+            return self._extended(recipe, image or recipe.image, mask, batch_size=batch_size, on_preview=on_preview)
+        images = self.make_tensor(
+            recipe,
+            image=image,
+            mask=mask,
+            seeds=seeds,
+            batch_size=batch_size,
+            on_preview=on_preview,
+            progress=progress,
+        )
+        return [to_pil(one) for one in images]
+
+    def make_tensor(
+        self,
+        recipe: Recipe,
+        *,
+        image: Picture | None = None,
+        mask: Picture | None = None,
+        seeds: Sequence[Seed] | None = None,
+        batch_size: int = 16,
+        on_preview: Callable[[Preview], object] | None = None,
+        progress: bool | None = None,
+    ) -> Tensor:
+        """As `make`, of a recipe that extends no image -> uint8 (B, 3, H, W) on the CPU."""
         pipeline = copy.copy(self.tensors)
         edit = prepare(pipeline, recipe, image or recipe.image, mask or recipe.mask)
         if on_preview is not None:
@@ -274,7 +328,23 @@ class Pipeline:
                 on_batch=bar.update,
                 **edit.arguments,
             )
-        return [to_pil(one) for one in edit.restored(images)]
+        return edit.restored(images)
+
+    def _extended(self, recipe: Recipe, image: Picture | None, mask: Picture | None, **how: Any) -> list[Image.Image]:
+        """One larger image for each prompt and seed of the recipe; window k starts from k more than its index."""
+        if image is None or mask is not None:
+            raise ValueError(f"extend={recipe.extend} needs an image and no mask; give the image to be made larger")
+        whole = opened(image)
+        found = []
+        for one in (recipe.only(index) for index in range(len(recipe.prompts))):
+
+            def inpaint(made: int, window: Image.Image, unknown: Image.Image, one: Recipe = one) -> Image.Image:
+                seed, index = one.seeds[0]
+                part = dataclasses.replace(one, extend=None, image=None, seeds=((seed, index + made),))
+                return self.make(part, image=window, mask=unknown, progress=False, **how)[0]
+
+            found.append(extended(whole, recipe.extend or "", recipe.resolution, inpaint))
+        return found
 
 
 def _started(seed: int | Between, index: int) -> Any:

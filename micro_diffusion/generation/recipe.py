@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from micro_diffusion.checkpoint import Weights
 from micro_diffusion.machine.precision import Precision
 from micro_diffusion.sampling.image_file import TEXT_ENTRY
 from micro_diffusion.sampling.start import Between
@@ -28,11 +29,11 @@ class Recipe:
     prompts: B texts or points between two. seeds: B pairs (seed, index) or points between two. negative_prompts: B
     texts, "" for none. sampler: an option of configs/sampler, None for the run's own; configs: the folder of another
     configs/sampler. resolution: (H, W) in pixels. image, mask: files. strength, resamplings: for an image without
-    training on it. grid: whether the file shows all of them.
+    training on it. extend: such as right=96, what is added to the image.
     """
 
     run: str
-    weights: str
+    weights: Weights
     digest: str
     prompts: tuple[str | Between, ...]
     seeds: tuple[Any, ...]
@@ -48,6 +49,7 @@ class Recipe:
     mask: str | None = None
     strength: float | None = None
     resamplings: int | None = None
+    extend: str | None = None
 
     def only(self, index: int) -> Recipe:
         """That of one of the images."""
@@ -65,7 +67,7 @@ class Recipe:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """What a PNG of this package says about itself.
+    """What a PNG or GIF of this package says about itself.
 
     Raises:
         ValueError: when the file is no image, or says nothing.
@@ -73,14 +75,14 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", {}).get(TEXT_ENTRY)
+            text = getattr(image, "text", {}).get(TEXT_ENTRY) or image.info.get("comment")
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image; give a PNG that micro-diffusion has made") from error
+        raise ValueError(f"{path} is no image; give a PNG or GIF that micro-diffusion has made") from error
     if text is None:
-        raise ValueError(f"{path} says nothing about how it was made; give a PNG that micro-diffusion has made")
+        raise ValueError(f"{path} says nothing about how it was made; give a PNG or GIF that micro-diffusion has made")
     try:
         described = json.loads(text)
-    except ValueError as error:
+    except ValueError as error:  # UnicodeDecodeError too
         raise ValueError(f"what {path} says about itself is no JSON; give the file as it was made") from error
     if not isinstance(described, dict):
         raise ValueError(f"what {path} says about itself is no recipe; give the file as it was made")
