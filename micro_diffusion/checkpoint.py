@@ -25,7 +25,7 @@ from micro_diffusion.files.whole_file import whole_file
 
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 PARTS = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "prompts")
-OPTIONAL_PARTS = ("image_conditioner",)
+OPTIONAL_PARTS = ("image_conditioner", "thresholding")
 Weights = Literal["ema", "raw"]
 _WRAPPER_PREFIXES = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")
 
@@ -148,6 +148,7 @@ class Run:
     sampler: Any
     prompts: Any
     image_conditioner: Any = None
+    thresholding: Any = None
 
 
 def load_run(folder: str | Path, *, weights: Weights | None = None, device: str | torch.device = "cpu") -> Run:

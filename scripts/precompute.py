@@ -9,7 +9,10 @@ from omegaconf import DictConfig
 
 from micro_diffusion.data.prepare.ranks import joined
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from micro_diffusion.training.config_checks.schema import validate_command
+
+register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="precompute")

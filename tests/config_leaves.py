@@ -23,7 +23,7 @@ LEAF_VALUES = {-1: "-1", 0: "0", math.inf: "inf", "": "''", "zzz": "zzz", (): "[
 """What every leaf is set to, and how it is written on the command line; besides them an empty mapping."""
 MAPPING = "{}"
 
-SIGNED = ("objective.P_mean", "*_subset_num_batches", "trainer.save_num_checkpoints_to_keep")
+SIGNED = ("objective.P_mean", "model.log_variance", "*_subset_num_batches", "trainer.save_num_checkpoints_to_keep")
 UNBOUNDED = ("sampler.churn_sigma_max",)
 ABOVE_0 = (
     *("resolution", "*.batch_size", "backbone.dim", "backbone.depth", "backbone.head_dim", "backbone.*_ratio"),

@@ -86,7 +86,13 @@ def test_parts_of_a_stage_fit_one_another(path: Path):
 
 @pytest.mark.parametrize(
     ("backbone", "parameters"),
-    [("tiny", 200_692_752), ("xl", 1_165_442_320), ("tld text_encoder.dim=768", 101_164_352)],
+    [
+        ("tiny", 200_692_752),
+        ("xl", 1_165_442_320),
+        ("tld text_encoder.dim=768", 101_164_352),
+        ("unet_ldm text_encoder.dim=27", 12_198_020),
+        ("unet_small text_encoder.dim=10", 3_038_676),
+    ],
 )
 def test_sizes_have_the_published_parameter_counts(backbone: str, parameters: int):
     config = composed("256_pretrain", *f"backbone={backbone}".split())

@@ -126,6 +126,22 @@ def test_cc12m_from_the_publishers_table(tmp_path):
     assert len(lines) == 1 + 124_234
 
 
+def test_urls(tmp_path):
+    check, again, download, count = made(tmp_path, "urls", "small", "table=here.csv", "caption=TEXT")
+    raw, links = tmp_path / "here" / "raw", str(ROOT / "scripts" / "datasets" / "links.py")
+    assert check == ["python", links, "check", "here.csv", "url", "TEXT", "small", str(raw / "links.csv")]
+    assert again[2:] == ["again", str(raw / "webdataset")] and count[2:] == ["count", str(raw / "webdataset")]
+    options = dict(zip(download[1::2], download[2::2], strict=True))
+    assert download[0] == "img2dataset" and options["--url_list"] == str(raw / "links.csv")
+    assert (options["--output_folder"], options["--incremental_mode"]) == (str(raw / "webdataset"), "incremental")
+
+
+def test_urls_without_a_table(tmp_path):
+    done, calls = run(tmp_path, "urls", "here")
+    assert done.returncode == 2 and calls == []
+    assert "no table is given; add table=LINKS.csv" in done.stderr
+
+
 def test_textcaps(tmp_path):
     raw = tmp_path / "here" / "raw"
     assert made(tmp_path, "textcaps", "small") == [hub("lmms-lab/TextCaps", raw, "data/train-00000-of-00013.parquet")]

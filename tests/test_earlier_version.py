@@ -60,7 +60,7 @@ def test_a_finished_run_is_known_to_be_complete(workplace: Path):
 
 def test_a_finished_run_loads(workplace: Path):
     run = load_run(workplace / "runs" / "finished")
-    assert run.weights == "ema" and run.objective.sigma_data == 1.0 and run.sampler.steps == 2
+    assert run.weights == "ema" and run.objective.process.sigma_data == 1.0 and run.sampler.steps == 2
 
 
 def test_records_of_prepared_data_are_read_in_todays_names(workplace: Path):

@@ -23,6 +23,7 @@ class KLAutoencoder(GaussianAutoencoder):
         width: channels of the features at half resolution; they double with each further halving.
         encoder_blocks: residual blocks of the encoder at each resolution.
         decoder_blocks: residual blocks of the decoder at each resolution.
+        tanh: whether images leave the decoder through a tanh, which keeps them in [-1, 1].
     """
 
     network = "kl"
@@ -35,6 +36,7 @@ class KLAutoencoder(GaussianAutoencoder):
         width: int = 48,
         encoder_blocks: int = 1,
         decoder_blocks: int = 2,
+        tanh: bool = False,
     ) -> None:
         halvings = downsampling.bit_length() - 1
         if downsampling < 2 or 2**halvings != downsampling:
@@ -45,8 +47,10 @@ class KLAutoencoder(GaussianAutoencoder):
             "width": width,
             "encoder_blocks": encoder_blocks,
             "decoder_blocks": decoder_blocks,
+            "tanh": tanh,
         }
         super().__init__(channels=channels, downsampling=downsampling, config=config)
+        self.tanh = tanh
         widths = [width * 2**level for level in range(halvings)]
         self.encoder = _encoder(widths, 2 * channels, encoder_blocks)
         self.decoder = _decoder(widths, channels, decoder_blocks)
@@ -58,7 +62,8 @@ class KLAutoencoder(GaussianAutoencoder):
 
     def reconstruct(self, unscaled: Tensor) -> Tensor:
         """Latents (B, C, h, w) before shift and scaling -> (B, 3, H, W), about [-1, 1], not clamped."""
-        return self.decoder(unscaled.contiguous(memory_format=torch.channels_last)).contiguous()
+        images = self.decoder(unscaled.contiguous(memory_format=torch.channels_last)).contiguous()
+        return images.tanh() if self.tanh else images
 
     @property
     def last_layer(self) -> nn.Parameter:

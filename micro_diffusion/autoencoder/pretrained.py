@@ -49,7 +49,7 @@ class PretrainedAutoencoder:
         dtype: str = "float32",
     ) -> None:
         self.name = path if subfolder is None else f"{path}/{subfolder}"
-        self.model = _load(path, subfolder, revision, getattr(torch, dtype))
+        self.model = load_kl(path, subfolder, revision, getattr(torch, dtype))
         config = self.model.config
         if dtype == "float16" and config.force_upcast:
             raise ValueError(
@@ -96,7 +96,7 @@ class PretrainedAutoencoder:
         self.model.to(device)
 
 
-def _load(path: str, subfolder: str | None, revision: str | None, dtype: torch.dtype) -> Any:
+def load_kl(path: str, subfolder: str | None, revision: str | None, dtype: torch.dtype) -> Any:
     """The frozen network from a local folder, or from the hub when there is no such folder."""
     from diffusers import AutoencoderKL  # takes seconds, and only this class needs it
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.conv_block import ConvBlock
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
 from micro_diffusion.condition import Condition
@@ -198,14 +198,7 @@ class ConvTransformer(nn.Module):
                 f"captions have features of width {condition.tokens.shape[-1]}, but the network was built for "
                 f"{self.caption_dim}; set backbone.caption_dim={condition.tokens.shape[-1]} or use its own text encoder"
             )
-        image = 0 if condition.image is None else condition.image.shape[1]
-        if image != self.image_channels:
-            raise ValueError(
-                f"the conditioning image has {image} channels, but the network takes {self.image_channels}; set "
-                f"backbone.image_channels={image}"
-            )
-        if condition.image_level is not None:
-            raise ValueError("this network is not told an image's noise level; condition it on images without noise")
+        check_image(self, condition, self.input_size)
         if keep is not None:
             raise ValueError("this network's convolutions need every patch; set model.train_mask_ratio=0")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.backbone.attention import attend
+from micro_diffusion.layers.image_attention import linear_attention
 
 COSINE_SCALE = 8.0
 """What the cosine of a query and a key is multiplied by before the softmax."""
@@ -104,9 +105,8 @@ class LinearAttention(nn.Module):
             ck, cv = self.context_kv(context).chunk(2, dim=-1)
             k, v = torch.cat([k, ck], dim=1), torch.cat([v, cv], dim=1)
         q, k, v = (rearrange(y, "b t (h d) -> b h t d", d=self.head_dim) for y in (q, k, v))
-        q, k = q.softmax(dim=-1) * self.head_dim**-0.5, k.softmax(dim=-2)
-        y = q.to(v.dtype) @ (k.to(v.dtype).mT @ v)
-        y = self.out_norm(self.out(functional.silu(rearrange(y, "b h t d -> b t (h d)"))))
+        y = rearrange(linear_attention(q, k, v), "b h t d -> b t (h d)")
+        y = self.out_norm(self.out(functional.silu(y)))
         return rearrange(y, "b (h w) c -> b c h w", h=height)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
+from micro_diffusion.backbone.embedding import image_level_told
 from micro_diffusion.backbone.pixel_attention import (
     AttentionBlock,
     CrossAttention,
@@ -37,6 +38,7 @@ class PixelUNet(nn.Module):
     Arguments that say "a level" take one value for all levels, or a list with one for each from the finest on.
 
     Args:
+        input_size: side of the images, or (height, width), that are generated where no other size is asked for.
         in_channels: C.
         caption_dim: width of a caption token's feature.
         dim: channels that `dim_mults` multiply.
@@ -76,11 +78,11 @@ class PixelUNet(nn.Module):
     takes_keep = False
     use_caption_mask = True
     patch_size = 1
-    patches = 1
 
     def __init__(
         self,
         *,
+        input_size: int | Sequence[int],
         in_channels: int,
         caption_dim: int,
         dim: int,
@@ -135,7 +137,11 @@ class PixelUNet(nn.Module):
             raise ValueError(f"{attention_depth=} has no effect without self_attention; leave it out")
         if not memory_efficient and depth == 1 and downsampling_kernels:
             raise ValueError("downsampling_kernels has no effect with one level; leave it out")
+        self.multiple = 2 ** (depth if memory_efficient else depth - 1)
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        self.input_size = (height, width)
         self.in_channels, self.caption_dim, self.image_channels = in_channels, caption_dim, image_channels
+        self._check_size(in_channels, height, width)
         self.takes_image_level, self.activation_checkpointing = takes_image_level, activation_checkpointing
         self.skip_scale = 2**-0.5 if scale_skips else 1.0
         self.input_to_output, self.combine_levels = input_to_output, combine_levels
@@ -211,11 +217,11 @@ class PixelUNet(nn.Module):
         width = (first_dim if memory_efficient else dims[1]) + dim * len(self.combined)
         width += first_dim if input_to_output else 0
         self.final_block = block(width, dim, gated=True) if final_block else None
-        width = (dim if final_block else width) + image_channels
-        self.final = nn.Conv2d(width, in_channels, final_kernel, padding=final_kernel // 2)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)  # pyright: ignore[reportArgumentType]
-        self.multiple = 2 ** (depth if memory_efficient else depth - 1)
+        convolution = partial(nn.Conv2d, out_channels=in_channels, kernel_size=final_kernel, padding=final_kernel // 2)
+        self.final = convolution(dim if final_block else width)
+        self.image_final = convolution(image_channels, bias=False) if image_channels else None
+        for parameter in (*self.final.parameters(), *(self.image_final or nn.Identity()).parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition, keep: Tensor | None = None) -> Prediction:
         """x (B, C, h, w), level (B,), condition with an image of x's size where the network takes one -> Prediction.
@@ -245,14 +251,17 @@ class PixelUNet(nn.Module):
         more = [functional.interpolate(block(y), size) for block, y in levels]
         x = torch.cat([x, *more, *([start] if self.input_to_output else [])], dim=1)
         x = x if self.final_block is None else self._run(self.final_block, x, vector, context)
-        return Prediction(self.final(torch.cat([x, *image], dim=1)))
+        y = self.final(x)
+        if self.image_final is not None:
+            y = y + self.image_final(*image)
+        return Prediction(y)
 
     def _told(self, level: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The vector (B, E) and the context (B, L, D)."""
         vector, rows = self.level(level)
         told = [rows]
-        if self.image_level is not None:
-            image_vector, image_rows = self.image_level(condition.image_level)
+        if self.image_level is not None and condition.image_level is not None:
+            image_vector, image_rows = self.image_level(image_level_told(condition.image_level))
             vector, told = vector + image_vector, [*told, image_rows]
         text_vector, text_rows = self.text(condition)
         return vector + text_vector, self.context_norm(torch.cat([*told, text_rows], dim=1))
@@ -263,23 +272,15 @@ class PixelUNet(nn.Module):
     def _check(self, x: Tensor, condition: Condition, keep: Tensor | None) -> None:
         if keep is not None:
             raise ValueError("PixelUNet has no patches that could be masked; set model.train_mask_ratio=0")
-        if x.shape[1] != self.in_channels or any(side % self.multiple for side in x.shape[-2:]):
+        self._check_size(*x.shape[1:])
+        check_image(self, condition, tuple(x.shape[2:]))
+
+    def _check_size(self, channels: int, height: int, width: int) -> None:
+        if channels != self.in_channels or height % self.multiple or width % self.multiple:
             raise ValueError(
-                f"images are {tuple(x.shape[1:])} (channels, height, width), but the network takes {self.in_channels} "
-                f"channels and sides that divide by {self.multiple}; choose such a resolution, or fewer dim_mults"
-            )
-        wanted = (self.image_channels, *x.shape[-2:]) if self.image_channels else None
-        given = None if condition.image is None else tuple(condition.image.shape[1:])
-        if given != wanted:
-            raise ValueError(
-                f"the condition's image is {given} (channels, height, width), but the network takes {wanted}; use the "
-                "conditioner that the network was trained with"
-            )
-        if self.takes_image_level != (condition.image_level is not None):
-            stated = "none" if condition.image_level is None else "one"
-            raise ValueError(
-                f"the condition's image has {stated} noise level of its own, but backbone.takes_image_level is "
-                f"{str(self.takes_image_level).lower()}; set both alike"
+                f"images are {(channels, height, width)} (channels, height, width), but the network takes "
+                f"{self.in_channels} channels and sides that divide by {self.multiple}; choose such a resolution, or "
+                "fewer dim_mults"
             )
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -17,7 +17,7 @@ def widened(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tenso
     parameters are the image's. Weights that the state has keep their values; whatever else is different stays so, and
     loading it names the differences.
     """
-    channels, in_channels = getattr(backbone, "image_channels", 0), getattr(backbone, "in_channels", 0)
+    channels = getattr(backbone, "image_channels", 0)
     own, wide = backbone.state_dict(), dict(state)
     if not channels or any(_is_of_image(key) for key in state):
         return wide
@@ -25,7 +25,7 @@ def widened(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tenso
         given = state.get(key)
         if given is None and _is_of_image(key):
             wide[key] = value.detach().clone()
-        elif given is not None and _lacks_image(given, value, in_channels, channels):
+        elif given is not None and _lacks_image(given, value, channels):
             zeros = given.new_zeros(len(given), channels, *given.shape[2:])
             wide[key] = torch.cat([given, zeros], dim=1)
     return wide
@@ -35,8 +35,6 @@ def _is_of_image(key: str) -> bool:
     return any(name.startswith(_OF_IMAGE) for name in key.split("."))
 
 
-def _lacks_image(given: Tensor, own: Tensor, in_channels: int, channels: int) -> bool:
-    """Whether a weight (out, C, …) sees x alone, where that of the network (out, C + C', …) sees the image too."""
-    return given.ndim >= 2 and given.shape[1] == in_channels and own.shape == (
-        len(given), in_channels + channels, *given.shape[2:]
-    )  # fmt: skip
+def _lacks_image(given: Tensor, own: Tensor, channels: int) -> bool:
+    """Whether a weight (out, inputs, …) is as that of the network, but for its last inputs, which see the image."""
+    return given.ndim >= 2 and own.shape == (len(given), given.shape[1] + channels, *given.shape[2:])

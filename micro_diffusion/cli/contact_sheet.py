@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
+from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
 from micro_diffusion.autoencoder.identity import IdentityAutoencoder
-from micro_diffusion.autoencoder.kl import KLAutoencoder
+from micro_diffusion.autoencoder.saved import load_autoencoder
 from micro_diffusion.sampling.grid import captioned_grid
 from micro_diffusion.sampling.pipeline import to_uint8
 
@@ -43,15 +44,15 @@ def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
     return captioned_grid(images, [text if len(text) <= SHOWN else f"{text[:SHOWN]} ..." for text in captions])
 
 
-def find_autoencoder(name: str, place: str) -> Autoencoder | KLAutoencoder | None:
-    """The autoencoder of that name: the identity, one of diffusers in a local folder, or a KL-VAE at `place`."""
+def find_autoencoder(name: str, place: str) -> Autoencoder | GaussianAutoencoder | None:
+    """The autoencoder of that name: the identity, one of diffusers in a folder, or one of a training at `place`."""
     if name.startswith("identity"):
         return IdentityAutoencoder(std=float(name.partition("-std")[2] or 1))
     if Path(name).is_dir():
         from micro_diffusion.autoencoder.pretrained import PretrainedAutoencoder  # imports diffusers
 
         return PretrainedAutoencoder(path=name)
-    autoencoder = KLAutoencoder.load(place)
+    autoencoder = load_autoencoder(place)
     return autoencoder if autoencoder.name == name else None
 
 

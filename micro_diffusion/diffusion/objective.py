@@ -135,8 +135,7 @@ class Objective:
 
         latents (B, C, h, w), level_normal (B,) and noise (B, C, h, w) standard normal draws, keep (B, K) or None. The
         draws come from the caller, so that they can follow from (seed, step, rank) and be fixed in evaluation.
-
-        loss_mask: (B, 1, h, w) bool, true on the cells whose loss counts, or None for all. Where none does it is 0.
+        loss_mask: (B, 1, h, w) bool, the cells whose loss counts, or None for all; a sample that shows none has loss 0.
         """
         latents = latents.float()
         sigma = self.training_sigma(level_normal)
@@ -147,10 +146,7 @@ class Objective:
             visible = loss_mask if visible is None else visible & loss_mask
         if visible is None:
             return Loss(self.weight(sigma) * error.mean(dim=(1, 2, 3)), sigma)
-        cells = visible.sum(dim=(1, 2, 3))
-        if loss_mask is not None:
-            cells = cells.clamp(min=1)  # patches may hide every cell whose loss counts
-        mean = (error * visible).sum(dim=(1, 2, 3)) / cells
+        mean = (error * visible).sum(dim=(1, 2, 3)) / visible.sum(dim=(1, 2, 3)).clamp(min=1)
         return Loss(self.weight(sigma) * mean, sigma)
 
     def denoiser(self, backbone: Backbone, condition: Condition) -> Denoiser:

@@ -20,6 +20,7 @@ from micro_diffusion.doctor.run import check_first_weights, check_remote_folder,
 from micro_diffusion.doctor.stage import build_on_meta, summary
 from micro_diffusion.doctor.step import check_step
 from micro_diffusion.performance.plan import stage_configs
+from micro_diffusion.training.config_checks.class_names import with_class_names
 
 
 def examine(
@@ -84,7 +85,7 @@ def examine_stage(
     built: dict[str, Any] = {}
 
     def configuration() -> str:
-        config = composed()[stage]
+        config = with_class_names(composed()[stage])
         built["model"] = build_on_meta(config)
         content: Any = OmegaConf.to_container(config, resolve=True)
         built["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}

@@ -72,6 +72,7 @@ class Pipeline:
             if sampler is None
             else find_sampler(sampler, None if configs is None else Path(configs)),
             image_conditioner=run.image_conditioner,
+            thresholding=run.thresholding,
         )
 
     @classmethod

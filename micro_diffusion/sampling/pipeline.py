@@ -32,7 +32,9 @@ from micro_diffusion.sampling.start import (
     unit_noise,
     with_negative,
 )
+from micro_diffusion.sampling.thresholding import Thresholding
 from micro_diffusion.text.encoder import TextEncoder
+from micro_diffusion.text.none import NoEncoder
 
 
 @runtime_checkable
@@ -57,6 +59,7 @@ class Pipeline:
         objective: makes a denoiser of the backbone.
         sampler: walks from noise to latents with that denoiser.
         image_conditioner: makes the backbone's conditioning image, where it takes one, of the image that is given.
+        thresholding: keeps denoised latents within the range of pixels; None where they have no such range.
 
     Raises:
         ValueError: when the parts do not fit one another.
@@ -71,6 +74,7 @@ class Pipeline:
         objective: Objective,
         sampler: Sampler,
         image_conditioner: ImageConditioner | None = None,
+        thresholding: Thresholding | None = None,
     ) -> None:
         if text_encoder.dim != backbone.caption_dim:
             raise ValueError(
@@ -84,6 +88,7 @@ class Pipeline:
             )
         check_image_conditioner(backbone, image_conditioner, "image_conditioner")
         self.image_conditioner = image_conditioner
+        self.thresholding = thresholding
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
         self.backbone = backbone
@@ -141,6 +146,10 @@ class Pipeline:
             )
         if any(negatives) and guidance_scale == 1:
             raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
+        if isinstance(self.text_encoder, NoEncoder) and guidance_scale not in (0, 1):
+            raise ValueError(
+                f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
+            )
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
@@ -174,9 +183,10 @@ class Pipeline:
         Raises:
             ValueError: when it was built for no size in particular.
         """
-        if not isinstance(self.backbone, Resizable):
+        size = getattr(self.backbone, "input_size", None)
+        if size is None:
             raise ValueError(f"{type(self.backbone).__name__} was built for no size in particular; give a resolution")
-        height, width = self.backbone.input_size
+        height, width = size
         return height * self.autoencoder.downsampling, width * self.autoencoder.downsampling
 
     def latent_size(self, resolution: int | tuple[int, int]) -> tuple[int, int]:
@@ -233,6 +243,8 @@ class Pipeline:
             interval=guidance_interval,
             sigmas=asked,
         )
+        if self.thresholding is not None:
+            denoiser = self.thresholding(denoiser)
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)

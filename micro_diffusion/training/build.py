@@ -21,6 +21,7 @@ from torch.utils.data import DistributedSampler
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.callbacks.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
 from micro_diffusion.training.callbacks.smaller_batches import SmallerEvaluations, SmallerMicrobatches
@@ -33,6 +34,7 @@ from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad, 
 from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from micro_diffusion.training.checkpoints.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.checkpoints.saver import WholeCheckpointSaver
+from micro_diffusion.training.config_checks.class_names import with_class_names
 from micro_diffusion.training.config_checks.coherence import check_coherence
 from micro_diffusion.training.config_checks.errors import refusals_named
 from micro_diffusion.training.config_checks.schema import validate
@@ -52,6 +54,7 @@ def train(config: DictConfig) -> None:
     Raises:
         ValueError: for a configuration that does not fit together, or a run folder of another one.
     """
+    config = with_class_names(config)
     validate(config)
     check_coherence(config)
     content: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
@@ -75,6 +78,8 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     model = build_model(config)
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
+    if isinstance(model, AutoencoderTraining):
+        model.check_run(trainer.state)
     if dist.get_global_rank() == 0:
         run.begin(step=int(trainer.state.timestamp.batch), also=changed_data(trainer.state))
     start = time.monotonic()

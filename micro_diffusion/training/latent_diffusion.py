@@ -44,6 +44,8 @@ class LatentDiffusion(ComposerModel):
         train_mask_ratio: share of patches that are masked in training, from 0 up to, but not including, 1.
         caption_drop: probability of a caption to be replaced by the null caption in training.
         image_conditioner: makes the conditioning image of a backbone with `image_channels`; None for one without.
+        train_crop: side in latent cells of the random square of each latent that a training step sees, for a network
+            without positions; None trains on whole latents. Evaluation and generation take whole ones.
         noise_bands: rising noise levels sigma between which the evaluation loss is reported separately.
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
@@ -67,6 +69,7 @@ class LatentDiffusion(ComposerModel):
         weight_dtype: WeightDtype = "fp32",
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
+        train_crop: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -88,6 +91,7 @@ class LatentDiffusion(ComposerModel):
         self.network = backbone
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
+        self.train_crop = train_crop
         self.objective = objective
         self.train_mask_ratio = train_mask_ratio
         self.caption_drop = caption_drop
@@ -113,8 +117,11 @@ class LatentDiffusion(ComposerModel):
         """
         batch = self._with_features(batch)
         latents = batch["latents"]
+        if self.train_crop is not None:
+            latents = random_squares(latents, self.train_crop, draws.uniform(2))
         drawn = {
             **batch,
+            "latents": latents,
             "level_normal": draws.normal(),
             "noise": draws.normal(*latents.shape[1:]),
             "caption_dropped": draws.uniform() < self.caption_drop,
@@ -189,6 +196,23 @@ class LatentDiffusion(ComposerModel):
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the backbone's weights with plain keys."""
         save_weights(folder, state, weights)
+
+
+def random_squares(latents: Tensor, side: int, place: Tensor) -> Tensor:
+    """(B, C, h, w), place (B, 2) uniform in [0, 1) -> (B, C, side, side): one square of each, anywhere.
+
+    Raises ValueError for a square that is larger than the latents.
+    """
+    height, width = latents.shape[-2:]
+    if not 1 <= side <= min(height, width):
+        raise ValueError(
+            f"model.train_crop is {side}, but the latents have {height}×{width} cells; set it to at most the shorter "
+            "side, or to null"
+        )
+    free = torch.tensor([height - side + 1, width - side + 1])
+    corners = (place * free).long().tolist()
+    rows = zip(latents, corners, strict=True)
+    return torch.stack([row[:, top : top + side, left : left + side] for row, (top, left) in rows])
 
 
 def _check_masking(backbone: Backbone, mask_ratio: float) -> None:

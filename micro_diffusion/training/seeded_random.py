@@ -27,19 +27,21 @@ class Draws(NamedTuple):
     samples: one generator for each of the B samples.
     places: (B,) int64, where they stand in the batch of all ranks.
     total: samples of the batch of all ranks.
+    step: of the training, from 0.
     """
 
     shared: torch.Generator
     samples: list[torch.Generator]
     places: Tensor
     total: int
+    step: int = 0
 
     @classmethod
-    def of(cls, *origin: int | str, size: int, rank: int = 0, ranks: int = 1) -> Draws:
+    def of(cls, *origin: int | str, size: int, rank: int = 0, ranks: int = 1, step: int = 0) -> Draws:
         """For the `size` samples of a rank; like a pack of cards, a batch is dealt to the ranks in turn."""
         places = [place * ranks + rank for place in range(size)]
         samples = [generator_for(*origin, place) for place in places]
-        return cls(generator_for(*origin, "shared"), samples, torch.tensor(places), size * ranks)
+        return cls(generator_for(*origin, "shared"), samples, torch.tensor(places), size * ranks, step)
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) standard normal, each sample's row from its own generator."""

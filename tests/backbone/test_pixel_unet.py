@@ -1,14 +1,24 @@
 """The UNet for pixels: published sizes, conditions, and that no argument is without effect."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.backbone.pixel_resampling import CrossEmbedding, downsampling, upsampling
 from micro_diffusion.backbone.pixel_unet import PixelUNet
+from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.condition import Condition
+from micro_diffusion.performance.counting import count_flops
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {
+    "input_size": 8,
     "in_channels": 3,
     "caption_dim": 5,
     "dim": 8,
@@ -18,6 +28,8 @@ SMALL = {
     "text_latents": 3,
     "max_text_length": 6,
 }
+
+register_resolvers()
 
 
 def small(**changes) -> PixelUNet:
@@ -143,19 +155,25 @@ def test_the_image_and_both_levels_are_told():
 @pytest.mark.parametrize(
     ("changes", "told", "message"),
     [
-        ({}, condition(image=3), "the condition's image is .* but the network takes None"),
-        ({"image_channels": 3}, condition(), "the condition's image is None .* takes \\(3, 8, 8\\)"),
-        ({"image_channels": 3}, condition(image=3, level=True), "has one noise level of its own"),
-        ({"image_channels": 3, "takes_image_level": True}, condition(image=3), "has none noise level of its own"),
+        ({}, condition(image=3), "conditioning image is .* but the network takes none"),
+        ({"image_channels": 3}, condition(), "takes a conditioning image of 3 channels, but is given none"),
+        ({"image_channels": 3}, condition(image=3, level=True), "is told, but the network does not"),
+        ({"image_channels": 3, "takes_image_level": True}, condition(image=3), "is not told, but the network takes it"),
         ({"caption_dim": 7}, condition(), "features of width 5, but the network was built for 7"),
         ({"max_text_length": 3}, condition(), "captions have 4 tokens, but the network was built for 3"),
         ({}, condition()._replace(mask=torch.ones(3, 2, dtype=torch.bool)), "mask is \\(3, 2\\)"),
-        ({"dim_mults": (1, 1, 1, 1, 1)}, condition(), "sides that divide by 16"),
     ],
 )
 def test_a_condition_that_does_not_fit_is_refused(changes, told, message):
     with pytest.raises(ValueError, match=message):
         predicted(small(**changes), told)
+
+
+def test_any_size_that_its_levels_divide_is_taken_and_no_other():
+    network = small()
+    assert network(torch.zeros(3, 3, 6, 10), torch.zeros(3), condition()).value.shape == (3, 3, 6, 10)
+    with pytest.raises(ValueError, match="sides that divide by 2"):
+        network(torch.zeros(3, 3, 6, 9), torch.zeros(3), condition())
 
 
 def test_masked_patches_are_refused():
@@ -173,6 +191,7 @@ def test_masked_patches_are_refused():
         ({"input_kernels": [4]}, "set them to odd numbers"),
         ({"downsampling_kernels": [3]}, "set them to even numbers"),
         ({"self_attention": "none", "attention_depth": 2}, "has no effect"),
+        ({"input_size": (8, 9)}, "sides that divide by 2"),
         ({"heads": 0}, "backbone.heads is 0"),
         ({"level_features": 3}, "an even number"),
     ],
@@ -191,3 +210,34 @@ def test_resampling_keeps_shapes_and_begins_without_a_chequered_pattern():
     assert larger.shape == upsampling(6, 10, pixel_shuffle=False)(x).shape == (2, 10, 8, 8)
     cells = larger.unflatten(3, (4, 2)).unflatten(2, (4, 2))
     torch.testing.assert_close(cells, cells[:, :, :, :1, :, :1].expand_as(cells))
+
+
+SIZES = {
+    # side in pixels, parameters, forward GFLOP of one image: with captions of 256 tokens of width 4096
+    "imagen_base_64": (64, 1_627_314_980, 1009),
+    "imagen_sr_256": (256, 732_429_970, 783),
+    "imagen_sr_1024": (1024, 721_637_778, 12_458),
+    # with captions of 18 tokens of width 192
+    "pixel_small": (16, 2_343_202, 0.1600),
+    "pixel_sr_small": (32, 2_506_596, 0.1657),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_have_their_parameters_and_their_cost(size):
+    side, parameters, gflop = SIZES[size]
+    encoder = ["text_encoder=t5", "text_encoder.max_length=256"] if "imagen" in size else ["text_encoder=tiny"]
+    changes = [f"backbone={size}", f"resolution={side}", "autoencoder=identity", "machine=cpu", *encoder]
+    changes += ["image_conditioner=low_resolution"] if "sr" in size else []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("256_pretrain", changes)
+    told = config.text_encoder
+    with torch.device("meta"):
+        network = instantiate(config.backbone, _convert_="all")
+        condition = Condition(torch.zeros(1, told.max_length, told.dim))
+        x, level = torch.zeros(1, 3, side, side), torch.zeros(1)
+        if network.image_channels:
+            condition = condition._replace(image=x, image_level=level)
+        work = partial(network, x, level, condition)
+        assert parameter_count(network) == parameters
+        assert count_flops(work) == pytest.approx(gflop * 1e9, rel=0.001)

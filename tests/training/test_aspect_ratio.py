@@ -38,4 +38,4 @@ def test_rectangular_latents_are_trained_on_and_drawn(tmp_path, padded, capsys):
     main(["generate", str(tmp_path / "runs" / "wide"), "a large red circle", *drawing])
     assert Image.open(tmp_path / "out.png").size == (40, 24)
     assert main(["evaluate", str(tmp_path / "runs" / "wide"), "--out", str(tmp_path / "scores.json")]) == 2
-    assert "wide draws 24×40, but only square images can be judged; use generate" in capsys.readouterr().err
+    assert "wide generates 24×40, but only square images can be judged; use generate" in capsys.readouterr().err

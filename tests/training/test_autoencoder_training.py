@@ -56,8 +56,9 @@ def test_crops_of_shrunk_images(shrink, side):
 
 
 def test_indivisible_images_are_cropped_to_a_multiple():
-    images = torch.zeros(2, 3, 30, 15, dtype=torch.uint8)
-    assert build(crop=64).draw({"images": images}, draws(size=2))["images"].shape == (2, 3, 28, 12)
+    images = torch.zeros(2, 3, 62, 30, dtype=torch.uint8)
+    drawn = build(crop=28, shrink=[2]).draw({"images": images}, draws(size=2))
+    assert drawn["images"].shape == (2, 3, 28, 12)
 
 
 def test_shrinking_takes_the_mean():

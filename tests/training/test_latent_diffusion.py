@@ -236,3 +236,19 @@ def test_token_ids_train_as_the_features_that_they_stand_for():
 def test_a_text_encoder_without_token_ids_is_refused():
     with pytest.raises(ValueError, match=r"tiny-6 has no token ids; set model\.text_encoder=null"):
         make_model(text_encoder=TinyTextEncoder(dim=6))
+
+
+def test_training_sees_random_squares_and_evaluation_whole_latents():
+    model, batch = make_model(train_crop=4, train_mask_ratio=0.0), make_batch()
+    seen = model.draw(batch, draws("train", 0))
+    assert seen["latents"].shape == seen["noise"].shape == (8, 3, 4, 4)
+    corners = []
+    for whole, square in zip(batch["latents"], seen["latents"], strict=True):
+        windows = whole.unfold(1, 4, 1).unfold(2, 4, 1).permute(1, 2, 0, 3, 4)
+        corners += (windows == square).all(dim=(2, 3, 4)).nonzero().tolist()
+    assert len(corners) == 8
+    assert len({tuple(corner) for corner in corners}) > 3
+    assert torch.equal(model.draw(batch, draws("train", 0))["latents"], seen["latents"])
+    assert model.draw_eval(batch, draws("eval", 0))["latents"] is batch["latents"]
+    with pytest.raises(ValueError, match="model.train_crop is 9, but the latents have 8×8 cells"):
+        make_model(train_crop=9, train_mask_ratio=0.0).draw(batch, draws("train", 0))

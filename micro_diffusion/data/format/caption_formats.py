@@ -86,14 +86,20 @@ class CaptionFeatures:
         return {**(shapes if self.padded else dict.fromkeys(shapes, "bytes")), LENGTH: "int"}
 
     def encode(self, text_encoder: TextEncoder, captions: Sequence[str]) -> dict[str, Entries]:
-        """Float16 is exact but for its rounding; an error of int8 is at most 1/254 of a token's largest value."""
+        """Those that the text encoder makes; see `store`."""
         tokens, mask, *_ = text_encoder.encode(captions)
         tokens = tokens.float().cpu()
         check_finite(tokens, f"features by the text encoder {text_encoder.name}", captions)
+        return self.store(tokens, _lengths(torch.ones(tokens.shape[:2]) if mask is None else mask, text_encoder))
+
+    def store(self, tokens: Tensor, lengths: Sequence[int]) -> dict[str, Entries]:
+        """(B, L, D) finite floats on the CPU, and the number of rows up to end-of-text -> B entries of each column.
+
+        Float16 is exact but for its rounding; an error of int8 is at most 1/254 of a token's largest value.
+        """
         stored: dict[str, np.ndarray] = {TOKENS: tokens.half().numpy()}
         if self.dtype == "int8":
             stored[TOKENS], stored[SCALE] = to_int8(tokens.numpy(), axes=2)
-        lengths = _lengths(torch.ones(tokens.shape[:2]) if mask is None else mask, text_encoder)
         if self.padded:
             return {**stored, LENGTH: lengths}
         cut = {name: [row[:n].tobytes() for row, n in zip(rows, lengths, strict=True)] for name, rows in stored.items()}

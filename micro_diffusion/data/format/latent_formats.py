@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.data.format.columns import Entries, RawColumns, array_column, ndarray_encoding, restored
+from micro_diffusion.data.format.pixel_format import CompressedPixels
 from micro_diffusion.data.format.quantisation import Floats, from_int8, from_uint8, to_int8, to_uint8
 
 Shape = tuple[int, int, int]
@@ -84,11 +85,13 @@ class UInt8Latents:
     """One byte a number in steps of one fixed size, after the transformer latent diffusion of 101 M parameters.
 
     Args:
-        limit: largest absolute value that can be stored; larger ones are refused, not clipped.
+        limit: largest absolute value that can be stored.
+        clip: store larger ones as the limit, as that program does; otherwise they are refused.
     """
 
     name: ClassVar[str] = "uint8"
     limit: float = 8.0
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.limit < float("inf"):
@@ -99,8 +102,8 @@ class UInt8Latents:
         return {name: ndarray_encoding(np.uint8, shape)}
 
     def encode(self, name: str, latents: Floats) -> dict[str, Entries]:
-        """Error at most limit/255."""
-        return {name: to_uint8(latents, limit=self.limit)}
+        """Error at most limit/255, but for numbers that are clipped."""
+        return {name: to_uint8(latents, limit=self.limit, clip=self.clip)}
 
     def decode(self, name: str, columns: RawColumns, shape: Shape) -> Tensor:
         """The centres of the steps."""
@@ -108,7 +111,7 @@ class UInt8Latents:
 
 
 EXACT_LATENTS = Float16Latents()
-LATENT_FORMATS = {kind.name: kind for kind in (Float16Latents, Int8Latents, UInt8Latents)}
+LATENT_FORMATS = {kind.name: kind for kind in (Float16Latents, Int8Latents, UInt8Latents, CompressedPixels)}
 
 
 def restore_latent_format(described: Mapping[str, Any]) -> LatentFormat:

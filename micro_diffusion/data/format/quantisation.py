@@ -50,16 +50,22 @@ def from_int8(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Ten
     return numbers if out is None else out.copy_(numbers)
 
 
-def to_uint8(values: Floats, *, limit: float) -> NDArray[np.uint8]:
+def to_uint8(values: Floats, *, limit: float, clip: bool = False) -> NDArray[np.uint8]:
     """Integers from 0 for -limit to 255 for +limit, |value - decoded| <= limit/255.
 
+    clip: store numbers beyond the limit as the limit itself.
+
     Raises:
-        ValueError: when a number is not finite or beyond the limit.
+        ValueError: when a number is not finite, or is beyond the limit and not to be clipped.
     """
     _check_numbers(values)
     largest = float(np.abs(values).max(initial=0.0))
-    if largest > limit:
-        raise ValueError(f"{largest:.6g} is beyond the limit {limit:g} of 8-bit storage; raise latent_format.limit")
+    if largest > limit and not clip:
+        raise ValueError(
+            f"{largest:.6g} is beyond the limit {limit:g} of 8-bit storage; raise latent_format.limit, or set "
+            "latent_format.clip=true to have such numbers clipped"
+        )
+    values = values.clip(-limit, limit)
     return np.rint((values / np.float32(limit) + 1) * np.float32(127.5)).astype(np.uint8)
 
 

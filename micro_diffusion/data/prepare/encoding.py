@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from micro_diffusion.data.format.columns import Entries, describe
 from micro_diffusion.data.format.quantisation import check_finite
@@ -43,7 +44,7 @@ class LatentEncoder:
         seed: of those draws.
 
     Raises:
-        ValueError: when a resolution is no multiple of the downsampling.
+        ValueError: when a resolution is no multiple of the downsampling, or the autoencoder was never trained.
     """
 
     def __init__(
@@ -58,6 +59,11 @@ class LatentEncoder:
         sample: bool,
         seed: int,
     ) -> None:
+        if isinstance(autoencoder, nn.Module) and any(weight.requires_grad for weight in autoencoder.parameters()):
+            raise ValueError(
+                f"the autoencoder {autoencoder.name} is one to train; set autoencoder=bundled and autoencoder.path to "
+                "the autoencoder folder of a training's run folder"
+            )
         for resolution, size in sizes.items():
             if resolution < 1 or any(side % autoencoder.downsampling for side in size):
                 raise ValueError(

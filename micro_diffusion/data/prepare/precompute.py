@@ -22,6 +22,7 @@ from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentForm
 from micro_diffusion.data.format.record import RECORD, read_record
 from micro_diffusion.data.image.crops import CentreSquare, Crop
 from micro_diffusion.data.prepare import ranks
+from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
 from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
@@ -30,6 +31,7 @@ from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
 from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.text.classes import ClassEncoder
 
 if TYPE_CHECKING:
     from micro_diffusion.autoencoder.autoencoder import Autoencoder
@@ -72,7 +74,7 @@ def precompute(
             alone.
         resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
         autoencoder: gives the latents.
-        text_encoder: gives the caption's features.
+        text_encoder: gives the caption's features; the names of a `ClassEncoder` without any are the images' captions.
         crop: which part of each image is encoded; None for the square in its middle.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
@@ -99,6 +101,8 @@ def precompute(
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
     formats = {"latent_format": latent_format, "caption_format": caption_format}
     dataset = ImageDataset(path=images, resolutions=list(sizes), cut=cut)
+    if isinstance(text_encoder, ClassEncoder) and not text_encoder.is_complete:
+        text_encoder = ClassEncoder(names=class_names(dataset.rows))
     encoder = LatentEncoder(
         sizes,
         autoencoder,
@@ -108,14 +112,13 @@ def precompute(
         sample=sample,
         seed=seed,
     )
-    layout = {"part_size": part_size, "size_limit": size_limit}
     recipe = {
-        "images": _made_from(images),
-        "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes()),  # which has the hashes of the shards
+        **_recipe_of_images(images),
         "sample": sample,
         "seed": seed,
         "crop": _described(cut),
-        **layout,
+        "part_size": part_size,
+        "size_limit": size_limit,
         **encoder.description(),
     }
     parts = runs(len(dataset), part_size)
@@ -128,23 +131,22 @@ def precompute(
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
-        total = sum(map(len, mine.values()))
-        with tqdm(desc=f"precompute {out}", total=total, unit=" images", mininterval=1) as progress:
-            for count in _write(folder, encoder, batches, size_limit):
-                progress.update(count)
+        _encode(folder, encoder, batches, images=sum(map(len, mine.values())), size_limit=size_limit)
         ranks.wait_for_all()
         if ranks.rank() == 0:
             _finish(folder, len(parts), encoder)
 
 
-def _made_from(images: Path) -> Any:
-    """The recipe of the images, or their folder where another program has made it."""
-    if not (images / RECORD).is_file():
-        return str(images)
-    record = read_record(images)
-    if "recipe" not in record:
-        raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
-    return record["recipe"]
+def _recipe_of_images(images: Path) -> dict[str, Any]:
+    """How the images were made, or their folder where another program has made it; and which they are."""
+    made: Any = str(images)
+    if (images / RECORD).is_file():
+        record = read_record(images)
+        if "recipe" not in record:
+            raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
+        made = record["recipe"]
+    # the index has the hashes of the shards
+    return {"images": made, "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes())}
 
 
 def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
@@ -163,6 +165,13 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
         torch.cuda.get_device_name(place) if place.type == "cuda" else f"the CPU with {torch.get_num_threads()} threads"
     )
     log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
+
+
+def _encode(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, *, images: int, size_limit: str) -> None:
+    """Write the parts that the batches belong to, with a bar that counts their images."""
+    with tqdm(desc=f"precompute {folder.out}", total=images, unit=" images", mininterval=1) as progress:
+        for count in _write(folder, encoder, batches, size_limit):
+            progress.update(count)
 
 
 def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:

@@ -57,17 +57,8 @@ def build_loader(
         ValueError: when the batch does not divide among the ranks, no batch can be filled, or the folder has no
             latents of that resolution.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if batch_size < 1 or batch_size % ranks:
-        raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
-    each = batch_size // ranks
-    if mixture and (path or remote):
-        raise ValueError(f"both a mixture and {path or remote} are set; set path and remote, or mixture, to null")
-    if mixture and caption_probabilities:
-        raise ValueError("caption_probabilities is set beside a mixture; set it in the parts of the mixture")
-    parts = list((mixture or {}).values())
-    if path:
-        parts = [Part(path=path, remote=remote, caption_probabilities=caption_probabilities)]
+    each = _batch_of_a_rank(batch_size)
+    parts = _parts(path, remote, mixture, caption_probabilities)
     dataset = LatentDataset(
         parts=parts,
         resolution=resolution,
@@ -92,6 +83,29 @@ def build_loader(
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
     )
+
+
+def _batch_of_a_rank(batch_size: int) -> int:
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if batch_size < 1 or batch_size % ranks:
+        raise ValueError(f"batch_size {batch_size} does not divide among {ranks} ranks; make it a multiple of {ranks}")
+    return batch_size // ranks
+
+
+def _parts(
+    path: str | None,
+    remote: str | None,
+    mixture: Mapping[str, Part] | None,
+    caption_probabilities: Sequence[float] | None,
+) -> list[Part]:
+    """The parts of a mixture, or the one folder as the only part."""
+    if mixture and (path or remote):
+        raise ValueError(f"both a mixture and {path or remote} are set; set path and remote, or mixture, to null")
+    if mixture and caption_probabilities:
+        raise ValueError("caption_probabilities is set beside a mixture; set it in the parts of the mixture")
+    if path:
+        return [Part(path=path, remote=remote, caption_probabilities=caption_probabilities)]
+    return list((mixture or {}).values())
 
 
 def prepare_worker(worker: int) -> None:

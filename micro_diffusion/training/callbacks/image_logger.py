@@ -14,8 +14,9 @@ from composer.utils import create_interval_scheduler, dist
 from torch import Tensor, nn
 
 from micro_diffusion.sampling.grid import captioned_grid
-from micro_diffusion.sampling.pipeline import Pipeline
+from micro_diffusion.sampling.pipeline import Pipeline, to_uint8
 from micro_diffusion.sampling.prompts import Prompts
+from micro_diffusion.text.classes import ClassEncoder
 from micro_diffusion.training.distributed.sharding import is_sharded, whole_state
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.optimizers.ema import find_average
@@ -57,6 +58,7 @@ class ImageLogger(Callback):
         self._is_due = create_interval_scheduler(interval, include_end_of_training=True)
         self._logged_at = -1
         self._copy: nn.Module | None = None
+        self._example: tuple[Tensor, list[str]] | None = None
 
     def init(self, state: State, logger: Logger) -> None:
         """Keep a copy of a network that is about to be sharded, for one rank cannot generate with its share alone."""
@@ -73,6 +75,15 @@ class ImageLogger(Callback):
         if metadata is not None and {"autoencoder", "text_encoder"} <= encoders.keys():
             for kind in ("autoencoder", "text_encoder"):
                 metadata.check_encoder(kind, encoders[kind].provenance)
+        if isinstance(encoder := encoders.get("text_encoder"), ClassEncoder):
+            encoder.tokenize(self.prompts.captions)  # a class that there is not is better known now than hours later
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Keep latents and captions of a first batch, whose images a network is shown that is conditioned on images."""
+        model = trained_model(state.model)
+        if self._example is None and isinstance(model, LatentDiffusion) and model.image_conditioner is not None:
+            count = len(self.prompts.captions)
+            self._example = state.batch["latents"][:count].cpu(), state.batch["caption"][:count]
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Generate when the interval counts batches."""
@@ -96,9 +107,9 @@ class ImageLogger(Callback):
         with average.averaged(model.network) if average is not None else nullcontext():
             network = self._whole_network(model.network)
             if dist.get_global_rank() == 0:
-                images = self._images(network, model, state)
+                images, captions = self._images(network, model, state)
                 self.folder.mkdir(parents=True, exist_ok=True)
-                captioned_grid(images, self.prompts.captions).save(self.folder / f"step_{step:07d}.png")
+                captioned_grid(images, captions).save(self.folder / f"step_{step:07d}.png")
                 logger.log_images(list(images), name="samples", channels_last=False, step=step)
 
     def _whole_network(self, network: nn.Module) -> nn.Module:
@@ -111,22 +122,31 @@ class ImageLogger(Callback):
         self._copy.load_state_dict(weights)
         return self._copy
 
-    def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> Tensor:
-        """One image for each prompt, of the shape that the network is trained at, (N, 3, H, W)."""
+    def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> tuple[Tensor, list[str]]:
+        """One image for each prompt, of the shape that the network is trained at, (N, 3, H, W), and its caption.
+
+        A network that is conditioned on images makes those of its example again.
+        """
         device, training = next(model.network.parameters()).device, network.training
         pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
         precision = get_precision_context(state.precision, state.precision_config)
         with self._encoders_at_work(pipeline), precision, model.cpu_autocast(device):
+            captions, given = self.prompts.captions, {}
+            if self._example is not None and model.image_conditioner is not None:
+                latents, captions = self._example
+                images = to_uint8(pipeline.autoencoder.decode(latents.to(self.encoder_device))).cpu()
+                given = model.image_conditioner.example(images)
             images = pipeline.generate(
-                self.prompts.captions,
+                captions,
                 seed=self.prompts.seed,
                 guidance_scale=self.prompts.guidance_scale,
                 batch_size=self.batch_size,
+                **given,
             )
         network.train(training)
         if network is self._copy:
             network.to("cpu")  # its place on the device is needed for training
-        return images
+        return images, captions
 
     @contextmanager
     def _encoders_at_work(self, pipeline: Pipeline) -> Iterator[None]:

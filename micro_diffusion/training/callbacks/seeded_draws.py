@@ -35,7 +35,8 @@ class SeededDraws(Callback):
         timestamp = state.timestamp if purpose == "train" else state.eval_timestamp
         size = len(next(iter(state.batch.values())))
         rank, ranks = dist.get_global_rank(), dist.get_world_size()
-        return Draws.of(self.seed, purpose, timestamp.batch.value, size=size, rank=rank, ranks=ranks)
+        number = timestamp.batch.value
+        return Draws.of(self.seed, purpose, number, size=size, rank=rank, ranks=ranks, step=number)
 
 
 def _pinned(batch: Batch, device: Device) -> Batch:

@@ -27,6 +27,7 @@ TIMES = {
 
 MINIMA: dict[str, float] = {
     "objective.P_mean": -math.inf,
+    "model.log_variance": -math.inf,
     "objective.levels.mean": -math.inf,
     "trainer.*_subset_num_batches": -1,  # all
     "resolution": 1,

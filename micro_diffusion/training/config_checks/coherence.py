@@ -39,6 +39,8 @@ REFERENCES = {
 """Settings that follow from others, which more than the trainer looks at."""
 
 
+NO_CAPTIONS = "micro_diffusion.text.none.NoEncoder"
+
 SUPPLIED = {
     "trainer": (
         *("model", "optimizers", "schedulers", "train_dataloader", "eval_dataloader"),
@@ -171,6 +173,15 @@ def _guidance(config: Config) -> Iterator[str]:
         )
 
 
+def _no_captions(config: Config) -> Iterator[str]:
+    drop = config["model"].get("caption_drop")
+    if drop and (config.get("text_encoder") or {}).get("_target_") == NO_CAPTIONS:
+        yield (
+            f"model.caption_drop={drop} has no effect with text_encoder=none, which has no captions; set "
+            "model.caption_drop=0"
+        )
+
+
 RULES: tuple[Rule, ...] = (
     _names,
     *BOUNDS,
@@ -185,6 +196,7 @@ RULES: tuple[Rule, ...] = (
     _precision,
     _weights,
     _guidance,
+    _no_captions,
 )
 
 

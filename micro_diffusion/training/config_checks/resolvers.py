@@ -30,7 +30,19 @@ def divide(a: Any, b: Any) -> int:
     return a // b
 
 
+def length(values: Any) -> int:
+    """How many values a list has; 0 for null."""
+    return 0 if values is None else len(values)
+
+
+def add(a: int, b: int) -> int:
+    """a + b."""
+    return a + b
+
+
 def register_resolvers() -> None:
-    """Make `${by_device:GPU_VALUE,CPU_VALUE}` and `${divide:A,B}` known to OmegaConf."""
+    """Make `${by_device:GPU_VALUE,CPU_VALUE}`, `${divide:A,B}`, `${add:A,B}`, `${length:LIST}` known to OmegaConf."""
+    OmegaConf.register_new_resolver("add", add, replace=True)
+    OmegaConf.register_new_resolver("length", length, replace=True)
     OmegaConf.register_new_resolver("by_device", by_device, replace=True)
     OmegaConf.register_new_resolver("divide", divide, replace=True)

@@ -62,6 +62,7 @@ class Root(TypedDict):
     backbone: Node
     objective: Node
     image_conditioner: Node | None
+    thresholding: Node | None
     model: Node
     optimizer: Node
     schedule: Node

@@ -1,4 +1,4 @@
-"""Gradient clipping by the norm of all gradients together (Pascanu et al. 2013).
+"""Gradient clipping by the norm of all gradients of a network together (Pascanu et al. 2013).
 
 Own code rather than Composer's algorithm: that one, in 0.32, leaves the gradients as they are when FSDP2 shards them.
 """
@@ -6,14 +6,20 @@ Own code rather than Composer's algorithm: that one, in 0.32, leaves the gradien
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from composer import Algorithm, Event, Logger, State
 from torch.distributed.tensor import DTensor
 
+from micro_diffusion.training.trainable import trained_model
+
 
 class GradientClipping(Algorithm):
     """Scales the gradients down where their norm over all parameters, on all ranks, exceeds a threshold.
+
+    Where a model trains several networks, such as autoencoder and discriminator, each has a norm of its own, so that
+    none slows another down.
 
     Args:
         clipping_threshold: the largest norm, above 0.
@@ -36,7 +42,10 @@ class GradientClipping(Algorithm):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Clip."""
-        clip_gradients(state.model.parameters(), self.clipping_threshold)
+        model = cast(torch.nn.Module, trained_model(state.model))
+        for network in model.children():
+            clip_gradients(network.parameters(), self.clipping_threshold)
+        clip_gradients(model.parameters(recurse=False), self.clipping_threshold)
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], threshold: float) -> None:

@@ -64,6 +64,12 @@ def test_uint8_ends_at_its_limits():
         to_uint8(np.float32([0, -2.5]), limit=2.0)
 
 
+def test_uint8_clips_where_asked_to():
+    values = np.float32([-2.5, -2, 0.01, 2, 99])
+    assert to_uint8(values, limit=2.0, clip=True).tolist() == to_uint8(values.clip(-2, 2), limit=2.0).tolist()
+    assert values[-1] == 99
+
+
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_what_is_no_number_is_refused(bad):
     values = np.float32([[0, bad]])

@@ -15,6 +15,7 @@ from PIL import Image
 from streaming import LocalDataset, MDSWriter
 
 from micro_diffusion.autoencoder.autoencoder import unit_noise
+from micro_diffusion.autoencoder.ldm_vae import LdmVAE
 from micro_diffusion.condition import Condition
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.data.image.crops import AspectRatioBucket, CentreSquare, RandomSquare
@@ -259,6 +260,9 @@ def test_bad_input_says_what_to_do(images, tmp_path):
         run(tmp_path / "none", tmp_path / "out")
     with pytest.raises(ValueError, match="images is the address s3://data/images; copy it to a local folder first"):
         run("s3://data/images", tmp_path / "out")
+    untrained = LdmVAE(downsampling=4, multipliers=(1, 1, 1), encoder_attention=(), decoder_attention=())
+    with pytest.raises(ValueError, match="autoencoder ldm-vae-f4-c4-.* is one to train; set autoencoder=bundled and"):
+        run(images, tmp_path / "out", autoencoder=untrained)
     with pytest.raises(ValueError, match="resolution 15 cannot be encoded; set resolutions to multiples of 2"):
         run(images, tmp_path / "out", resolutions=[15])
     with pytest.raises(ValueError, match="device is cuda:9, but torch finds [0-9] GPUs; set it to one that"):

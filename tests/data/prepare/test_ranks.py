@@ -51,7 +51,7 @@ def images(tmp_path_factory) -> Path:
 
 def run(images: Path, out: Path, *, seconds: float = 0.0, room: int = -1, seed: int = 0) -> None:
     torch.manual_seed(0)
-    autoencoder = Slow(channels=2, downsampling=2, width=4)
+    autoencoder = Slow(channels=2, downsampling=2, width=4).requires_grad_(False)
     autoencoder.seconds, autoencoder.room = seconds, room
     precompute(
         images=images,

@@ -34,14 +34,14 @@ def texts(number: int) -> tuple[str, str]:
 
 def make(folder, *, captions=2, count=COUNT, form=CaptionFeatures()):  # noqa: B008
     """Latents of images with captions of their own."""
-    (folder / "images").mkdir(parents=True)
+    (folder / "source").mkdir(parents=True)
     lines = []
     for number in range(count):
-        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / "images" / f"{number}.png")
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / "source" / f"{number}.png")
         shown = str(list(texts(number))).replace("'", '"')
         lines.append(f'{{"file_name": "{number}.png", "caption": {shown}}}\n')
-    (folder / "images" / "metadata.jsonl").write_text("".join(lines))
-    source = ImageFolder(path=str(folder / "images"), captions=captions)
+    (folder / "source" / "metadata.jsonl").write_text("".join(lines))
+    source = ImageFolder(path=str(folder / "source"), captions=captions)
     convert(source=source, out=folder / "images", preparation=Preparation(), engine=Processes(count=1))
     options = {"autoencoder": Averaging(), "text_encoder": Causal(), "caption_format": form, "sample": False}
     precompute(images=folder / "images", out=folder / "latents", resolutions=[8], **options, size_limit="2kb")
@@ -193,10 +193,10 @@ def test_the_record_and_the_description_say_how_many_there_are(latents):
 
 
 def test_a_caption_that_is_missing_is_replaced_and_counted(tmp_path, caplog):
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
-    (tmp_path / "images" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": [null, "long"]}')
-    source = ImageFolder(path=str(tmp_path / "images"), captions=2)
+    (tmp_path / "source").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "source" / "a.png")
+    (tmp_path / "source" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": [null, "long"]}')
+    source = ImageFolder(path=str(tmp_path / "source"), captions=2)
     convert(source=source, out=tmp_path / "images", preparation=Preparation(), engine=Processes(count=1))
     (row,) = (LocalDataset(str(tmp_path / "images"))[i] for i in range(1))
     assert (row["caption"], row["further_captions"]) == ("long", ["long"])
