@@ -15,12 +15,17 @@ from micro_diffusion.machine.tensor_memory import HUGE_PAGES
 if TYPE_CHECKING:
     from micro_diffusion.generation.pipeline import Pipeline
     from micro_diffusion.sampling.start import Between
+    from micro_diffusion.training.run_config import run_config
 
 os.environ.setdefault(HUGE_PAGES, "1")  # here, since torch reads it once
 
-_HOMES = {"Pipeline": "micro_diffusion.generation.pipeline", "Between": "micro_diffusion.sampling.start"}
+_HOMES = {
+    "Between": "micro_diffusion.sampling.start",
+    "Pipeline": "micro_diffusion.generation.pipeline",
+    "run_config": "micro_diffusion.training.run_config",
+}
 
-__all__ = ["Between", "Pipeline"]
+__all__ = ["Between", "Pipeline", "run_config"]
 
 
 def __getattr__(name: str) -> Any:

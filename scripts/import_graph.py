@@ -40,6 +40,7 @@ ORDER = (
     ("training.checkpoints",),
     ("training.config_checks",),
     ("training.build",),
+    ("training.run_config",),
     ("evaluation",),
     ("performance",),
     ("doctor",),
