@@ -44,6 +44,7 @@ ORDER = (
     ("evaluation",),
     ("performance",),
     ("doctor",),
+    ("serving",),
     ("cli",),
 )
 """Rooms and single files; each may import from itself and from what stands in an earlier line."""

@@ -17,6 +17,7 @@ from micro_diffusion.cli.export import export
 from micro_diffusion.cli.generate import generate
 from micro_diffusion.cli.import_microdit import import_microdit
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.serve import serve
 from micro_diffusion.cli.show import show
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
@@ -27,6 +28,7 @@ COMMANDS: tuple[click.Command, ...] = (
     evaluate,
     export,
     import_microdit,
+    serve,
     plan,
     doctor,
     data,

@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,6 +245,8 @@ class Pipeline:
             resamplings=resamplings,
             extend=extend,
         )
+        if negative_prompt and recipe.guidance_scale == 1:
+            raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
         if guidance_interval is not None and recipe.guidance_scale == 1:
             raise ValueError("a guidance interval has no effect with a guidance scale of 1; leave one of them out")
         return recipe
@@ -256,7 +259,7 @@ class Pipeline:
                 stacklevel=1,
             )
 
-    @property
+    @cached_property
     def _digest(self) -> str:
         return file_digest(self.run.folder / WEIGHT_FILES[self.run.weights])
 
