@@ -58,7 +58,8 @@ class Guard:
             await _refuse(counted, 413, str(problem))
             return
         if body is not None:
-            await self.application(scope, _replayed(body, receive), counted)
+            with self.metrics.open_request():
+                await self.application(scope, _replayed(body, receive), counted)
 
     def _may_ask(self, scope: MutableMapping[str, Any]) -> bool:
         if self.token is None or scope["path"] in OPEN_PATHS:

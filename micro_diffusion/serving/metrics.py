@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Metrics:
@@ -14,6 +16,18 @@ class Metrics:
         self._answers: Counter[int] = Counter()
         self._images = self._batches = 0
         self._seconds = 0.0
+        self._open = 0
+
+    @contextmanager
+    def open_request(self) -> Iterator[None]:
+        """Count a request that has arrived until it is answered."""
+        with self._lock:
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open -= 1
 
     def answered(self, status: int) -> None:
         """Count an answer by its status of HTTP."""
@@ -35,6 +49,7 @@ class Metrics:
                 "images_total": ("counter", self._images),
                 "batches_total": ("counter", self._batches),
                 "generation_seconds_total": ("counter", round(self._seconds, 3)),
+                "open_requests": ("gauge", self._open),
                 "waiting_images": ("gauge", waiting),
             }
         lines = ["# TYPE micro_diffusion_answers_total counter", *answers]

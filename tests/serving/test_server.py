@@ -50,13 +50,19 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_fifty_clients_one_that_hangs_up_and_the_end(server):
     process, address = server
 
-    async def one(client: httpx.AsyncClient, seed: int) -> int:
-        answer = await client.post("/generate", json={"prompt": PROMPT, "seed": seed, "steps": 20}, timeout=120)
+    async def one(client: httpx.AsyncClient, seed: int, steps: int = 20) -> int:
+        answer = await client.post("/generate", json={"prompt": PROMPT, "seed": seed, "steps": steps}, timeout=120)
         return answer.status_code
+
+    async def arrived(client: httpx.AsyncClient, count: int) -> None:
+        while f"micro_diffusion_open_requests {count + 1}\n" not in (await client.get("/metrics", timeout=60)).text:
+            await asyncio.sleep(0.05)
 
     async def impatient(client: httpx.AsyncClient) -> None:
         with pytest.raises(httpx.ReadTimeout):
-            await client.post("/generate", json={"prompt": PROMPT, "steps": 100, "count": 8}, timeout=0.01)
+            await client.post(
+                "/generate", json={"prompt": PROMPT, "steps": 100, "count": 8}, timeout=httpx.Timeout(60, read=0.05)
+            )
 
     async def all_of_them() -> list[int]:
         limits = httpx.Limits(max_connections=100)
@@ -65,8 +71,8 @@ def test_fifty_clients_one_that_hangs_up_and_the_end(server):
             await asyncio.sleep(0.2)
             await impatient(client)
             first = await asyncio.gather(*asked)
-            asked = [asyncio.create_task(one(client, seed)) for seed in range(20)]
-            await asyncio.sleep(0.3)
+            asked = [asyncio.create_task(one(client, seed, steps=100)) for seed in range(20)]
+            await arrived(client, 20)
             process.send_signal(signal.SIGTERM)
             return [*first, *(await asyncio.gather(*asked))]
 
