@@ -93,7 +93,6 @@ extras = {
     "t5": ["sentencepiece>=0.2,<1"],
     "video": ["av>=12"],
     "serve": serve,
-    "demo": ["gradio>=5,<7"],
     "eval": ["torch-fidelity>=0.3,<1"],
 }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -47,6 +48,7 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_fifty_clients_one_that_hangs_up_and_the_end(server):
     process, address = server
 
@@ -55,8 +57,13 @@ def test_fifty_clients_one_that_hangs_up_and_the_end(server):
         return answer.status_code
 
     async def arrived(client: httpx.AsyncClient, count: int) -> None:
-        while f"micro_diffusion_open_requests {count + 1}\n" not in (await client.get("/metrics", timeout=60)).text:
-            await asyncio.sleep(0.05)
+        """Return when so many requests are in the server, this one and others."""
+        for _ in range(400):
+            text = (await client.get("/metrics", timeout=60)).text
+            if int(re.findall(r"^micro_diffusion_open_requests (\d+)$", text, re.MULTILINE)[0]) >= count:
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail(f"fewer than {count} requests arrived:\n{text}")
 
     async def impatient(client: httpx.AsyncClient) -> None:
         with pytest.raises(httpx.ReadTimeout):
