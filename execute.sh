@@ -2,6 +2,7 @@
 # From nothing to images. Run it again after an interruption and it goes on where it stopped.
 #
 #   bash execute.sh quickstart [key=value ...]   data, latents, four short stages, samples and score; on a CPU, minutes
+#   bash execute.sh cascade [key=value ...]      a cascade in pixel space, 16 to 32 to 64 px; on a CPU, minutes
 #   bash execute.sh [key=value ...]              the four full-size stages; on GPUs and prepared data, days
 #   bash execute.sh test [pytest options]        style, types and tests; --slow adds the slow tests
 #
@@ -105,7 +106,7 @@ read_overrides() {
         exp_name=* | init_from=*)
             fail "$override is set by execute.sh for each stage; leave it out, or run train.py for a single stage." ;;
         *=* | ~*) ;;
-        *) fail "'$override' is neither quickstart, test nor a Hydra override (key=value)." ;;
+        *) fail "'$override' is neither quickstart, cascade, test nor a Hydra override (key=value)." ;;
         esac
     done
 }
@@ -231,6 +232,37 @@ quickstart() {
     add_seconds "$final/metrics.json"
 }
 
+cascade() {
+    local data=data/cascade folder=$output_dir/cascade stages=(shapes_16 shapes_32_sr shapes_64_sr) split stage
+    examine shapes_64_sr --data-later "${stages[@]}" "$@"
+    mkdir -p "$output_dir"
+    for split in train eval; do
+        step "convert_$split" "$data/images/$split/index.json" \
+            python scripts/convert.py --config-name "quickstart_convert_$split" out="$data/images/$split"
+        step "precompute_$split" "$data/pixels/$split/index.json" \
+            python scripts/precompute.py --config-name shapes_precompute \
+            images="$data/images/$split" out="$data/pixels/$split"
+    done
+    for stage in "${stages[@]}"; do # no stage starts from another: each learns for itself
+        stages python "$stage" -- "$@"
+    done
+    for stage in "${stages[@]}"; do # made again where the training went on since
+        [[ $folder/cascade.yaml -nt $output_dir/$stage/complete.json ]] || rm -rf "$folder"
+    done
+    once cascade "$folder/cascade.yaml" micro-diffusion export "${stages[@]/#/$output_dir/}" "$folder"
+    once samples "$folder/samples.png" micro-diffusion generate "$folder" --all-stages --guidance-scale 3 \
+        "a large red circle on a white background" "a small blue star on a black background" \
+        "a large green triangle on a gray background" "a small orange square on a white background" \
+        "a small red circle to the left of a small blue square on a white background" \
+        "a large blue circle below a large yellow star on a white background" --out "$folder/samples.png"
+    once score "$folder/metrics.json" micro-diffusion evaluate "$folder" --out "$folder/metrics.json"
+    for stage in "${stages[@]:1}"; do
+        once "psnr_$stage" "$folder/$stage.json" \
+            micro-diffusion evaluate "$output_dir/$stage" --out "$folder/$stage.json"
+    done
+    add_seconds "$folder/metrics.json"
+}
+
 full() {
     examine 512_finetune {256,512}_{pretrain,finetune} "$@"
     mkdir -p "$output_dir"
@@ -238,7 +270,7 @@ full() {
 }
 
 case ${1-} in
--h | --help) sed -n '2,8s/^# \{0,1\}//p' execute.sh ;;
+-h | --help) sed -n '2,9s/^# \{0,1\}//p' execute.sh ;;
 test)
     use_environment
     python -c 'import hypothesis, pyright, pytest, ruff' 2>/dev/null ||
@@ -249,6 +281,12 @@ quickstart)
     read_overrides "${@:2}"
     use_environment
     quickstart "${@:2}"
+    printf '\n%s\n' "Summary:" "${report[@]}"
+    ;;
+cascade)
+    read_overrides "${@:2}"
+    use_environment
+    cascade "${@:2}"
     printf '\n%s\n' "Summary:" "${report[@]}"
     ;;
 *)

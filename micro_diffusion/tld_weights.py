@@ -18,7 +18,7 @@ from torch import Tensor
 
 from micro_diffusion.backbone.conv_transformer import ConvTransformer
 from micro_diffusion.backbone.fourier_embedding import frequencies
-from micro_diffusion.checkpoint import key_differences, plain_keys
+from micro_diffusion.checkpoint import key_differences, plain_keys, save_weights, write_config
 from micro_diffusion.files.torch_archive import check_archive
 
 Code = Literal["legacy", "main"]
@@ -223,3 +223,34 @@ def _check_buffers(state: Mapping[str, Tensor], features: int, positions: int) -
             raise ValueError(
                 f"{key} of the weights holds other numbers than both codes of TLD compute; it is of a fork"
             )
+
+
+def import_tld_run(
+    path: str | Path, folder: str | Path, around: Mapping[str, Any], code: Code | None = None
+) -> tuple[ConvTransformer, Code]:
+    """Weights of TLD -> a run folder that generates, evaluates and initialises like any other.
+
+    Args:
+        path: released weights, or a training checkpoint.
+        folder: the run folder to make.
+        around: the nodes of a run's config besides the backbone: what the network is trained and sampled with.
+        code: which network they belong to; None takes a state dict for the released one (legacy) and a training
+            checkpoint for one of today's (main).
+
+    Returns:
+        The network, and the code that was assumed.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it fits neither code.
+    """
+    file = read_tld(path)
+    code = code or ("legacy" if file.step is None else "main")
+    config = infer_tld_config({key: tuple(value.shape) for key, value in file.state.items()}, code)
+    backbone = ConvTransformer(**config)
+    weights = import_tld(file.state, backbone)
+    backbone.load_state_dict(weights)
+    save_weights(folder, {key: value.float() for key, value in weights.items()}, "raw" if file.step is None else "ema")
+    node = {"_target_": "micro_diffusion.backbone.conv_transformer.ConvTransformer", **config}
+    write_config(folder, {**around, "backbone": node})
+    return backbone, code

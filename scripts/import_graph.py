@@ -16,7 +16,7 @@ PACKAGE = ROOT / "micro_diffusion"
 
 ORDER = (
     ("bundled",),
-    ("batch", "condition", "files", "machine", "layers"),
+    ("batch", "bounds", "condition", "files", "machine", "layers"),
     ("text", "autoencoder"),
     ("data.keyed_random",),
     ("data.image",),
@@ -29,8 +29,9 @@ ORDER = (
     ("checkpoint",),
     ("released_weights", "tld_weights"),
     ("sampling",),
+    ("saved_cascade",),
     ("generation",),
-    ("training.seeded_random", "training.nodes"),
+    ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),
     ("training.optimizers",),

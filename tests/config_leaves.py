@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from fnmatch import fnmatch
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import torch
 from composer import Time
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.training.config_checks.schema import Node, Root, argument_types
+from micro_diffusion.training.config_checks.arguments import argument_annotations
+from micro_diffusion.training.config_checks.schema import Node, Root
+from micro_diffusion.training.nodes import accepted
 
 LEAF_VALUES = {-1: "-1", 0: "0", math.inf: "inf", "": "''", "zzz": "zzz", (): "[]", None: "null", True: "true"}
 """What every leaf is set to, and how it is written on the command line; besides them an empty mapping."""
@@ -71,7 +74,8 @@ def _below(stage: str, node: Any, hint: Any, path: str) -> Iterator[Leaf]:
     if not OmegaConf.is_dict(node):
         return
     if "_target_" in node:
-        hints = argument_types(node["_target_"])
+        annotations = argument_annotations(resolve_name(node["_target_"]))
+        hints = {name: annotations.get(name, Any) for name in accepted(node["_target_"]) or ()}
     else:
         hints = typing.get_type_hints(hint) if typing.is_typeddict(hint) else dict.fromkeys(node, Node | None)
     for name, inner in hints.items():
@@ -110,6 +114,8 @@ def flat(hint: Any) -> Iterator[Any]:
     if origin in (typing.Union, types.UnionType):
         for member in typing.get_args(hint):
             yield from flat(member)
+    elif origin is typing.Annotated:
+        yield from flat(typing.get_args(hint)[0])
     else:
         yield origin or hint
 

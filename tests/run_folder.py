@@ -38,11 +38,11 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def random_backbone(seed: int) -> SparseDiT:
+def random_backbone(seed: int, **changes: Any) -> SparseDiT:
     """A network none of whose weights is zero, so that every input changes its output."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = SparseDiT(**BACKBONE)
+        backbone = SparseDiT(**{**BACKBONE, **changes})
         for parameter in backbone.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
     return backbone.eval()

@@ -27,6 +27,7 @@ done
 case $1 in
 train.py) mkdir -p "$folder" && echo $RANDOM >"$folder/complete.json" ;;
 scripts/*) mkdir -p "$folder" && echo >"$folder/index.json" ;;
+export) mkdir -p "${{@: -1}}" && echo >"${{@: -1}}/cascade.yaml" ;;
 generate) echo >"${{@: -1}}" ;;
 evaluate) echo '{{"composition": {{"single": 0.5}}, "parameters": 3}}' >"${{@: -1}}" ;;
 esac
@@ -134,6 +135,23 @@ def test_quickstart_ends_in_metrics_with_the_seconds_of_each_step(checkout: Chec
     # the data commands are asked whether what is there is still what their configs describe
     assert [call.split()[1] for call in checkout.calls()] == ["scripts/convert.py", "scripts/precompute.py"] * 2
     assert json.loads((checkout.folder / "trained_models/quickstart_64_finetune/metrics.json").read_text()) == metrics
+
+
+def test_a_cascade_trains_each_stage_by_itself_and_scores_them_together(checkout: Checkout):
+    result = checkout.run("cascade", "seed=3")
+    assert result.returncode == 0, result.stderr
+    calls = checkout.calls()
+    stages = ["shapes_16", "shapes_32_sr", "shapes_64_sr"]
+    assert [call.split("exp_name=")[1] for call in calls if "train.py" in call] == [f"{s} seed=3" for s in stages]
+    runs = " ".join(f"trained_models/{stage}" for stage in stages)
+    assert f"micro-diffusion export {runs} trained_models/cascade" in calls
+    assert calls[-2].startswith("micro-diffusion evaluate trained_models/shapes_32_sr")
+    metrics = json.loads((checkout.folder / "trained_models/cascade/metrics.json").read_text())
+    assert {*stages, "samples", "score", "psnr_shapes_64_sr"} <= set(metrics["seconds"])
+    (checkout.folder / "trained_models/shapes_32_sr/complete.json").unlink()
+    assert checkout.run("cascade").returncode == 0
+    again = [call.split()[1] for call in checkout.calls() if not call.split()[1].startswith("scripts")]
+    assert again == ["train.py", "export", "generate", "evaluate", "evaluate", "evaluate"]
 
 
 def test_the_doctor_is_asked_first_unless_all_is_done(checkout: Checkout):

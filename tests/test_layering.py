@@ -93,7 +93,8 @@ def modules(distribution):
         return set()
     return {file.parts[0].split(".")[0] for file in files}
 
-allowed = {"micro_diffusion", "einops", *sys.stdlib_module_names}.union(*map(modules, requirements("torch")))
+small = {"micro_diffusion", "einops", "annotated_types"}
+allowed = small.union(sys.stdlib_module_names, *map(modules, requirements("torch")))
 assert allowed.isdisjoint({"composer", "streaming", "hydra", "diffusers", "numpy"})
 
 class Block:

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from micro_diffusion.autoencoder.patch_discriminator import PatchDiscriminator
+from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt
 
 LARGEST_WEIGHT = 1e4
 """Bound of the adaptive weight, which grows without end where the discriminator's gradient vanishes."""
@@ -41,26 +42,21 @@ class Adversarial(nn.Module):
         lr_scale: the discriminator's learning rate over `optimizer.lr`.
 
     Raises:
-        ValueError: for an unknown loss, a number below 0, or a lead before the first step.
+        ValueError: for a lead before the first step.
     """
 
     def __init__(
         self,
         *,
         discriminator: PatchDiscriminator,
-        start: int,
+        start: NonNegativeInt,
         loss: Literal["hinge", "softplus"] = "hinge",
-        weight: float = 0.5,
-        lead: int = 0,
+        weight: NonNegativeFloat = 0.5,
+        lead: NonNegativeInt = 0,
         adaptive: bool = True,
-        lr_scale: float = 1.0,
+        lr_scale: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
-        if loss not in ("hinge", "softplus"):
-            raise ValueError(f"model.adversarial.loss is {loss!r}; set it to hinge or softplus")
-        for name, value in (("weight", weight), ("start", start), ("lead", lead), ("lr_scale", lr_scale)):
-            if value < 0:
-                raise ValueError(f"model.adversarial.{name} is {value}; set it to 0 or more")
         if lead > start:
             raise ValueError(
                 f"model.adversarial.lead is {lead}, which begins before training, as start is {start}; set lead to at "

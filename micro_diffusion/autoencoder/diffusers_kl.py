@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from micro_diffusion.autoencoder.autoencoder import check_stated
 from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
 from micro_diffusion.autoencoder.pretrained import load_kl
+from micro_diffusion.bounds import PositiveInt
 
 
 class DiffusersKL(GaussianAutoencoder):
@@ -57,8 +58,8 @@ class DiffusersKL(GaussianAutoencoder):
         path: str,
         subfolder: str | None = None,
         revision: str | None = None,
-        channels: int | None = None,
-        downsampling: int | None = None,
+        channels: PositiveInt | None = None,
+        downsampling: PositiveInt | None = None,
         trained: Literal["decoder", "all"] = "all",
     ) -> DiffusersKL:
         """A released autoencoder in fp32, to train further.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Generators
+from micro_diffusion.bounds import PositiveFloat, PositiveInt
 
 
 class IdentityAutoencoder:
@@ -17,14 +18,12 @@ class IdentityAutoencoder:
         std: of the pixels in [-1, 1]; 1 leaves them as they are.
     """
 
-    def __init__(self, *, channels: int = 3, downsampling: int = 1, std: float = 1.0) -> None:
+    def __init__(self, *, channels: PositiveInt = 3, downsampling: PositiveInt = 1, std: PositiveFloat = 1.0) -> None:
         if (channels, downsampling) != (3, 1):
             raise ValueError(
                 f"the identity autoencoder has 3 channels and downsampling 1, but the config says {channels} and "
                 f"{downsampling}; set autoencoder.channels=3 and autoencoder.downsampling=1"
             )
-        if not std > 0:
-            raise ValueError(f"std of the identity autoencoder is {std}; set it to a positive number")
         self.name = "identity" if std == 1 else f"identity-std{std:g}"
         self.provenance = {"std": std}
         self.channels = channels

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt
 
 
 class KLAutoencoder(GaussianAutoencoder):
@@ -31,11 +32,11 @@ class KLAutoencoder(GaussianAutoencoder):
     def __init__(
         self,
         *,
-        channels: int = 4,
-        downsampling: int = 4,
-        width: int = 48,
-        encoder_blocks: int = 1,
-        decoder_blocks: int = 2,
+        channels: PositiveInt = 4,
+        downsampling: PositiveInt = 4,
+        width: PositiveInt = 48,
+        encoder_blocks: NonNegativeInt = 1,
+        decoder_blocks: NonNegativeInt = 2,
         tanh: bool = False,
     ) -> None:
         halvings = downsampling.bit_length() - 1

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.layers.image_attention import ImageAttention
 from micro_diffusion.layers.resampling import Downsampling, DownsamplingKind, Upsampling, UpsamplingKind
 from micro_diffusion.layers.residual import ResidualBlock, StandardisedConv2d, check_groups
@@ -51,21 +53,21 @@ class LdmVAE(GaussianAutoencoder):
     def __init__(
         self,
         *,
-        channels: int = 4,
-        downsampling: int = 8,
-        width: int = 8,
-        multipliers: Sequence[int] = (1, 2, 4, 8),
-        blocks: int = 2,
-        groups: int = 4,
-        encoder_attention: Sequence[int] = (0, 1, 2, 3),
-        decoder_attention: Sequence[int] = (0, 1, 2, 3),
-        heads: int = 1,
-        head_dim: int = 16,
+        channels: PositiveInt = 4,
+        downsampling: PositiveInt = 8,
+        width: PositiveInt = 8,
+        multipliers: Sequence[PositiveInt] = (1, 2, 4, 8),
+        blocks: PositiveInt = 2,
+        groups: PositiveInt = 4,
+        encoder_attention: Sequence[NonNegativeInt] = (0, 1, 2, 3),
+        decoder_attention: Sequence[NonNegativeInt] = (0, 1, 2, 3),
+        heads: PositiveInt = 1,
+        head_dim: PositiveInt = 16,
         downsampling_kind: DownsamplingKind = "average",
         upsampling_kind: UpsamplingKind = "nearest",
         tanh: bool = False,
-        inner_channels: int | None = None,
-        norm_eps: float = 1e-6,
+        inner_channels: PositiveInt | None = None,
+        norm_eps: PositiveFloat = 1e-6,
     ) -> None:
         config = {
             "channels": channels,
@@ -128,6 +130,7 @@ class LdmVAE(GaussianAutoencoder):
             last=nn.Sequential(nn.GroupNorm(groups, width, eps=norm_eps), _standardised(width, 3)),
         )
         self.output = nn.Tanh() if tanh else nn.Identity()
+        self._begin_small(2 * inner)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> mean and log variance, (B, C, h, w) each."""
@@ -142,6 +145,16 @@ class LdmVAE(GaussianAutoencoder):
     def last_layer(self) -> nn.Parameter:
         """Weight of the convolution that makes the image."""
         return self.decoder.get_submodule("last.1").weight  # pyright: ignore[reportReturnType]
+
+    def _begin_small(self, moments: int) -> None:
+        """Begin with moments and images of about unit size.
+
+        Filters of variance 1 multiply the std of their input by the root of its number; what comes after the last norm
+        cannot shrink it again, and a log variance of 20 would drown every image in noise.
+        """
+        for stack, further in ((self.encoder, moments), (self.decoder, 1)):
+            scale: Any = stack.get_submodule("last.0").weight
+            nn.init.constant_(scale, (9 * len(scale) * further) ** -0.5)
 
     @staticmethod
     def _check(

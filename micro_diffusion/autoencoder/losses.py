@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from micro_diffusion.bounds import NonNegativeFloat
+
 PixelLoss = Literal["l1", "l2", "huber"]
 
 HUBER_WIDTH = 0.1
@@ -40,15 +42,9 @@ class FocalFrequency:
     Args:
         weight: of this term in the loss.
         alpha: how strongly frequencies of small error are left out; with 0 all count the same.
-
-    Raises:
-        ValueError: for a weight or alpha below 0.
     """
 
-    def __init__(self, *, weight: float = 1.0, alpha: float = 1.0) -> None:
-        for name, value in (("weight", weight), ("alpha", alpha)):
-            if value < 0:
-                raise ValueError(f"{name} of the focal frequency loss is {value}; set it to 0 or more")
+    def __init__(self, *, weight: NonNegativeFloat = 1.0, alpha: NonNegativeFloat = 1.0) -> None:
         self.weight = weight
         self.alpha = alpha
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import PositiveInt
+
 
 class PatchDiscriminator(nn.Module):
     """Convolutions of 4×4, `layers` of them with stride 2, then two with stride 1; with 3 layers a patch is 70 pixels.
@@ -13,19 +15,17 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         width: channels after the first convolution; they double with each further one, up to eightfold.
-        layers: halvings, at least 1.
+        layers: halvings.
         groups: of each GroupNorm, a divisor of `width`.
 
     Raises:
-        ValueError: for fewer layers than 1, or a width that is no multiple of the groups.
+        ValueError: for a width that is no multiple of the groups.
     """
 
-    def __init__(self, *, width: int = 64, layers: int = 3, groups: int = 8) -> None:
+    def __init__(self, *, width: PositiveInt = 64, layers: PositiveInt = 3, groups: PositiveInt = 8) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers of the discriminator is {layers}; set it to 1 or more")
-        if width < 1 or groups < 1 or width % groups:
-            raise ValueError(f"width of the discriminator is {width}; set it to a positive multiple of groups={groups}")
+        if width % groups:
+            raise ValueError(f"width of the discriminator is {width}; set it to a multiple of groups={groups}")
         self.smallest = 3 * 2**layers
         widths = [width * min(2**level, 8) for level in range(layers + 1)]
         steps: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import NonNegativeFloat
 from micro_diffusion.files.weight_file import read_tensors
 
 Network = Literal["vgg", "alex", "squeeze"]
@@ -43,16 +44,9 @@ class Perceptual:
         weight: of this term, against the mean error of a pixel; with 0 it is measured, but not trained on.
         network: whose features are compared; "vgg" is the one for training.
         path: file with the weights of torchvision's network; None for the place where torchvision keeps it.
-
-    Raises:
-        ValueError: for a weight below 0 or an unknown network.
     """
 
-    def __init__(self, *, weight: float = 1.0, network: Network = "vgg", path: str | None = None) -> None:
-        if weight < 0:
-            raise ValueError(f"model.perceptual.weight is {weight}; set it to 0 or more")
-        if network not in BACKBONES:
-            raise ValueError(f"model.perceptual.network is {network!r}; set it to {', '.join(BACKBONES)}")
+    def __init__(self, *, weight: NonNegativeFloat = 1.0, network: Network = "vgg", path: str | None = None) -> None:
         self.weight = weight
         self.kind: Network = network
         self.smallest = BACKBONES[network].smallest

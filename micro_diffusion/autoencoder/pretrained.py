@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Generators, check_divisible, check_stated
+from micro_diffusion.bounds import PositiveFloat, PositiveInt
 from micro_diffusion.files.provenance import weights_digest
 
 
@@ -42,9 +43,9 @@ class PretrainedAutoencoder:
         path: str,
         subfolder: str | None = None,
         revision: str | None = None,
-        channels: int | None = None,
-        downsampling: int | None = None,
-        scaling_factor: float | None = None,
+        channels: PositiveInt | None = None,
+        downsampling: PositiveInt | None = None,
+        scaling_factor: PositiveFloat | None = None,
         shift_factor: float | None = None,
         dtype: str = "float32",
     ) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from micro_diffusion.autoencoder.gaussian import CONFIG, GaussianAutoencoder, read_config
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.bundled import resolve_path
 
 NETWORKS = {
@@ -17,7 +18,11 @@ NETWORKS = {
 
 
 def load_autoencoder(
-    path: str | Path, *, channels: int | None = None, downsampling: int | None = None, device: str = "cpu"
+    path: str | Path,
+    *,
+    channels: PositiveInt | None = None,
+    downsampling: PositiveInt | None = None,
+    device: str = "cpu",
 ) -> GaussianAutoencoder:
     """The autoencoder of a folder that a training or an import has made, in fp32, frozen.
 

@@ -24,6 +24,7 @@ from torch.nn import functional
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.conv_block import ConvBlock
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 NormPlacement = Literal["pre", "post"]
@@ -64,20 +65,20 @@ class ConvTransformer(nn.Module):
     def __init__(
         self,
         *,
-        input_size: int | Sequence[int],
-        in_channels: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        caption_dim: int,
-        cross_heads: int | None = None,
-        mlp_ratio: float = 4.0,
-        noise_features: int = 256,
+        input_size: PositiveInt | Sequence[PositiveInt],
+        in_channels: PositiveInt,
+        patch_size: PositiveInt,
+        dim: PositiveInt,
+        depth: PositiveInt,
+        heads: PositiveInt,
+        caption_dim: PositiveInt,
+        cross_heads: PositiveInt | None = None,
+        mlp_ratio: PositiveFloat = 4.0,
+        noise_features: PositiveInt = 256,
         norm_placement: NormPlacement = "pre",
         interleaved_heads: bool = False,
-        image_channels: int = 0,
-        position_scale: float = 1.0,
+        image_channels: NonNegativeInt = 0,
+        position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:

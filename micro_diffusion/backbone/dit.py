@@ -8,7 +8,6 @@ tokens.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +18,8 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
-from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock
+from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock
+from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
@@ -33,6 +33,7 @@ from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaptio
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.backbone.recomputation import modulated_norm
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 
@@ -76,30 +77,30 @@ class SparseDiT(nn.Module):
     def __init__(
         self,
         *,
-        input_size: int | Sequence[int],
-        in_channels: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        head_dim: int,
-        caption_dim: int,
-        qkv_ratio: Sequence[float] = (0.5, 1.0),
-        mlp_ratio: Sequence[float] = (0.5, 4.0),
-        multiple_of: int = 256,
-        mixer_depth: int = 4,
-        mixer_dim: int = 512,
-        mixer_qkv_ratio: float = 1.0,
-        mixer_mlp_ratio: float = 4.0,
+        input_size: PositiveInt | Sequence[PositiveInt],
+        in_channels: PositiveInt,
+        patch_size: PositiveInt,
+        dim: PositiveInt,
+        depth: PositiveInt,
+        head_dim: PositiveInt,
+        caption_dim: PositiveInt,
+        qkv_ratio: Sequence[PositiveFloat] = (0.5, 1.0),
+        mlp_ratio: Sequence[PositiveFloat] = (0.5, 4.0),
+        multiple_of: PositiveInt = 256,
+        mixer_depth: NonNegativeInt = 4,
+        mixer_dim: PositiveInt = 512,
+        mixer_qkv_ratio: PositiveFloat = 1.0,
+        mixer_mlp_ratio: PositiveFloat = 4.0,
         mixer_convolution: bool = False,
-        experts: int = 8,
-        expert_capacity: float = 2.0,
-        experts_every: int = 2,
+        experts: NonNegativeInt = 8,
+        expert_capacity: PositiveFloat = 2.0,
+        experts_every: PositiveInt = 2,
         rotary: bool = False,
-        position_scale: float = 1.0,
+        position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
-        norm_eps: float = 1e-6,
-        image_channels: int = 0,
+        norm_eps: PositiveFloat = 1e-6,
+        image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
     ) -> None:
         super().__init__()
@@ -107,80 +108,39 @@ class SparseDiT(nn.Module):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
-        _check_least(
-            1,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            caption_dim=caption_dim,
-            dim=dim,
-            depth=depth,
+        _check_effects(takes_image_level, image_channels, mixer_convolution, mixer_depth)
+        shapes = BlockShapes(
+            conditioning_dim=dim,
             head_dim=head_dim,
             multiple_of=multiple_of,
-            mixer_dim=mixer_dim,
-            experts_every=experts_every,
-        )
-        _check_least(0, mixer_depth=mixer_depth, experts=experts, image_channels=image_channels)
-        _check_above_0(
-            qkv_ratio=min(qkv_ratio, default=1),
-            mlp_ratio=min(mlp_ratio, default=1),
-            mixer_qkv_ratio=mixer_qkv_ratio,
-            mixer_mlp_ratio=mixer_mlp_ratio,
+            experts=experts,
             expert_capacity=expert_capacity,
-            norm_eps=norm_eps,
+            experts_every=experts_every,
+            eps=norm_eps,
         )
-        if takes_image_level and not image_channels:
-            raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
-        if mixer_convolution and not mixer_depth:
-            raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
-        if experts and experts_every > max(mixer_depth, depth - 1):
-            warnings.warn(
-                f"experts={experts} has no effect, since with experts_every={experts_every}, depth={depth} and "
-                f"mixer_depth={mixer_depth} no block is sparse; lower experts_every, or set experts=0",
-                stacklevel=2,
-            )
-        for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
-            if width % head_dim:
-                raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")
-
-        def block(width: int, qkv: float, mlp: float, sparse: bool, convolution: bool = False) -> Block:
-            hidden = mlp * width if sparse else 2 * mlp * width / 3
-            return Block(
-                BlockShape(
-                    dim=width,
-                    conditioning_dim=dim,
-                    attention_dim=_round_up(qkv * width, 2 * head_dim if qkv < 1 else head_dim),
-                    hidden=_round_up(hidden, multiple_of),
-                    head_dim=head_dim,
-                    experts=experts if sparse else 0,
-                    expert_capacity=expert_capacity,
-                    convolution=convolution,
-                    eps=norm_eps,
-                )
-            )
-
-        def sparse(index: int) -> bool:
-            return experts > 0 and (index + 1) % experts_every == 0
+        shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
 
         self.patch_embedding = nn.Linear(patch_size**2 * in_channels, dim)
         self.image_embedding = nn.Linear(patch_size**2 * image_channels, dim, bias=False) if image_channels else None
         self.image_level_embedding = NoiseEmbedding(dim) if takes_image_level else None
         self.noise_embedding = NoiseEmbedding(dim)
         self.caption_embedding = GeluMlp(caption_dim, dim, normalize=True, eps=norm_eps)
-        caption_hidden = _round_up(2 * 4 * dim / 3, multiple_of)
-        self.caption_block = CaptionBlock(dim, hidden=caption_hidden, head_dim=head_dim, eps=norm_eps)
+        hidden = round_up(2 * 4 * dim / 3, multiple_of)
+        self.caption_block = CaptionBlock(dim, hidden=hidden, head_dim=head_dim, eps=norm_eps)
         self.pooled_embedding = GeluMlp(dim, dim, normalize=True, eps=norm_eps)
 
         mixer_dim = mixer_dim if mixer_depth else dim
         self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
         self.mixer = Blocks(
-            block(mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, sparse(i), mixer_convolution) for i in range(mixer_depth)
+            Block(shapes.of(i, mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, convolution=mixer_convolution))
+            for i in range(mixer_depth)
         )
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
 
-        ratios = zip(
-            _over_depth(qkv_ratio, depth, "qkv_ratio"), _over_depth(mlp_ratio, depth, "mlp_ratio"), strict=True
+        qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
+        self.blocks = Blocks(
+            Block(shapes.of(i, dim, qkv[i], mlp[i], may_be_sparse=i < depth - 1)) for i in range(depth)
         )
-        self.blocks = Blocks(block(dim, qkv, mlp, sparse(i) and i < depth - 1) for i, (qkv, mlp) in enumerate(ratios))
         self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
@@ -188,7 +148,7 @@ class SparseDiT(nn.Module):
         self.resize(input_size, position_scale)
         self._initialize()
 
-    def resize(self, input_size: int | Sequence[int], position_scale: float) -> None:
+    def resize(self, input_size: PositiveInt | Sequence[PositiveInt], position_scale: float) -> None:
         """Build the positions for latents of `input_size` cells (a side, or height and width); no weight changes.
 
         Raises ValueError when the size is no multiple of the patch, or the scale not positive and finite.
@@ -385,33 +345,12 @@ class SparseDiT(nn.Module):
             nn.init.zeros_(self.image_level_embedding.fc2.weight)
 
 
-def _round_up(value: float, multiple: int) -> int:
-    """The smallest multiple that is no less than the whole part of value."""
-    return math.ceil(int(value) / multiple) * multiple
-
-
-def _check_least(least: int, **numbers: int) -> None:
-    """Raise ValueError for the first of these settings that is below `least`."""
-    for name, number in numbers.items():
-        if number < least:
-            raise ValueError(f"backbone.{name} is {number}; set it to at least {least}")
-
-
-def _check_above_0(**numbers: float) -> None:
-    """Raise ValueError for the first of these settings that is not a finite number above 0."""
-    for name, number in numbers.items():
-        if not 0 < number < math.inf:
-            raise ValueError(f"backbone.{name} is {number}; set it to a number above 0")
-
-
-def _over_depth(ratios: Sequence[float], depth: int, name: str) -> list[float]:
-    """Two values are spread evenly over depth; otherwise there is one for each block."""
-    if len(ratios) == 2:
-        first, last = ratios
-        return [first + (last - first) * i / max(depth - 1, 1) for i in range(depth)]
-    if len(ratios) != depth:
-        raise ValueError(f"{name} has {len(ratios)} values for {depth} blocks; give two, or one for each block")
-    return list(ratios)
+def _check_effects(takes_image_level: bool, image_channels: int, mixer_convolution: bool, mixer_depth: int) -> None:
+    """Raise ValueError for an argument that has no effect beside another."""
+    if takes_image_level and not image_channels:
+        raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
+    if mixer_convolution and not mixer_depth:
+        raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:

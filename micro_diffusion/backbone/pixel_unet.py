@@ -26,6 +26,7 @@ from micro_diffusion.backbone.pixel_blocks import ConvBlock, ResidualBlock
 from micro_diffusion.backbone.pixel_conditioning import LevelEmbedding, TextPath
 from micro_diffusion.backbone.pixel_levels import DownLevel, UpLevel, run
 from micro_diffusion.backbone.pixel_resampling import CrossEmbedding, SummedConvolutions, downsampling, upsampling
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 SelfAttentionKind = Literal["none", "linear", "full"]
@@ -77,42 +78,41 @@ class PixelUNet(nn.Module):
 
     takes_keep = False
     use_caption_mask = True
-    patch_size = 1
 
     def __init__(
         self,
         *,
-        input_size: int | Sequence[int],
-        in_channels: int,
-        caption_dim: int,
-        dim: int,
-        dim_mults: Sequence[int] = (1, 2, 4, 8),
-        blocks: int | Sequence[int] = 1,
+        input_size: PositiveInt | Sequence[PositiveInt],
+        in_channels: PositiveInt,
+        caption_dim: PositiveInt,
+        dim: PositiveInt,
+        dim_mults: Sequence[PositiveInt] = (1, 2, 4, 8),
+        blocks: NonNegativeInt | Sequence[NonNegativeInt] = 1,
         self_attention: SelfAttentionKind | Sequence[SelfAttentionKind] = "full",
         cross_attention: bool | Sequence[bool] = True,
-        attention_depth: int = 1,
-        middle_attention_depth: int = 1,
-        heads: int = 8,
-        head_dim: int = 64,
-        ff_mult: float = 2.0,
-        context_dim: int | None = None,
-        level_rows: int = 2,
-        level_features: int = 16,
-        max_text_length: int = 256,
-        text_latents: int = 32,
-        init_dim: int | None = None,
-        input_kernels: Sequence[int] = (3, 7, 15),
-        downsampling_kernels: Sequence[int] = (),
+        attention_depth: PositiveInt = 1,
+        middle_attention_depth: NonNegativeInt = 1,
+        heads: PositiveInt = 8,
+        head_dim: PositiveInt = 64,
+        ff_mult: PositiveFloat = 2.0,
+        context_dim: PositiveInt | None = None,
+        level_rows: PositiveInt = 2,
+        level_features: PositiveInt = 16,
+        max_text_length: PositiveInt = 256,
+        text_latents: NonNegativeInt = 32,
+        init_dim: PositiveInt | None = None,
+        input_kernels: Sequence[PositiveInt] = (3, 7, 15),
+        downsampling_kernels: Sequence[PositiveInt] = (),
         pixel_shuffle: bool = True,
         memory_efficient: bool = False,
-        norm_groups: int = 0,
+        norm_groups: NonNegativeInt = 0,
         global_context: bool = True,
         scale_skips: bool = True,
         input_to_output: bool = False,
         combine_levels: bool = False,
         final_block: bool = True,
-        final_kernel: int = 3,
-        image_channels: int = 0,
+        final_kernel: PositiveInt = 3,
+        image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
@@ -137,7 +137,7 @@ class PixelUNet(nn.Module):
             raise ValueError(f"{attention_depth=} has no effect without self_attention; leave it out")
         if not memory_efficient and depth == 1 and downsampling_kernels:
             raise ValueError("downsampling_kernels has no effect with one level; leave it out")
-        self.multiple = 2 ** (depth if memory_efficient else depth - 1)
+        self.patch_size = 2 ** (depth if memory_efficient else depth - 1)
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         self.input_size = (height, width)
         self.in_channels, self.caption_dim, self.image_channels = in_channels, caption_dim, image_channels
@@ -276,10 +276,10 @@ class PixelUNet(nn.Module):
         check_image(self, condition, tuple(x.shape[2:]))
 
     def _check_size(self, channels: int, height: int, width: int) -> None:
-        if channels != self.in_channels or height % self.multiple or width % self.multiple:
+        if channels != self.in_channels or height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"images are {(channels, height, width)} (channels, height, width), but the network takes "
-                f"{self.in_channels} channels and sides that divide by {self.multiple}; choose such a resolution, or "
+                f"{self.in_channels} channels and sides that divide by {self.patch_size}; choose such a resolution, or "
                 "fewer dim_mults"
             )
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.embedding import GeluMlp, image_level_told, sinusoidal_features
 from micro_diffusion.backbone.unet_levels import DownLevel, Told, UpLevel, checkpointed
+from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.layers.image_attention import AttentionKind, ImageAttention, TextAttention
 from micro_diffusion.layers.resampling import Downsampling, DownsamplingKind, Upsampling, UpsamplingKind
@@ -67,27 +68,27 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        input_size: int | Sequence[int],
-        in_channels: int,
-        caption_dim: int,
-        width: int = 64,
-        multipliers: Sequence[int] = (1, 2, 2, 4),
-        blocks: int = 2,
-        groups: int = 32,
+        input_size: PositiveInt | Sequence[PositiveInt],
+        in_channels: PositiveInt,
+        caption_dim: PositiveInt,
+        width: PositiveInt = 64,
+        multipliers: Sequence[PositiveInt] = (1, 2, 2, 4),
+        blocks: PositiveInt = 2,
+        groups: PositiveInt = 32,
         standardised: bool = True,
-        attention: Sequence[int] = (0, 1, 2, 3),
+        attention: Sequence[NonNegativeInt] = (0, 1, 2, 3),
         attention_kind: AttentionKind = "linear",
         middle_attention: AttentionKind = "full",
         cross_attention: bool = False,
-        heads: int = 4,
-        head_dim: int = 32,
-        level_features: int = 64,
-        level_dim: int = 256,
+        heads: PositiveInt = 4,
+        head_dim: PositiveInt = 32,
+        level_features: PositiveInt = 64,
+        level_dim: PositiveInt = 256,
         downsampling_kind: DownsamplingKind = "average",
         upsampling_kind: UpsamplingKind = "nearest",
-        image_channels: int = 0,
+        image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
-        position_scale: float = 1.0,
+        position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:

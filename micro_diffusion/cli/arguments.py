@@ -68,6 +68,21 @@ class Resolution(click.ParamType):
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+class Numbers(click.ParamType):
+    """`5,1,1`: a number for each stage of a cascade."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        """The numbers; click says in which option they are wrong."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return [float(number) for number in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; write it as 5,1,1", param, ctx)
+
+
 class RunName(click.ParamType):
     """A run by its folder or name; completed with the names that exist."""
 
@@ -94,5 +109,5 @@ class ConfigName(click.ParamType):
         return [CompletionItem(name) for name in names]
 
 
-POSITIVE, PRICE, RESOLUTION, RUN = Positive(), Price(), Resolution(), RunName()
+NUMBERS, POSITIVE, PRICE, RESOLUTION, RUN = Numbers(), Positive(), Price(), Resolution(), RunName()
 WEIGHTS = click.Choice(["ema", "raw"])

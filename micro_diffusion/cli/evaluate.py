@@ -2,55 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from micro_diffusion.cli.arguments import FILE, POSITIVE
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 @click.command(short_help="score a run")
 @generation_options
-@click.option("--seed", type=int, help="Any integer; equal seeds generate equal images.  [default: the run's]")
 @click.option("--count", type=POSITIVE, default=64, show_default=True, help="Images of each kind.")
 @click.option("--out", type=FILE, required=True, help="JSON file for the scores.")
 @click.option("--grid", type=FILE, help="Image file for the judged images.  [default: OUT ending in .png]")
-def evaluate(generation: GenerationOptions, seed: int | None, count: int, out: Path, grid: Path | None) -> None:
+def evaluate(generation: GenerationOptions, count: int, out: Path, grid: Path | None) -> None:
     """Score RUN: is what captions of the shapes data set say in its images?
 
     Generates images for captions of one object, of two objects, and of combinations held out of training; judges
     background, count, colour, shape, size and relation in each, and writes the fraction that is right.
+
+    The folder of a cascade is scored by the images of its last stage. A run that enlarges images is scored by how near
+    it comes to the true ones (PSNR), beside bicubic interpolation.
     """
     from micro_diffusion.checkpoint import parameter_count
-    from micro_diffusion.cli.runs import open_pipeline, settings
+    from micro_diffusion.cli.cascades import stages_before_prompts
+    from micro_diffusion.cli.runs import described, generate_images, open_run
+    from micro_diffusion.diffusion.low_resolution import LowResolution
+    from micro_diffusion.evaluation.enlargement import enlargement_report
     from micro_diffusion.evaluation.report import composition_report, write_report
     from micro_diffusion.sampling.image_file import check_image_file, make_folder, save_image
 
     grid = grid or out.with_suffix(".png")
     check_image_file(grid)
     make_folder(out.parent)
-    pipeline = open_pipeline(generation)
-    run, (height, width) = pipeline.run, pipeline.resolution
+    if runs := stages_before_prompts(generation.run, ())[0]:
+        _evaluate_cascade(runs, generation, count, out, grid)
+        return
+    run, pipeline, settings = open_run(generation)
+    height, width = pipeline.trained_resolution
     if height != width:
         raise ValueError(f"{run.folder} generates {height}×{width}, but only square images can be judged; use generate")
-    chosen = run.prompts.seed if seed is None else seed
-
-    def generate(captions: Sequence[str]) -> Tensor:
-        recipe = pipeline.recipe(captions, seed=chosen, **settings(generation))
-        return pipeline.make_tensor(recipe, batch_size=generation.batch_size)
-
-    report, image = composition_report(generate, count=count, seed=chosen)
-    used = pipeline.recipe("", seed=chosen, **settings(generation)).described()
-    generated_with = {key: value for key, value in used.items() if key not in ("prompts", "seeds")}
-    generated_with |= {"seed": chosen, "sampler": pipeline.sampler_name}
+    if isinstance(run.image_conditioner, LowResolution):
+        report, image = enlargement_report(
+            lambda captions, small: generate_images(pipeline, captions, generation, image=small, **settings),
+            side=height,
+            factor=run.image_conditioner.factor,
+            count=count,
+            seed=settings["seed"],
+        )
+    else:
+        report, image = composition_report(
+            lambda captions: generate_images(pipeline, captions, generation, **settings),
+            count=count,
+            seed=settings["seed"],
+        )
+    generated_with = described(run, settings)
     report |= {"parameters": parameter_count(run.backbone), "weights": run.weights, "settings": generated_with}
     write_report(report, out)
+    save_image(image, grid, generated_with)
+    scores = ", ".join(
+        f"{kind} {value:.3f}" for kind, value in report.get("composition", report.get("psnr_db", {})).items()
+    )
+    print(f"{out}: {scores}; the judged images are in {grid}")
+
+
+def _evaluate_cascade(runs: list[Path], generation: GenerationOptions, count: int, out: Path, grid: Path) -> None:
+    """Judge the images of the last stage."""
+    from micro_diffusion.cli.cascade_options import CascadeOptions
+    from micro_diffusion.cli.cascades import cascade_of, described_cascade, run_cascade
+    from micro_diffusion.evaluation.report import composition_report, write_report
+    from micro_diffusion.sampling.image_file import save_image
+
+    cascade, stages = cascade_of(runs, generation), CascadeOptions(None, None, None, None, False)
+    made = []
+
+    def generate(captions):
+        made[:] = run_cascade(cascade, captions, generation, stages)
+        return made[-1].images
+
+    report, image = composition_report(generate, count=count, seed=generation.seed or 0)
+    generated_with = described_cascade(runs, made, generation, stages)
+    write_report(report | {"settings": generated_with}, out)
     save_image(image, grid, generated_with)
     scores = ", ".join(f"{kind} {value:.3f}" for kind, value in report["composition"].items())
     print(f"{out}: {scores}; the judged images are in {grid}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveFloat
 from micro_diffusion.diffusion import weight
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.diffusion.prediction import EDMOutput
@@ -22,7 +23,13 @@ class EDM(Objective):
     """
 
     def __init__(
-        self, *, sigma_data: float, P_mean: float, P_std: float, sigma_min: float = 0.002, sigma_max: float = 80.0
+        self,
+        *,
+        sigma_data: PositiveFloat,
+        P_mean: float,
+        P_std: NonNegativeFloat,
+        sigma_min: PositiveFloat = 0.002,
+        sigma_max: PositiveFloat = 80.0,
     ) -> None:
         if sigma_data <= 0 or P_std < 0 or not 0 < sigma_min < sigma_max:
             raise ValueError(

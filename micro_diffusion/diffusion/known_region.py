@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import Fraction
 from micro_diffusion.diffusion.image_conditioning import ImageInSampling, ImageInTraining, RandomNumbers, check_given
 
 REGIONS: dict[str, tuple[float, float, float, float]] = {
@@ -47,7 +48,7 @@ class KnownRegion:
         self,
         *,
         regions: Sequence[str] = (RECTANGLE, "left", "right", "top", "bottom"),
-        rectangle: tuple[float, float] = (0.25, 0.75),
+        rectangle: tuple[Fraction, Fraction] = (0.25, 0.75),
         loss_in_unknown_only: bool = False,
     ) -> None:
         known = [RECTANGLE, *REGIONS]

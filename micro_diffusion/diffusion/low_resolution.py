@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.diffusion.image_conditioning import ImageInSampling, ImageInTraining, RandomNumbers, check_given
 
 Enlargement = Literal["nearest", "bilinear"]
@@ -41,11 +42,11 @@ class LowResolution:
     def __init__(
         self,
         *,
-        factor: int,
+        factor: PositiveInt,
         enlargement: Enlargement = "bilinear",
-        levels: tuple[float, float] = (0.0, 1.0),
+        levels: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 1.0),
         level_of_each_sample: bool = True,
-        sampling_level: float = 0.2,
+        sampling_level: NonNegativeFloat = 0.2,
     ) -> None:
         low, high = levels
         if factor < 2:

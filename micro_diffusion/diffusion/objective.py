@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveFloat
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 from micro_diffusion.diffusion.prediction import Prediction
@@ -62,8 +63,8 @@ class Objective:
         told: Told,
         levels: TrainingLevels,
         weight: Weight,
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
+        sigma_min: PositiveFloat | None = None,
+        sigma_max: PositiveFloat | None = None,
     ) -> None:
         prediction.coefficients(process, torch.ones(1))
         if isinstance(told, TableStep) and (not isinstance(levels, UniformTime) or levels.schedule != told.table):

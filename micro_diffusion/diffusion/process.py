@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveFloat
+
 
 class Process(Protocol):
     """The scale of the network's input."""
@@ -36,7 +38,7 @@ class VariancePreserving:
         ValueError: for a deviation that is not above 0.
     """
 
-    def __init__(self, *, sigma_data: float = 1.0) -> None:
+    def __init__(self, *, sigma_data: PositiveFloat = 1.0) -> None:
         if sigma_data <= 0:
             raise ValueError(f"sigma_data of the forward process is {sigma_data}; set it above 0")
         self.sigma_data = sigma_data

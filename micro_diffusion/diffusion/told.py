@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveFloat
 from micro_diffusion.diffusion.curve import Curve
 from micro_diffusion.diffusion.schedule import BetaTable
 
@@ -45,7 +46,7 @@ class LinearTime:
         ValueError: for a scale that is not above 0.
     """
 
-    def __init__(self, *, scale: float = 1.0) -> None:
+    def __init__(self, *, scale: PositiveFloat = 1.0) -> None:
         if scale <= 0:
             raise ValueError(f"the scale of the told time is {scale}; set it above 0, such as 1 or 1000")
         self.scale = scale
@@ -66,7 +67,7 @@ class TableStep:
 
     def __init__(self, *, table: BetaTable) -> None:
         self.table = table
-        self._step = Curve(table.sigmas.log(), torch.arange(table.steps, dtype=torch.float64))
+        self._step = Curve(table.sigmas.log(), torch.arange(table.steps, dtype=torch.float64, device="cpu"))
 
     def __call__(self, sigma: Tensor) -> Tensor:
         """From 0 to table.steps − 1."""

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveFloat
 from micro_diffusion.diffusion.curve import Curve
 from micro_diffusion.diffusion.schedule import BetaTable, Schedule
 
@@ -67,7 +68,7 @@ class LogitNormal(LogNormal):
         ValueError: for a deviation below 0, or a shift that is not above 0.
     """
 
-    def __init__(self, *, mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> None:
+    def __init__(self, *, mean: float = 0.0, std: PositiveFloat = 1.0, shift: PositiveFloat = 1.0) -> None:
         if shift <= 0:
             raise ValueError(f"shift of the training levels is {shift}; set it above 0, to 1 for none")
         super().__init__(mean=mean + math.log(shift), std=std)
@@ -86,11 +87,12 @@ class Beta:
 
     span = None
 
-    def __init__(self, *, a: float, b: float) -> None:
+    def __init__(self, *, a: PositiveFloat, b: PositiveFloat) -> None:
         if a <= 0 or b <= 0:
             raise ValueError(f"the training levels are given {a=}, {b=} of a Beta distribution; set both above 0")
         reach = 40 / min(a, b, 1.0)  # in ln sigma; the tails fall with exp(−a·|ln sigma|) and exp(−b·|ln sigma|)
-        log_sigma = torch.linspace(-reach, reach, 2**15 + 1, dtype=torch.float64)
+        cpu = {"dtype": torch.float64, "device": "cpu"}  # also while networks are made on the meta device
+        log_sigma = torch.linspace(-reach, reach, 2**15 + 1, **cpu)
         density = torch.exp(a * log_sigma - (a + b) * torch.nn.functional.softplus(log_sigma))
         areas = (density[1:] + density[:-1]) / 2
         below, above = areas.cumsum(0), areas.flip(0).cumsum(0).flip(0)
@@ -117,7 +119,7 @@ class UniformTime:
     @property
     def span(self) -> tuple[float, float]:
         """The schedule's ends."""
-        lowest, highest = self.schedule.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        lowest, highest = self.schedule.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         return lowest, highest
 
     @property

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveFloat
+
 
 class Weight(Protocol):
     """A function of the noise level."""
@@ -47,7 +49,7 @@ class EDM:
         ValueError: for a deviation that is not above 0.
     """
 
-    def __init__(self, *, sigma_data: float) -> None:
+    def __init__(self, *, sigma_data: PositiveFloat) -> None:
         if sigma_data <= 0:
             raise ValueError(f"sigma_data of the loss weight is {sigma_data}; set it above 0")
         self.sigma_data = sigma_data
@@ -75,7 +77,7 @@ class MinSNR:
         ValueError: for a gamma that is not above 0.
     """
 
-    def __init__(self, *, gamma: float = 5.0) -> None:
+    def __init__(self, *, gamma: PositiveFloat = 5.0) -> None:
         if gamma <= 0:
             raise ValueError(f"gamma of the min-SNR weight is {gamma}; set it above 0, such as 5")
         self.gamma = gamma
@@ -96,7 +98,7 @@ class P2:
         ValueError: when k or gamma is not above 0.
     """
 
-    def __init__(self, *, k: float = 1.0, gamma: float = 1.0) -> None:
+    def __init__(self, *, k: PositiveFloat = 1.0, gamma: NonNegativeFloat = 1.0) -> None:
         if k <= 0 or gamma <= 0:
             raise ValueError(f"the P2 weight is given {k=}, {gamma=}; set both above 0, or choose the weight SNR")
         self.k, self.gamma = k, gamma

@@ -30,11 +30,13 @@ from micro_diffusion.generation.samplers import find_sampler
 from micro_diffusion.machine.device import usable_device
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
-from micro_diffusion.sampling import pipeline as tensors
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.sampling.grid import to_pil
 from micro_diffusion.sampling.guidance import EVERY_LEVEL
+from micro_diffusion.sampling.latent_editing import LatentEdit
 from micro_diffusion.sampling.start import Between, Seed
 from micro_diffusion.sampling.watched import Watched
+from micro_diffusion.saved_cascade import pipeline_of
 
 
 class Pipeline:
@@ -64,17 +66,10 @@ class Pipeline:
         self.precision: Precision = precision
         self._name = name or str(run.folder)
         self._sampler, self._configs = sampler, configs
-        self.tensors = tensors.Pipeline(
-            text_encoder=run.text_encoder,
-            autoencoder=run.autoencoder,
-            backbone=run.backbone,
-            objective=run.objective,
-            sampler=run.sampler
-            if sampler is None
-            else find_sampler(sampler, None if configs is None else Path(configs)),
-            image_conditioner=run.image_conditioner,
-            thresholding=run.thresholding,
-        )
+        self.tensors = pipeline_of(run)
+        if sampler is not None:
+            self.tensors.sampler = find_sampler(sampler, None if configs is None else Path(configs))
+            self.tensors.sampler.levels = run.sampler.levels
 
     @classmethod
     def from_run(
@@ -103,6 +98,7 @@ class Pipeline:
         """
         place = usable_device(device)
         keep_freed_memory(place.type)
+        yield_when_busy(place.type)
         loaded = load_run(find_run(run), weights=weights, device=place)
         return cls(loaded, name=str(run), precision=precision, sampler=sampler, configs=configs)
 
@@ -192,6 +188,8 @@ class Pipeline:
         strength: float | None = None,
         resamplings: int | None = None,
         extend: str | None = None,
+        sharpness: float = 0.0,
+        brightness: float = 0.0,
     ) -> Recipe:
         """All that the images will follow from.
 
@@ -210,6 +208,8 @@ class Pipeline:
             strength: share of the steps that is gone from an image, for runs that were not trained on images.
             resamplings: how often each part of the way is gone in inpainting, for such runs.
             extend: the image made larger on one side, such as "right=96", with windows of `resolution`.
+            sharpness: added to channel 3 of SDXL's latents, such as 0.1.
+            brightness: added to channel 0 of SDXL's latents, such as 0.1.
 
         Raises:
             ValueError: for settings without effect.
@@ -244,6 +244,8 @@ class Pipeline:
             strength=strength,
             resamplings=resamplings,
             extend=extend,
+            sharpness=sharpness or None,
+            brightness=brightness or None,
         )
         if negative_prompt and recipe.guidance_scale == 1:
             raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
@@ -328,6 +330,7 @@ class Pipeline:
                 guidance_interval=recipe.guidance_interval or EVERY_LEVEL,
                 resolution=recipe.resolution,
                 steps=recipe.steps,
+                edit=LatentEdit(sharpness=recipe.sharpness or 0.0, brightness=recipe.brightness or 0.0),
                 batch_size=batch_size,
                 on_batch=bar.update,
                 **edit.arguments,

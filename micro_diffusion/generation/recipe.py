@@ -30,6 +30,7 @@ class Recipe:
     texts, "" for none. sampler: an option of configs/sampler, None for the run's own; configs: the folder of another
     configs/sampler. resolution: (H, W) in pixels. image, mask: files. strength, resamplings: for an image without
     training on it. extend: such as right=96, what is added to the image.
+    sharpness, brightness: see `LatentEdit`.
     """
 
     run: str
@@ -50,6 +51,8 @@ class Recipe:
     strength: float | None = None
     resamplings: int | None = None
     extend: str | None = None
+    sharpness: float | None = None
+    brightness: float | None = None
 
     def only(self, index: int) -> Recipe:
         """That of one of the images."""

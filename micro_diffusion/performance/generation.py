@@ -65,7 +65,13 @@ class Generation:
         self.guidance_scale, self.device = guidance_scale, device
         self.precision: Precision = precision
         batch = random_batch(config, batch_size)
-        self.text, self.noise = Condition(batch["caption_tokens"].to(device)), batch["latents"].to(device)
+        self.noise = batch["latents"].to(device)
+        cells = (batch_size, network.image_channels, *self.noise.shape[2:])
+        self.condition = Condition(
+            batch["caption_tokens"].to(device),
+            image=torch.ones(cells, device=device) if network.image_channels else None,
+            image_level=torch.ones(batch_size, device=device) if network.takes_image_level else None,
+        )
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
@@ -74,5 +80,5 @@ class Generation:
         with nullcontext() if self.device.type == "meta" else autocast(self.device.type, self.precision):
             sigmas = self.sampler.sigmas(sigma_min=objective.sigma_min, sigma_max=objective.sigma_max)
             asked = self.sampler.asked(sigmas)
-            denoiser = guided_denoiser(objective, self.backbone, self.text, self.guidance_scale, sigmas=asked)
+            denoiser = guided_denoiser(objective, self.backbone, self.condition, self.guidance_scale, sigmas=asked)
             return self.sampler(denoiser, self.noise, sigmas=sigmas, generators=None)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import Levels, check_sigmas
+from micro_diffusion.sampling.noise_levels import Levels, check_sigmas, check_sigmas_without_noise
 from micro_diffusion.sampling.sampler import WalksLevels, fresh_noise
 
 
@@ -24,7 +25,7 @@ class DPMpp2MSampler(WalksLevels):
 
     eta = 0.0
 
-    def __init__(self, *, steps: int = 15, levels: Levels | None = None) -> None:
+    def __init__(self, *, steps: PositiveInt = 15, levels: Levels | None = None) -> None:
         super().__init__(steps=steps, levels=levels)
 
     def __call__(
@@ -39,7 +40,7 @@ class DPMpp2MSampler(WalksLevels):
 
         The denoised image is continued as a straight line in lambda = −ln sigma; the step to 0 takes it as it is.
         """
-        sigmas = check_sigmas(sigmas)
+        sigmas = check_sigmas(sigmas) if self.eta > 0 else check_sigmas_without_noise(sigmas)
         x = noise.double() * sigmas[0]
         before, width_before = x, math.inf  # an infinitely wide step before the first one: no slope is known yet
         for sigma, lower in itertools.pairwise(sigmas):
@@ -65,7 +66,7 @@ class DPMpp2MSDESampler(DPMpp2MSampler):
         ValueError: for an eta that is not above 0.
     """
 
-    def __init__(self, *, steps: int = 25, levels: Levels | None = None, eta: float = 1.0) -> None:
+    def __init__(self, *, steps: PositiveInt = 25, levels: Levels | None = None, eta: NonNegativeFloat = 1.0) -> None:
         super().__init__(steps=steps, levels=levels)
         if eta <= 0:
             raise ValueError(f"eta of the sampler is {eta}; set it above 0, or choose the sampler dpmpp_2m")

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
-from micro_diffusion.sampling.noise_levels import Levels, check_sigmas
+from micro_diffusion.sampling.noise_levels import Levels, check_sigmas_without_noise
 from micro_diffusion.sampling.sampler import WalksLevels
 
 
@@ -21,7 +22,7 @@ class EulerSampler(WalksLevels):
         levels: chooses them; None for those of Karras.
     """
 
-    def __init__(self, *, steps: int = 36, levels: Levels | None = None) -> None:
+    def __init__(self, *, steps: PositiveInt = 36, levels: Levels | None = None) -> None:
         super().__init__(steps=steps, levels=levels)
 
     def __call__(
@@ -33,7 +34,7 @@ class EulerSampler(WalksLevels):
         generators: list[torch.Generator] | None = None,
     ) -> Tensor:
         """Unit noise (B, C, h, w) -> latents (B, C, h, w) in fp32; adds no noise, so generators stay unused."""
-        sigmas = check_sigmas(sigmas)
+        sigmas = check_sigmas_without_noise(sigmas)
         x = noise.double() * sigmas[0]
         for sigma, lower in itertools.pairwise(sigmas):
             clean = denoiser(x.float(), sigma).double()

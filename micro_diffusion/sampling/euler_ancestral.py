@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.sampling.noise_levels import Levels, check_sigmas
 from micro_diffusion.sampling.sampler import WalksLevels, fresh_noise
@@ -27,7 +28,7 @@ class EulerAncestralSampler(WalksLevels):
         ValueError: for an eta outside [0, 1].
     """
 
-    def __init__(self, *, steps: int = 100, levels: Levels | None = None, eta: float = 1.0) -> None:
+    def __init__(self, *, steps: PositiveInt = 100, levels: Levels | None = None, eta: NonNegativeFloat = 1.0) -> None:
         super().__init__(steps=steps, levels=levels)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta of the sampler is {eta}; set it between 0 and 1")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.diffusion.denoiser import Denoiser
 from micro_diffusion.sampling.noise_levels import Levels, check_sigmas
 from micro_diffusion.sampling.sampler import WalksLevels, fresh_noise
@@ -32,12 +35,12 @@ class HeunSampler(WalksLevels):
     def __init__(
         self,
         *,
-        steps: int = 18,
+        steps: PositiveInt = 18,
         levels: Levels | None = None,
-        churn: float = 0.0,
-        churn_sigma_min: float = 0.0,
-        churn_sigma_max: float = math.inf,
-        churn_noise: float = 1.0,
+        churn: NonNegativeFloat = 0.0,
+        churn_sigma_min: NonNegativeFloat = 0.0,
+        churn_sigma_max: Annotated[float, Ge(0), Le(math.inf)] = math.inf,
+        churn_noise: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(steps=steps, levels=levels)
         if churn < 0 or churn_sigma_min > churn_sigma_max or churn_noise < 0:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from micro_diffusion.bounds import OpenFraction, PositiveFloat
 from micro_diffusion.diffusion.schedule import BetaTable, Schedule
 
 
@@ -37,14 +38,14 @@ class Karras:
         ValueError: for a rho that bends nothing.
     """
 
-    def __init__(self, *, rho: float = 7.0) -> None:
+    def __init__(self, *, rho: PositiveFloat = 7.0) -> None:
         if rho <= 0:
             raise ValueError(f"rho of the noise levels is {rho}; choose a positive number, such as 7")
         self.rho = rho
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """From sigma_max down to sigma_min."""
-        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64)
+        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64, device="cpu")
         highest, lowest = sigma_max ** (1 / self.rho), sigma_min ** (1 / self.rho)
         return ((highest + ramp * (lowest - highest)) ** self.rho).tolist()
 
@@ -54,7 +55,7 @@ class Exponential:
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """From sigma_max down to sigma_min."""
-        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64)
+        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64, device="cpu")
         return (sigma_max * (sigma_min / sigma_max) ** ramp).tolist()
 
 
@@ -67,23 +68,32 @@ class LinearTime:
         exponent: 1 is evenly spaced in s; below 1, more levels lie at little noise.
         first: s of the first level, below 1.
         shift: factor of every sigma, see `LogitNormal`.
+        second_may_rise: accept levels of which the second lies above the first, as it does there for many steps or
+            exponents above 1, and as only samplers without fresh noise can follow.
 
     Raises:
         ValueError: for an exponent or shift that is not above 0, or a first level that is not between 0 and 1.
     """
 
-    def __init__(self, *, exponent: float = 1.0, first: float = 0.99, shift: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        exponent: PositiveFloat = 1.0,
+        first: OpenFraction = 0.99,
+        shift: PositiveFloat = 1.0,
+        second_may_rise: bool = False,
+    ) -> None:
         if exponent <= 0 or shift <= 0 or not 0 < first < 1:
             raise ValueError(
                 f"the noise levels are given {exponent=}, {first=}, {shift=}; set exponent and shift above 0, and "
                 "first between 0 and 1"
             )
-        self.exponent, self.first, self.shift = exponent, first, shift
+        self.exponent, self.first, self.shift, self.second_may_rise = exponent, first, shift, second_may_rise
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """The same for every objective, with (1 / steps)^exponent near 1 − s at the top."""
         times = [self.first, *(1 - (i / steps) ** self.exponent for i in range(1, check_steps(steps)))]
-        if steps > 1 and times[1] >= self.first:
+        if steps > 1 and times[1] >= self.first and not self.second_may_rise:
             raise ValueError(
                 f"the second of {steps} noise levels, s = {times[1]:g}, is not below the first, {self.first:g}; choose "
                 "fewer steps, a lower exponent or a higher first level"
@@ -92,7 +102,7 @@ class LinearTime:
 
 
 class ScheduleTime:
-    """Evenly spaced times of a continuous schedule, from 1 down to 1 / steps, the last step leading to 0.
+    """Evenly spaced times of a continuous schedule, from 1 or sigma_max downwards; the last step leads to time 0.
 
     Saharia et al. 2022, "Imagen", arXiv 2205.11487, sample so with 256 to 1000 steps.
 
@@ -109,9 +119,20 @@ class ScheduleTime:
         self.schedule = schedule
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
-        """sigma(1) is lowered to sigma_max where the schedule goes beyond it."""
-        times = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64) / steps
-        return self.schedule.sigma(times).clamp(max=sigma_max).tolist()
+        """From sigma(1), or from sigma_max where the schedule goes beyond it."""
+        shares = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64, device="cpu") / steps
+        return self.schedule.sigma(self._time_of(sigma_max) * shares).tolist()
+
+    def _time_of(self, sigma_max: float) -> float:
+        """The highest time at which the schedule is not above sigma_max, by bisection."""
+        low, high = 0.0, 1.0
+        if self.schedule.sigma(torch.tensor(high, device="cpu")) <= sigma_max:
+            return high
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.schedule.sigma(torch.tensor(middle, dtype=torch.float64, device="cpu")) > sigma_max
+            low, high = (low, middle) if above else (middle, high)
+        return low
 
 
 class TableSteps:
@@ -157,10 +178,21 @@ def check_steps(steps: int) -> int:
     return steps
 
 
+def check_sigmas_without_noise(sigmas: Sequence[float]) -> list[float]:
+    """As `check_sigmas`, for samplers that add no noise: they can also go up from the first level to the second."""
+    sigmas = list(sigmas)
+    check_sigmas([*sorted(sigmas[:2], reverse=True), *sigmas[2:]] if len(sigmas) > 2 else sigmas)
+    return sigmas
+
+
 def check_sigmas(sigmas: Sequence[float]) -> list[float]:
     """The noise levels as a list; raises ValueError unless they fall and the last is 0."""
     sigmas = list(sigmas)
-    falls = all(high > low for high, low in itertools.pairwise(sigmas))
-    if len(sigmas) < 2 or not falls or sigmas[-1] != 0 or not math.isfinite(sigmas[0]):
-        raise ValueError(f"the noise levels {sigmas} do not fall to 0; give falling ones, of which the last is 0")
+    if len(sigmas) < 2 or sigmas[-1] != 0 or not math.isfinite(sigmas[0]):
+        raise ValueError(f"{len(sigmas)} noise levels do not lead to 0; give at least one above 0, and 0 as the last")
+    for high, low in itertools.pairwise(sigmas):
+        if not high > low:
+            raise ValueError(
+                f"the noise levels do not fall from {high:g} to {low:g}; give each once, the highest first"
+            )
     return sigmas

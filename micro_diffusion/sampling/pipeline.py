@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner, ImageInSampling
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
-from micro_diffusion.sampling.guidance import EVERY_LEVEL, guided_denoiser
+from micro_diffusion.sampling.guidance import EVERY_LEVEL, WeakerRun, guided_denoiser
+from micro_diffusion.sampling.latent_editing import NO_EDIT, LatentEdit
 from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.sampling.start import (
     Between,
@@ -59,6 +60,7 @@ class Pipeline:
         objective: makes a denoiser of the backbone.
         sampler: walks from noise to latents with that denoiser.
         image_conditioner: makes the backbone's conditioning image, where it takes one, of the image that is given.
+        weaker: a run that guidance leads away from, in place of the unconditional denoiser (autoguidance).
         thresholding: keeps denoised latents within the range of pixels; None where they have no such range.
 
     Raises:
@@ -74,6 +76,7 @@ class Pipeline:
         objective: Objective,
         sampler: Sampler,
         image_conditioner: ImageConditioner | None = None,
+        weaker: WeakerRun | None = None,
         thresholding: Thresholding | None = None,
     ) -> None:
         if text_encoder.dim != backbone.caption_dim:
@@ -87,6 +90,15 @@ class Pipeline:
                 f"takes {backbone.in_channels}; use the autoencoder that the network was trained with"
             )
         check_image_conditioner(backbone, image_conditioner, "image_conditioner")
+        if weaker is not None:
+            for size in ("caption_dim", "in_channels", "image_channels"):
+                ours, theirs = getattr(backbone, size), getattr(weaker.backbone, size)
+                if ours != theirs:
+                    raise ValueError(
+                        f"the weaker run's network has {size} {theirs}, this one {ours}; choose a run with the same "
+                        "text encoder, autoencoder and image conditioner"
+                    )
+        self.weaker = weaker
         self.image_conditioner = image_conditioner
         self.thresholding = thresholding
         self.text_encoder = text_encoder
@@ -107,7 +119,9 @@ class Pipeline:
         region: str | Tensor | None = None,
         resolution: int | tuple[int, int] | None = None,
         guidance_interval: tuple[float, float] = EVERY_LEVEL,
+        guidance_rescale: float = 0.0,
         steps: int | None = None,
+        edit: LatentEdit = NO_EDIT,
         batch_size: int = 16,
         on_batch: Callable[[int], object] | None = None,
     ) -> Tensor:
@@ -127,7 +141,9 @@ class Pipeline:
                 bool, true where pixels are to be generated. All others are returned as they were.
             resolution: H = W, or (H, W), in pixels, when not `trained_resolution`; positions are then stretched.
             guidance_interval: noise levels low < sigma <= high that are guided; the others are conditional.
+            guidance_rescale: from 0 to 1, how far a guided image gets the deviation that it has without guidance.
             steps: sampling steps, when not the sampler's own number.
+            edit: what is added to the latents before they are decoded, for SDXL's autoencoder.
             batch_size: images generated at once.
             on_batch: called after each batch with its number of images.
 
@@ -150,6 +166,7 @@ class Pipeline:
             raise ValueError(
                 f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
             )
+        edit.check(self.autoencoder.channels)
         sampler = copy.copy(self.sampler)
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
@@ -162,16 +179,14 @@ class Pipeline:
                 stacklevel=1,
             )
         given = self._given(image, region, count=len(captions), latent_size=size)
-        with self._sized(size) as latent_size:
+        with sized(self.backbone, size), sized(None if self.weaker is None else self.weaker.backbone, size):
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
                 rows = slice(start, start + len(chunk))
                 from_noise = sources(seed, start, len(chunk))
-                guidance = (guidance_scale, guidance_interval)
+                guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
                 seen = None if given is None else given.rows(rows)
-                batches.append(
-                    self._generate(chunk, negatives[rows], from_noise, latent_size, sampler, *guidance, seen)
-                )
+                batches.append(self._generate(chunk, negatives[rows], from_noise, size, sampler, guidance, seen, edit))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(batches)
@@ -214,9 +229,9 @@ class Pipeline:
         from_noise: Sequence[torch.Generator | Between],
         latent_size: tuple[int, int],
         sampler: Sampler,
-        guidance_scale: float,
-        guidance_interval: tuple[float, float],
+        guidance: dict[str, Any],
         given: GivenImage | None,
+        edit: LatentEdit,
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
         device = self.backbone.parameter_groups()[0]["parameters"][0].device
@@ -238,17 +253,17 @@ class Pipeline:
             self.objective,
             self.backbone,
             condition,
-            guidance_scale,
+            **guidance,
             negative=negative,
-            interval=guidance_interval,
             sigmas=asked,
+            weaker=self.weaker,
         )
         if self.thresholding is not None:
             denoiser = self.thresholding(denoiser)
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
-        images = to_uint8(self.autoencoder.decode(latents)).cpu()
+        images = to_uint8(self.autoencoder.decode(edit(latents))).cpu()
         return images if given is None else given.restored(images)
 
     def _conditions(
@@ -297,22 +312,22 @@ class Pipeline:
         unknown = None if unknown is None else unknown.to(device)
         return self.image_conditioner.in_sampling(latents, latent_size, generators, unknown)
 
-    @contextmanager
-    def _sized(self, latent_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """The backbone made for latents of this size, for a while; its positions then span the same range.
 
-        A backbone without positions takes any size as it is.
-        """
-        backbone = self.backbone
-        if not isinstance(backbone, Resizable) or backbone.input_size == latent_size:
-            yield latent_size
-            return
-        trained_size, trained_scale = backbone.input_size, backbone.position_scale
-        backbone.resize(latent_size, trained_scale * math.sqrt(math.prod(latent_size) / math.prod(trained_size)))
-        try:
-            yield latent_size
-        finally:
-            backbone.resize(trained_size, trained_scale)
+@contextmanager
+def sized(backbone: Backbone | None, latent_size: tuple[int, int]) -> Iterator[None]:
+    """A backbone made for latents of this size, for a while; its positions then span the same range.
+
+    A backbone without positions takes any size as it is.
+    """
+    if not isinstance(backbone, Resizable) or backbone.input_size == latent_size:
+        yield
+        return
+    trained_size, trained_scale = backbone.input_size, backbone.position_scale
+    backbone.resize(latent_size, trained_scale * math.sqrt(math.prod(latent_size) / math.prod(trained_size)))
+    try:
+        yield
+    finally:
+        backbone.resize(trained_size, trained_scale)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from micro_diffusion.bounds import NonNegativeFloat, Seed
+
 
 class Prompts:
     """Captions and how to generate their images.
@@ -18,7 +20,7 @@ class Prompts:
         ValueError: when there are no captions, or the guidance is not finite.
     """
 
-    def __init__(self, *, captions: Sequence[str], guidance_scale: float = 5.0, seed: int = 0) -> None:
+    def __init__(self, *, captions: Sequence[str], guidance_scale: NonNegativeFloat = 5.0, seed: Seed = 0) -> None:
         if not captions or isinstance(captions, str):
             raise ValueError(f"prompts.captions is {captions!r}; set it to a list of at least one caption")
         if not math.isfinite(guidance_scale):

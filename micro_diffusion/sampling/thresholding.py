@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import Fraction
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 
 
@@ -41,7 +42,7 @@ class DynamicThresholding:
         ValueError: for another quantile.
     """
 
-    def __init__(self, *, quantile: float = 0.95) -> None:
+    def __init__(self, *, quantile: Fraction = 0.95) -> None:
         if not 0 < quantile <= 1:
             raise ValueError(f"thresholding.quantile is {quantile}; set it above 0 and to at most 1, such as 0.95")
         self.quantile = quantile

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.encoder import check_stated
 
@@ -26,13 +27,16 @@ class ClassEncoder:
         names: of the K classes, in the order of their numbers; None where the data say them: `precompute` takes the
             distinct captions of the images then, and training what the latents' metadata has.
         dim: what the config says K is, checked.
+        max_length: what the config says L is, checked; a class is one token.
 
     Raises:
         ValueError: for a name that is there twice, fewer than one or more than 65,536 classes, or another number of
             them than stated.
     """
 
-    def __init__(self, *, names: Sequence[str] | None, dim: int | None = None) -> None:
+    def __init__(
+        self, *, names: Sequence[str] | None, dim: NonNegativeInt | None = None, max_length: PositiveInt = 1
+    ) -> None:
         self.name = "classes"
         self.max_length = 1
         self.names = [] if names is None else list(names)
@@ -45,6 +49,7 @@ class ClassEncoder:
         self.dim = len(self.names)
         self.provenance = {"names": self.names}
         check_stated("text_encoder.names", "dim", dim, self.dim)
+        check_stated("a class", "max_length", max_length, self.max_length)
 
     def encode(self, captions: Sequence[str]) -> Condition:
         """B names or numbers -> tokens (B, 1, K) and mask (B, 1).

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
@@ -42,8 +43,8 @@ class OpenClipTextEncoder:
         *,
         model: str,
         weights: str | None = None,
-        dim: int | None = None,
-        max_length: int | None = None,
+        dim: PositiveInt | None = None,
+        max_length: PositiveInt | None = None,
         dtype: str = "float32",
     ) -> None:
         self.name = model if weights is None else f"{model}/{weights}"

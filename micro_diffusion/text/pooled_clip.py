@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
@@ -28,6 +29,7 @@ class PooledOpenClip:
     Args:
         model, weights, dtype: as of `OpenClipTextEncoder`.
         dim: what the config says D is, checked.
+        max_length: what the config says the number of tokens is, checked; it is 1.
 
     Raises:
         FileNotFoundError: when the weights are neither here nor within reach.
@@ -35,7 +37,13 @@ class PooledOpenClip:
     """
 
     def __init__(
-        self, *, model: str, weights: str | None = None, dim: int | None = None, dtype: str = "float32"
+        self,
+        *,
+        model: str,
+        weights: str | None = None,
+        dim: PositiveInt | None = None,
+        max_length: PositiveInt = 1,
+        dtype: str = "float32",
     ) -> None:
         self.encoder = OpenClipTextEncoder(model=model, weights=weights, dtype=dtype)
         self.name = f"{self.encoder.name}, pooled"
@@ -45,6 +53,7 @@ class PooledOpenClip:
         self.provenance = {**self.encoder.provenance, "pooled": True}
         self.dim: int = self.encoder.tower.output_dim
         check_stated(self.name, "dim", dim, self.dim)
+        check_stated(self.name, "max_length", max_length, self.max_length)
 
     repository = staticmethod(OpenClipTextEncoder.repository)
 
@@ -67,6 +76,7 @@ class PooledTransformersClip:
         model: repository on the Hugging Face hub, or a local folder.
         revision: branch, tag or commit of the repository; None for its main branch.
         dim: what the config says D is, checked.
+        max_length: what the config says the number of tokens is, checked; it is 1.
         dtype: of the weights: "float32", "bfloat16" or "float16".
 
     Raises:
@@ -75,7 +85,13 @@ class PooledTransformersClip:
     """
 
     def __init__(
-        self, *, model: str, revision: str | None = None, dim: int | None = None, dtype: str = "float32"
+        self,
+        *,
+        model: str,
+        revision: str | None = None,
+        dim: PositiveInt | None = None,
+        max_length: PositiveInt = 1,
+        dtype: str = "float32",
     ) -> None:
         self.name = f"{model}, pooled"
         self.max_length = 1
@@ -91,6 +107,7 @@ class PooledTransformersClip:
         }
         self.dim: int = self.tower.config.projection_dim
         check_stated(self.name, "dim", dim, self.dim)
+        check_stated(self.name, "max_length", max_length, self.max_length)
 
     @staticmethod
     def repository(*, model: str, **_: object) -> str:

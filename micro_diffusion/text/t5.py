@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
@@ -37,15 +38,13 @@ class T5TextEncoder:
         self,
         *,
         model: str,
-        max_length: int,
+        max_length: PositiveInt,
         revision: str | None = None,
-        dim: int | None = None,
+        dim: PositiveInt | None = None,
         dtype: str = "float32",
     ) -> None:
         if dtype == "float16":
             raise ValueError("T5 overflows in float16; set text_encoder.dtype to float32 or bfloat16")
-        if max_length < 1:
-            raise ValueError(f"text_encoder.max_length is {max_length}; set it to at least 1")
         self.name = model
         self.max_length = max_length
         self.device = torch.device("cpu")

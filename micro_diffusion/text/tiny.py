@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.truncation import warn_of_cut
 
@@ -34,11 +35,9 @@ class TinyTextEncoder:
         max_length: L, tokens of a caption, end-of-text included.
     """
 
-    def __init__(self, *, dim: int = 192, max_length: int = 24) -> None:
-        if dim < 3 or dim % 3:
+    def __init__(self, *, dim: PositiveInt = 192, max_length: PositiveInt = 24) -> None:
+        if dim % 3:
             raise ValueError(f"dim of the tiny text encoder is {dim}; set it to a positive multiple of 3")
-        if max_length < 1:
-            raise ValueError(f"max_length of the tiny text encoder is {max_length}; set it to at least 1")
         self.name = f"tiny-{dim}"
         self.provenance = {"dim": dim, "max_length": max_length}
         self.dim = dim

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
 from composer import ComposerModel, State, TimeUnit
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +26,6 @@ from torchmetrics import Metric
 from micro_diffusion.autoencoder.adversarial import Adversarial, adaptive_weight
 from micro_diffusion.autoencoder.gaussian import GaussianAutoencoder
 from micro_diffusion.autoencoder.losses import (
-    PIXEL_LOSSES,
     FocalFrequency,
     PixelLoss,
     negative_log_likelihood,
@@ -32,6 +33,7 @@ from micro_diffusion.autoencoder.losses import (
 )
 from micro_diffusion.autoencoder.perceptual import Perceptual
 from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.data.image.transforms import normalise
 from micro_diffusion.files.whole_file import whole_file
@@ -66,16 +68,16 @@ class AutoencoderTraining(ComposerModel):
         adversarial: a discriminator and what its judgement is worth.
 
     Raises:
-        ValueError: for a negative weight, a crop that is no multiple of f, a factor below 1, or an unknown error.
+        ValueError: for a crop that is no multiple of f.
     """
 
     def __init__(
         self,
         *,
         autoencoder: GaussianAutoencoder,
-        kl_weight: float,
-        crop: int,
-        shrink: Sequence[int],
+        kl_weight: NonNegativeFloat,
+        crop: PositiveInt,
+        shrink: Annotated[Sequence[PositiveInt], MinLen(1)],
         cpu_precision: Precision,
         reconstruction: PixelLoss = "l1",
         perceptual: Perceptual | None = None,
@@ -87,15 +89,9 @@ class AutoencoderTraining(ComposerModel):
         super().__init__()
         if not isinstance(autoencoder, GaussianAutoencoder):
             name = type(autoencoder).__name__
-            raise ValueError(f"autoencoder is a {name}, which cannot be trained; choose one of configs/vae")
-        if kl_weight < 0:
-            raise ValueError(f"model.kl_weight is {kl_weight}; set it to 0 or more")
-        if crop < 1 or crop % autoencoder.downsampling:
+            raise ValueError(f"autoencoder is a {name}, which cannot be trained; choose kl_f4, ldm_f8 or sdxl_decoder")
+        if crop % autoencoder.downsampling:
             raise ValueError(f"model.crop is {crop}; set it to a positive multiple of {autoencoder.downsampling}")
-        if not shrink or min(shrink) < 1:
-            raise ValueError(f"model.shrink is {list(shrink)}; set it to one or more factors that are at least 1")
-        if reconstruction not in PIXEL_LOSSES:
-            raise ValueError(f"model.reconstruction is {reconstruction!r}; set it to {', '.join(PIXEL_LOSSES)}")
         self.network: nn.Module = autoencoder
         self.kl_weight = kl_weight
         self.crop = crop

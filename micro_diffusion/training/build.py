@@ -21,6 +21,7 @@ from torch.utils.data import DistributedSampler
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.callbacks.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
@@ -65,6 +66,7 @@ def train(config: DictConfig) -> None:
         return
     run.check_may_begin()
     keep_freed_memory(config.trainer.device)
+    yield_when_busy(config.trainer.device)
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     with run.locked() if dist.get_global_rank() == 0 else nullcontext():
@@ -75,6 +77,7 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     checkpoints = own_checkpoints(run, autoresume=config.trainer.autoresume)
     if checkpoints is not None and checkpoints.there and config.trainer.autoresume:
         config = without_first_weights(config)
+    config = _with_settled_precision(config, run)
     model = build_model(config)
     trainer = build_trainer(config, model, checkpoints)
     _check_not_past_end(trainer, run)
@@ -91,6 +94,16 @@ def _train(config: DictConfig, run: RunFolder) -> None:
     save(trainer, model, run, seconds=time.monotonic() - start)
     dist.barrier()
     trainer.close()
+
+
+def _with_settled_precision(config: DictConfig, run: RunFolder) -> DictConfig:
+    """The configuration with the precision on a CPU that the first rank has measured, or finds in the run folder."""
+    settled = [run.settle_cpu_precision() if dist.get_global_rank() == 0 else None]
+    dist.broadcast_object_list(settled)
+    if "cpu_precision" in config.model:
+        config = config.copy()
+        config.model.cpu_precision = settled[0]
+    return config
 
 
 def build_model(config: DictConfig) -> Any:

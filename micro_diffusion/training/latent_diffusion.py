@@ -20,6 +20,7 @@ from torchmetrics import Metric
 from micro_diffusion.backbone.backbone import Backbone, ParameterGroup, check_image_conditioner
 from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TokenIds
+from micro_diffusion.bounds import Fraction, FractionBelow1, PositiveFloat, PositiveInt
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner
@@ -53,8 +54,8 @@ class LatentDiffusion(ComposerModel):
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
 
     Raises:
-        ValueError: for a mask ratio that keeps no patch, a probability outside [0, 1], bands that do not rise, or a
-            backbone that takes another conditioning image than is made.
+        ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
+            that takes another conditioning image than is made.
     """
 
     def __init__(
@@ -62,20 +63,18 @@ class LatentDiffusion(ComposerModel):
         *,
         backbone: nn.Module,
         objective: Objective,
-        train_mask_ratio: float,
-        caption_drop: float,
-        noise_bands: Sequence[float],
+        train_mask_ratio: FractionBelow1,
+        caption_drop: Fraction,
+        noise_bands: Sequence[PositiveFloat],
         cpu_precision: Precision,
         weight_dtype: WeightDtype = "fp32",
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
-        train_crop: int | None = None,
+        train_crop: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
             raise ValueError(f"{type(backbone).__name__} is no backbone; it lacks a part of backbone/backbone.py")
-        if not 0 <= caption_drop <= 1:
-            raise ValueError(f"model.caption_drop is {caption_drop}; set it to a probability from 0 to 1")
         if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
@@ -83,8 +82,6 @@ class LatentDiffusion(ComposerModel):
         check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
-        if weight_dtype not in ("fp32", "bf16"):
-            raise ValueError(f"model.weight_dtype is {weight_dtype!r}; set it to fp32 or bf16")
         if weight_dtype == "bf16":
             for parameter in backbone.parameters():
                 parameter.data = parameter.data.bfloat16() if parameter.ndim > 1 else parameter.data

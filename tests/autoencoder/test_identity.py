@@ -24,8 +24,3 @@ def test_decode_clamps():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="the config says 4 and 8; set autoencoder.channels=3"):
         IdentityAutoencoder(channels=4, downsampling=8)
-
-
-def test_bad_std():
-    with pytest.raises(ValueError, match="std .* is 0"):
-        IdentityAutoencoder(std=0.0)

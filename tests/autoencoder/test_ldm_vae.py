@@ -49,6 +49,13 @@ def test_the_last_layer_is_that_of_the_image(autoencoder):
     assert gradient[1].abs().sum() > 0 and gradient[0].abs().sum() == gradient[2].abs().sum() == 0
 
 
+def test_begins_with_moments_and_images_of_about_unit_size(autoencoder):
+    """Standardised filters alone would make standard deviations of the latents of exp(10)."""
+    mean, logvar = autoencoder.posterior(torch.randn(2, 3, 32, 32))
+    for values in (mean, logvar, autoencoder.reconstruct(torch.randn(2, 4, 8, 8))):
+        assert 0.1 < values.std() < 2
+
+
 def test_tanh_keeps_images_in_range(autoencoder):
     with_tanh = LdmVAE(**SMALL, decoder_attention=(), tanh=True)
     with_tanh.load_state_dict(autoencoder.state_dict())
@@ -60,14 +67,14 @@ def test_learns_to_reconstruct(autoencoder):
     images = some_images(4)
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         mean, _ = autoencoder.posterior(images)
         loss = (autoencoder.reconstruct(mean) - images).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 2
 
 
 def test_a_folder_says_what_it_holds(autoencoder, tmp_path):

@@ -18,6 +18,7 @@ from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.released_weights import import_microdit
 from micro_diffusion.sampling.guidance import guided_denoiser
 from micro_diffusion.sampling.heun import HeunSampler
+from micro_diffusion.sampling.noise_levels import Karras
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "microdit_small.safetensors"
 TOLERANCE = 1e-4
@@ -34,7 +35,9 @@ class Golden:
         weights = {key.removeprefix("weights."): v for key, v in tensors.items() if key.startswith("weights.")}
         edm = json.loads(metadata["edm"])
         self.sigma_range = {"sigma_min": edm["sigma_min"], "sigma_max": edm["sigma_max"]}
-        self.sampler = HeunSampler(steps=int(metadata["heun_steps"]), rho=edm["rho"], churn=edm["S_churn"])
+        self.sampler = HeunSampler(
+            steps=int(metadata["heun_steps"]), levels=Karras(rho=edm["rho"]), churn=edm["S_churn"]
+        )
         self.objective = EDM(sigma_data=edm["sigma_data"], P_mean=edm["P_mean"], P_std=edm["P_std"], **self.sigma_range)
         self.backbone = network(json.loads(metadata["config"]))
         self.backbone.load_state_dict(import_microdit(weights, self.backbone))
@@ -117,5 +120,5 @@ def test_loss(golden, masked):
 @pytest.mark.parametrize("scale", [1, 5])
 def test_heun_sampling(golden, scale):
     denoise = guided_denoiser(golden.objective, golden.backbone, golden.text, scale)
-    made = golden.sampler(denoise, golden.io["sample_latents_in"], **golden.sigma_range)
+    made = golden.sampler(denoise, golden.io["sample_latents_in"], sigmas=golden.sampler.sigmas(**golden.sigma_range))
     assert_equal(made, golden.io[f"sample_out_cfg{scale}"])

@@ -7,11 +7,22 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from micro_diffusion.backbone.conv_transformer import ConvTransformer
 from micro_diffusion.condition import Condition
+from micro_diffusion.diffusion.objective import Objective
+from micro_diffusion.diffusion.prediction import X0
+from micro_diffusion.diffusion.process import LinearInterpolation
+from micro_diffusion.diffusion.told import LinearTime as TimeTold
+from micro_diffusion.diffusion.training_levels import Beta
+from micro_diffusion.diffusion.weight import Uniform
+from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler
+from micro_diffusion.sampling.euler import EulerSampler
+from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.noise_levels import LinearTime
 from micro_diffusion.tld_weights import POSITIONS, Code, import_tld, infer_tld_config
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -87,3 +98,32 @@ def test_each_of_the_three_differences_of_the_legacy_code_matters(change: str):
     golden.backbone = ConvTransformer(**legacy | {change: main[change]}).eval()
     golden.backbone.load_state_dict(import_tld(golden.weights, golden.backbone))
     assert (golden.predict(golden.condition) - golden.io["out"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sampler", "exponent", "name"),
+    [
+        (EulerSampler, 1.0, "sample_ddim"),
+        (DPMpp2MSampler, 1.0, "sample_dpmpp_2m"),
+        (DPMpp2MSampler, 2.0, "sample_dpmpp_2m_exponent_2"),
+    ],
+)
+def test_trajectories_are_the_public_ones(sampler: type, exponent: float, name: str):
+    """Their DDIM step is our Euler step; they start from 100·n at s = 0.99, where sigma is 99."""
+    golden = Golden("main")
+    steps, scale = int(golden.metadata["n_iter"]), float(golden.metadata["class_guidance"])
+    levels = LinearTime(exponent=exponent, second_may_rise=True)(steps, sigma_min=0.01, sigma_max=99.0)
+    told = torch.tensor([sigma / (1 + sigma) for sigma in levels])
+    assert_equal(told, golden.io["noise_levels" if exponent == 1 else f"noise_levels_exponent_{exponent:g}"].flatten())
+    objective = Objective(
+        process=LinearInterpolation(),
+        prediction=X0(),
+        told=TimeTold(),
+        levels=Beta(a=1.0, b=2.5),
+        weight=Uniform(),
+        sigma_min=0.01,
+        sigma_max=99.0,
+    )
+    denoiser = guided_denoiser(objective, golden.backbone, golden.condition, scale)
+    noise = golden.io["seeds"] * (100 / 99)
+    assert_equal(sampler(steps=steps)(denoiser, noise, sigmas=[*levels, 0.0]), golden.io[name])

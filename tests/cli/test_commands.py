@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from micro_diffusion import cli
+from micro_diffusion.autoencoder.saved import load_autoencoder
 from micro_diffusion.checkpoint import save_weights
 from micro_diffusion.cli.entry import program
 from micro_diffusion.machine.precision import computes_in_bf16
@@ -337,3 +339,14 @@ def test_completion_is_printed(shell: str, capsys: pytest.CaptureFixture[str]):
     assert f"_MICRO_DIFFUSION_COMPLETE={shell}_complete" in script
     if interpreter := shutil.which(shell):
         subprocess.run([interpreter, "-n"], input=script, text=True, check=True)
+
+
+def test_the_public_latent_diffusion_vae_becomes_a_folder(capsys: pytest.CaptureFixture[str]):
+    golden = load_file(ROOT / "tests" / "fixtures" / "ldm_vae_small.safetensors")
+    weights = {key.removeprefix("weights."): value for key, value in golden.items() if key.startswith("weights.")}
+    torch.save(weights, "vae.pt")
+    assert run("import-ldm-vae", "vae.pt", "autoencoders/ldm") == 0
+    assert "autoencoder.path=autoencoders/ldm" in capsys.readouterr().out
+    assert load_autoencoder("autoencoders/ldm").name.startswith("ldm-vae-f4-c4-")
+    assert "autoencoders/ldm is there already" in fails(capsys, "import-ldm-vae", "vae.pt", "autoencoders/ldm")
+    assert "no file other.pt" in fails(capsys, "import-ldm-vae", "other.pt", "new")

@@ -37,8 +37,6 @@ def test_shapes_are_many_small_parts_in_order():
     assert not {(o.colour, o.shape) for text in described for o in text.objects} & HELD_OUT
     again = next(pickle.loads(pickle.dumps(source)).read(range(140, 141)))
     assert np.array_equal(np.asarray(again.image), np.asarray(items[140].image))
-    with pytest.raises(ValueError, match="count of the shapes is 0"):
-        Shapes(seed=0, count=0, resolution=16)
 
 
 def test_a_folder_with_text_files(tmp_path):
@@ -90,7 +88,7 @@ def test_bad_folders_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"captions\.csv is no UTF-8 text \(.* 0xfc .*\); save it in that encoding"):
         ImageFolder(path=str(tmp_path))
     (tmp_path / "metadata.jsonl").touch()
-    with pytest.raises(ValueError, match=r"both metadata\.jsonl and captions\.csv"):
+    with pytest.raises(ValueError, match=r"both captions\.csv and metadata\.jsonl"):
         ImageFolder(path=str(tmp_path))
 
 

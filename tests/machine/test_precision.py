@@ -3,20 +3,34 @@
 import pytest
 import torch
 
-from micro_diffusion.machine.precision import autocast, computes_in_bf16
+from micro_diffusion.machine import precision
+from micro_diffusion.machine.precision import Rates, autocast, computes_in_bf16, cpu_rates
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_products_run_in_the_precision_asked_for(precision, dtype):
-    with autocast("cpu", precision):
+@pytest.mark.parametrize(("wanted", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_run_in_the_precision_asked_for(wanted, dtype):
+    with autocast("cpu", wanted):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_auto_is_bf16_only_where_the_processor_has_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("supported", "rates", "answer"),
+    [
+        (True, Rates(100, 200), True),
+        (True, Rates(165, 87), False),
+        (True, Rates(100, 101), False),
+        (False, Rates(1, 100), False),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_has_it_and_it_is_faster(monkeypatch, supported, rates, answer):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    for supported in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=supported: answer)
-        assert computes_in_bf16("cpu") == supported
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    monkeypatch.setattr(precision, "cpu_rates", lambda: rates)
+    assert computes_in_bf16("cpu") == answer
+
+
+def test_rates_are_measured_once():
+    assert cpu_rates() is cpu_rates() and min(cpu_rates()) > 0
 
 
 def test_another_precision_is_refused():

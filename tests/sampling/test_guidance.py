@@ -6,7 +6,7 @@ import torch
 from micro_diffusion.backbone.backbone import Prediction
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
-from micro_diffusion.sampling.guidance import guided_denoiser
+from micro_diffusion.sampling.guidance import WeakerRun, guided_denoiser
 
 OBJECTIVE = EDM(sigma_data=0.9, P_mean=0.0, P_std=1.0)
 
@@ -72,3 +72,52 @@ def test_levels_of_one_batch_may_lie_on_both_sides_of_the_interval(text):
 def test_an_empty_interval_is_refused(text):
     with pytest.raises(ValueError, match="interval is 2 to 1"):
         guided_denoiser(OBJECTIVE, CaptionSum(), text, 3.0, interval=(2.0, 1.0))
+
+
+class CaptionFactor(CaptionSum):
+    """A backbone whose prediction deviates more with the sum of its caption's features."""
+
+    def __call__(self, x, level, text, keep=None):
+        return Prediction(x * super().__call__(0 * x, level, text, keep).value)
+
+
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+def test_rescaling_is_that_of_the_paper(text, rescale):
+    conditional = OBJECTIVE.denoiser(CaptionFactor(), text)(X, SIGMA)
+    plain = guided_denoiser(OBJECTIVE, CaptionFactor(), text, 5.0)(X, SIGMA)
+    made = guided_denoiser(OBJECTIVE, CaptionFactor(), text, 5.0, rescale=rescale)(X, SIGMA)
+    deviations = [x.flatten(1).std(dim=1).view(-1, 1, 1, 1) for x in (conditional, plain)]
+    rescaled = plain * deviations[0] / deviations[1]  # Lin et al. 2023, eq. 15
+    torch.testing.assert_close(made, rescale * rescaled + (1 - rescale) * plain)  # eq. 16
+    assert not torch.allclose(made, plain)
+
+
+class Halved(CaptionSum):
+    """A weaker network than CaptionSum."""
+
+    def __call__(self, x, level, text, keep=None):
+        return Prediction(super().__call__(x, level, text, keep).value / 2)
+
+
+def test_autoguidance_leads_away_from_the_weaker_run_with_the_same_captions(text):
+    objective, network, weak = EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0), CaptionSum(), Halved()
+    strong = OBJECTIVE.denoiser(CaptionSum(), text)(X, SIGMA)
+    other = objective.denoiser(Halved(), text)(X, SIGMA)
+    denoiser = guided_denoiser(OBJECTIVE, network, text, 2.5, weaker=WeakerRun(objective, weak), interval=(0.5, 2.0))
+    torch.testing.assert_close(denoiser(X, SIGMA), other + 2.5 * (strong - other))
+    torch.testing.assert_close(denoiser(X, 2.5), OBJECTIVE.denoiser(CaptionSum(), text)(X, 2.5))
+    assert network.batches == [2, 2] and weak.batches == [2]  # outside the interval the weaker one is not asked
+
+
+@pytest.mark.parametrize(
+    ("scale", "settings", "message"),
+    [
+        (1.0, {"rescale": 0.5}, "rescaling has no effect with a guidance scale of 1"),
+        (0.0, {"rescale": 0.5}, "rescaling has no effect with a guidance scale of 0"),
+        (3.0, {"rescale": 1.5}, "rescaling is 1.5; choose a number from 0 to 1"),
+        (1.0, {"weaker": WeakerRun(OBJECTIVE, CaptionSum())}, "weaker run has no effect with a guidance scale of 1"),
+    ],
+)
+def test_what_has_no_effect_is_refused(text, scale, settings, message):
+    with pytest.raises(ValueError, match=message):
+        guided_denoiser(OBJECTIVE, CaptionSum(), text, scale, **settings)

@@ -5,7 +5,9 @@ import torch
 
 from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.heun import HeunSampler
+from micro_diffusion.sampling.latent_editing import LatentEdit
 from micro_diffusion.sampling.pipeline import Pipeline, to_uint8
 from micro_diffusion.sampling.start import image_generator
 from micro_diffusion.text.tiny import TinyTextEncoder
@@ -39,7 +41,7 @@ def pipeline(**changes) -> Pipeline:
 
 
 def draw(captions=CAPTIONS, *, seed=0, guidance_scale=3.0, resolution=16, **options) -> torch.Tensor:
-    parts = {key: options.pop(key) for key in ("sampler", "autoencoder") if key in options}
+    parts = {key: options.pop(key) for key in ("sampler", "autoencoder", "weaker") if key in options}
     return pipeline(**parts).generate(
         captions, seed=seed, guidance_scale=guidance_scale, resolution=resolution, **options
     )
@@ -155,3 +157,46 @@ def test_guidance_at_no_level_is_refused():
         draw(guidance_interval=(1000.0, 2000.0))
     with pytest.raises(ValueError, match="the guidance scale is nan; choose a finite number"):
         draw(guidance_scale=float("nan"))
+
+
+def test_edited_latents_are_what_is_decoded():
+    class FourChannels(FakeAutoencoder):
+        """Shows channels 0 and 3 of latents with 4 channels."""
+
+        channels = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels = 4
+
+        def decode(self, latents):
+            return super().decode(latents[:, [0, 3, 3]] / 10)
+
+    parts = {"autoencoder": FourChannels(), "backbone": random_backbone(seed=0, in_channels=4)}
+    settings = {"seed": 0, "guidance_scale": 1.0, "resolution": 32, "steps": 2}
+    plain = pipeline(**parts).generate(CAPTIONS[:1], **settings).int()
+    edited = pipeline(**parts).generate(CAPTIONS[:1], edit=LatentEdit(sharpness=0.4, brightness=-0.2), **settings).int()
+    inside = (plain > 10) & (plain < 245)
+    for channel, step in ((0, -0.02), (1, 0.04)):
+        moved = (edited - plain)[:, channel][inside[:, channel]]
+        assert (moved - step * 127.5).abs().max() <= 1 and len(moved) > 100
+    with pytest.raises(ValueError, match="these have 3; leave them out"):
+        draw(edit=LatentEdit(brightness=0.1))
+
+
+@pytest.mark.parametrize("resolution", [16, 32])
+def test_a_weaker_run_is_guided_away_from_at_every_resolution(resolution):
+    objective = EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0)
+    made = [
+        draw(CAPTIONS[:2], weaker=WeakerRun(objective, random_backbone(seed=seed)), resolution=resolution)
+        for seed in (0, 1)
+    ]
+    same = draw(CAPTIONS[:2], guidance_scale=1.0, resolution=resolution)
+    assert difference(made[0], same) <= 1  # away from itself leads nowhere
+    assert difference(made[1], same) > 10
+
+
+def test_a_weaker_run_of_another_text_encoder_is_refused():
+    other = WeakerRun(EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0), random_backbone(seed=0, caption_dim=12))
+    with pytest.raises(ValueError, match="weaker run's network has caption_dim 12, this one 24"):
+        pipeline(weaker=other)

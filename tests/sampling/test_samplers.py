@@ -1,44 +1,70 @@
 """Samplers on Gaussian data, whose denoiser and flow are known in closed form."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler
+from micro_diffusion.sampling import dpmpp_2m, euler_ancestral
+from micro_diffusion.sampling.dpmpp_2m import DPMpp2MSampler, DPMpp2MSDESampler
 from micro_diffusion.sampling.euler import EulerSampler
+from micro_diffusion.sampling.euler_ancestral import EulerAncestralSampler
 from micro_diffusion.sampling.heun import HeunSampler
-from micro_diffusion.sampling.noise_levels import Karras
+from micro_diffusion.sampling.noise_levels import Exponential, Karras
+from tests.sampling.gaussian import DEVIATION, MEAN, exact_flow, gaussian_denoiser, some_noise
 
-MEAN, DEVIATION = 0.7, 0.5
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-
-
-def gaussian_denoiser(x, sigma):
-    """E[x0 | x] for x0 ~ N(MEAN, DEVIATION²)."""
-    return (DEVIATION**2 * x + sigma**2 * MEAN) / (DEVIATION**2 + sigma**2)
 
 
 def walk(sampler, noise, *, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, denoiser=gaussian_denoiser, **generators):
     return sampler(denoiser, noise, sigmas=sampler.sigmas(sigma_min=sigma_min, sigma_max=sigma_max), **generators)
 
 
-def exact_flow(noise):
-    """Where the probability flow takes sigma_max·noise: (x − MEAN) shrinks with sqrt(DEVIATION² + sigma²)."""
-    x = SIGMA_MAX * noise.double()
-    return MEAN + (x - MEAN) * DEVIATION / math.sqrt(DEVIATION**2 + SIGMA_MAX**2)
-
-
 def error(sampler) -> float:
-    noise = torch.randn(16, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = some_noise(16, 1, 4, 4)
     made = walk(sampler, noise)
-    return (made.double() - exact_flow(noise)).abs().max().item()
+    return (made.double() - exact_flow(noise, SIGMA_MAX)).abs().max().item()
 
 
+@pytest.mark.parametrize("levels", [Karras(), Exponential()], ids=["karras", "exponential"])
 @pytest.mark.parametrize(("sampler", "order"), [(HeunSampler, 2), (DPMpp2MSampler, 2), (EulerSampler, 1)])
-def test_the_error_falls_with_the_samplers_order(sampler, order):
-    coarse, fine = error(sampler(steps=32)), error(sampler(steps=64))
+def test_the_error_falls_with_the_samplers_order(sampler, order, levels):
+    coarse, fine = error(sampler(steps=32, levels=levels)), error(sampler(steps=64, levels=levels))
     assert math.log2(coarse / fine) == pytest.approx(order, abs=0.35)
+
+
+def variance(sampler, monkeypatch) -> float:
+    """Of the samples, exactly: with a linear denoiser they sum up independent noises, of which each row shows one."""
+    rows = iter(torch.eye(sampler.steps, dtype=torch.float64).view(sampler.steps, sampler.steps, 1, 1, 1))
+    for module in (dpmpp_2m, euler_ancestral):
+        monkeypatch.setattr(module, "fresh_noise", lambda like, generators: next(rows))
+    next(rows)
+    unit = torch.eye(sampler.steps)[0].view(-1, 1, 1, 1)
+    made = walk(sampler, unit, denoiser=lambda x, sigma: gaussian_denoiser(x.double() + MEAN, sigma) - MEAN)
+    return made.double().square().sum().item()
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(EulerAncestralSampler, 1), (DPMpp2MSDESampler, 2)])
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_the_variance_of_samples_falls_with_the_order_of_stochastic_samplers(sampler, order, eta, monkeypatch):
+    errors = [abs(variance(sampler(steps=steps, eta=eta), monkeypatch) - DEVIATION**2) for steps in (32, 64, 128)]
+    for coarse, fine in itertools.pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+def test_ancestral_euler_without_eta_is_euler():
+    noise = some_noise(2, 1, 4, 4)
+    assert torch.equal(walk(EulerAncestralSampler(steps=5, eta=0.0), noise), walk(EulerSampler(steps=5), noise))
+
+
+@pytest.mark.parametrize("sampler", [HeunSampler(steps=9, churn=9), EulerAncestralSampler(steps=9)])
+def test_a_sampler_says_what_it_will_ask(sampler):
+    asked = []
+    sigmas = sampler.sigmas(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+    denoiser = lambda x, sigma: asked.append(sigma) or gaussian_denoiser(x, sigma)  # noqa: E731
+    sampler(denoiser, some_noise(1, 1, 2, 2), sigmas=sigmas, generators=[torch.Generator()])
+    assert set(asked) <= set(sampler.asked(sigmas))
 
 
 def test_dpmpp_2m_calls_the_network_once_a_step():
@@ -65,19 +91,26 @@ def test_one_step_is_finite_and_gives_the_denoised_noise(sampler):
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_churn_keeps_the_distribution():
-    sampler = HeunSampler(steps=40, churn=20, churn_sigma_min=0.05, churn_sigma_max=50)
-    noise = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+STOCHASTIC = [
+    HeunSampler(steps=40, churn=20, churn_sigma_min=0.05, churn_sigma_max=50),
+    EulerAncestralSampler(steps=300),
+    DPMpp2MSDESampler(steps=60),
+]
+
+
+@pytest.mark.parametrize("sampler", STOCHASTIC, ids=lambda sampler: type(sampler).__name__)
+def test_fresh_noise_keeps_the_distribution(sampler):
+    noise = some_noise(64, 1, 16, 16, seed=2)
     generators = [torch.Generator().manual_seed(i) for i in range(64)]
     made = walk(sampler, noise, generators=generators)
     assert made.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert made.std().item() == pytest.approx(DEVIATION, abs=0.02)
-    assert not torch.allclose(made, exact_flow(noise).float(), atol=0.1)
+    assert not torch.allclose(made, exact_flow(noise, SIGMA_MAX).float(), atol=0.1)
 
 
-def test_churn_is_reproducible_independent_of_the_batch_and_needs_generators():
-    sampler = HeunSampler(steps=4, churn=10)
-    noise = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("sampler", STOCHASTIC, ids=lambda sampler: type(sampler).__name__)
+def test_fresh_noise_is_reproducible_independent_of_the_batch_and_needs_generators(sampler):
+    noise = some_noise(3, 1, 4, 4, seed=3)
 
     def run(rows):
         generators = [torch.Generator().manual_seed(10 + i) for i in rows]
@@ -94,14 +127,15 @@ def test_deterministic_sampling_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_noise_levels_follow_the_papers_equation():
-    levels = Karras(rho=3.0)(5, sigma_min=0.01, sigma_max=10.0)
-    expected = [(10 ** (1 / 3) + i / 4 * (0.01 ** (1 / 3) - 10 ** (1 / 3))) ** 3 for i in range(5)]
-    assert levels == pytest.approx(expected)
-    assert Karras()(1, sigma_min=0.01, sigma_max=10.0) == pytest.approx([10.0])
+@pytest.mark.parametrize("eta", [-0.1, 1.1])
+def test_an_eta_that_means_nothing_is_refused(eta):
+    with pytest.raises(ValueError, match="eta of the sampler is"):
+        EulerAncestralSampler(eta=eta)
+    with pytest.raises(ValueError, match="or choose the sampler dpmpp_2m"):
+        DPMpp2MSDESampler(eta=0.0)
 
 
-@pytest.mark.parametrize("steps", [0, -3])
-def test_fewer_than_one_step_is_refused(steps):
-    with pytest.raises(ValueError, match=f"sampling steps is {steps}"):
-        Karras()(steps, sigma_min=0.01, sigma_max=10.0)
+@pytest.mark.parametrize("sigmas", [[], [0.0], [1.0], [1.0, 1.0, 0.0], [2.0, 1.0, 1.5, 0.0], [math.inf, 0.0]])
+def test_levels_that_do_not_fall_to_0_are_refused(sigmas):
+    with pytest.raises(ValueError, match="noise levels do not"):
+        EulerSampler()(gaussian_denoiser, some_noise(1, 1, 2, 2), sigmas=sigmas)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,10 +41,11 @@ def test_is_trainable_and_every_parameter_has_one_group():
 def test_loss_is_error_plus_weighted_divergence():
     model = build(kl_weight=0.5)
     drawn = model.draw(batch(), draws())
-    mean, logvar = model.network.posterior(normalise(drawn["images"]))
+    network: Any = model.network
+    mean, logvar = network.posterior(normalise(drawn["images"]))
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
-    l1 = (model.network.reconstruct(mean + posterior.stddev * drawn["noise"]) - normalise(drawn["images"])).abs().mean()
+    l1 = (network.reconstruct(mean + posterior.stddev * drawn["noise"]) - normalise(drawn["images"])).abs().mean()
     loss = model.loss(model(drawn), drawn)
     torch.testing.assert_close(loss["total"], l1 + 0.5 * kl)
 
@@ -103,14 +106,6 @@ def test_a_saved_autoencoder_has_unit_latents(tmp_path):
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kl_weight": -1.0}, "kl_weight is -1.0; set it to 0 or more"),
-        ({"crop": 30}, "crop is 30; set it to a positive multiple of 4"),
-        ({"shrink": [0]}, "shrink is \\[0\\]; set it to one or more"),
-    ],
-)
-def test_bad_arguments(change, message):
-    with pytest.raises(ValueError, match=message):
-        build(**change)
+def test_a_crop_has_whole_latents():
+    with pytest.raises(ValueError, match="crop is 30; set it to a positive multiple of 4"):
+        build(crop=30)

@@ -169,6 +169,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(workplace, whole):
     assert_same(workplace / "runs" / "killed", whole)
 
 
+@pytest.mark.parametrize("conditioner", ["known_region", "low_resolution"])
+def test_a_run_that_sees_images_goes_on_with_the_same_ones(workplace, conditioner):
+    arguments = [f"image_conditioner={conditioner}", "sampler.steps=1"]
+    assert finishes(workplace, f"exp_name=whole_{conditioner}", *arguments)
+    assert not finishes(workplace, f"exp_name={conditioner}", *arguments, kill=Kill("step", 10))
+    assert finishes(workplace, f"exp_name={conditioner}", *arguments)
+    assert_same(workplace / "runs" / conditioner, workplace / "runs" / f"whole_{conditioner}")
+
+
 class Keys(Callback):
     """Writes which samples each step is given."""
 

@@ -11,6 +11,8 @@ from micro_diffusion.backbone.backbone import Prediction
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.edm import EDM
+from micro_diffusion.diffusion.known_region import KnownRegion
+from micro_diffusion.diffusion.low_resolution import LowResolution
 from micro_diffusion.text.tiny import TinyTextEncoder
 from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
 from micro_diffusion.training.latent_diffusion import BandLoss, LatentDiffusion
@@ -186,14 +188,86 @@ def test_impossible_mask_ratio_is_refused(ratio):
         make_model(train_mask_ratio=ratio)
 
 
-def test_impossible_caption_drop_is_refused():
-    with pytest.raises(ValueError, match=r"caption_drop is 1.5; set it to a probability"):
-        make_model(caption_drop=1.5)
-
-
 def test_something_that_is_no_backbone_is_refused():
     with pytest.raises(ValueError, match="Linear is no backbone"):
         make_model(nn.Linear(1, 1))
+
+
+class SeesImages(Recorder):
+    """The same with a conditioning image."""
+
+    image_channels = 4
+
+
+class SeesSmallerImages(Recorder):
+    """The same with one that has a level."""
+
+    image_channels, takes_image_level = 3, True
+
+
+CONDITIONED = [(SeesImages, KnownRegion(loss_in_unknown_only=True)), (SeesSmallerImages, LowResolution(factor=2))]
+
+
+@pytest.mark.parametrize(("backbone", "conditioner"), CONDITIONED)
+def test_an_image_is_made_of_the_draws_and_seen_beside_the_same_noise(backbone, conditioner):
+    batch, plain = make_batch(), make_model()
+    model = make_model(backbone(), image_conditioner=conditioner)
+    for draw, without in ((model.draw, plain.draw), (model.draw_eval, plain.draw_eval)):
+        whole, other = draw(batch, draws(0)), without(batch, draws(0))
+        assert all(torch.equal(whole[key], other[key]) for key in ("level_normal", "noise"))
+        share = {key: value[1::2] for key, value in batch.items()}
+        assert equal(draw(share, Draws.of(0, size=4, rank=1, ranks=2)), {key: v[1::2] for key, v in whole.items()})
+        model(whole)
+        condition = model.backbone.seen[-1][2]
+        assert torch.equal(condition.image, whole["image"])
+        assert (condition.image_level is not None) == conditioner.tells_level
+    parts = [model({k: v[i : i + 3] for k, v in whole.items()}).per_sample for i in range(0, 8, 3)]
+    torch.testing.assert_close(model(whole).per_sample, torch.cat(parts))
+
+
+def test_a_dropped_caption_keeps_its_image():
+    model = make_model(SeesSmallerImages(), image_conditioner=LowResolution(factor=2), caption_drop=1.0)
+    model(drawn := model.draw(make_batch(), draws(0)))
+    condition = model.backbone.seen[0][2]
+    assert condition.tokens.abs().sum() == 0 and torch.equal(condition.image, drawn["image"])
+    assert torch.equal(condition.image_level, drawn["image_level"])
+
+
+def test_the_loss_of_known_cells_does_not_count_where_that_is_asked_for():
+    losses = []
+    for only in (False, True):
+        model = make_model(SeesImages(), image_conditioner=KnownRegion(loss_in_unknown_only=only), train_mask_ratio=0)
+        losses.append(model(model.draw(make_batch(), draws(0))).per_sample)
+    assert not torch.allclose(*losses) and all(loss.isfinite().all() for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "conditioner", "message"),
+    [
+        (Recorder, KnownRegion(), "image_channels is 0, .* model.image_conditioner gives 4; set backbone.image_chan"),
+        (SeesImages, None, "image_channels is 4, .* model.image_conditioner is null, .* set backbone.image_channels=0"),
+        (SeesImages, LowResolution(factor=2), "image_channels is 4, .* gives 3; set backbone.image_channels=3"),
+    ],
+)
+def test_a_backbone_of_other_images_is_refused(backbone, conditioner, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(backbone(), image_conditioner=conditioner)
+
+
+def test_an_image_level_that_nobody_is_told_or_makes_is_refused():
+    quiet = type("Quiet", (SeesSmallerImages,), {"takes_image_level": False})
+    with pytest.raises(ValueError, match=r"takes_image_level is false, but model\.image_conditioner tells the noise"):
+        make_model(quiet(), image_conditioner=LowResolution(factor=2))
+    told = type("Told", (SeesImages,), {"takes_image_level": True})
+    with pytest.raises(ValueError, match=r"takes_image_level is true, but model\.image_conditioner tells no noise"):
+        make_model(told(), image_conditioner=KnownRegion())
+
+
+def test_a_backbone_without_masked_patches_trains_without_them():
+    whole = type("Whole", (Recorder,), {"takes_keep": False})
+    with pytest.raises(ValueError, match=r"train_mask_ratio is 0\.5, but Whole cannot leave out patches; set model"):
+        make_model(whole())
+    assert "keep" not in make_model(whole(), train_mask_ratio=0.0).draw(make_batch(), draws(0))
 
 
 class Embedding:

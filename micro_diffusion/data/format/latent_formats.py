@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from micro_diffusion.bounds import PositiveFloat
 from micro_diffusion.data.format.columns import Entries, RawColumns, array_column, ndarray_encoding, restored
 from micro_diffusion.data.format.pixel_format import CompressedPixels
 from micro_diffusion.data.format.quantisation import Floats, from_int8, from_uint8, to_int8, to_uint8
@@ -90,12 +91,8 @@ class UInt8Latents:
     """
 
     name: ClassVar[str] = "uint8"
-    limit: float = 8.0
+    limit: PositiveFloat = 8.0
     clip: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.limit < float("inf"):
-            raise ValueError(f"latent_format.limit is {self.limit}; set it to a positive number, such as 8")
 
     def columns(self, name: str, shape: Shape) -> dict[str, str]:
         """One column."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from PIL import Image
 from torch import Tensor
 
@@ -27,11 +28,7 @@ class CompressedPixels:
     """
 
     name: ClassVar[str] = "pixels"
-    quality: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise ValueError(f"latent_format.quality is {self.quality}; set it to 1 up to 100, or null for no loss")
+    quality: Annotated[int, Interval(ge=1, le=100)] | None = None
 
     def columns(self, name: str, shape: Shape) -> dict[str, str]:
         """One column of files."""

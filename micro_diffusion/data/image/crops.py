@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from micro_diffusion.bounds import PositiveInt, Seed
 from micro_diffusion.data.keyed_random import uniform
 
 
@@ -51,7 +52,7 @@ class RandomSquare(CentreSquare):
         seed: of the draws, which follow from it and the image's key alone.
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def place(self, key: str) -> float:
         """Uniform in [0, 1)."""
@@ -73,7 +74,7 @@ class AspectRatioBucket:
 
     ratio: str
     among: Sequence[str] = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
-    multiple: int = 16
+    multiple: PositiveInt = 16
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "among", tuple(self.among))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from micro_diffusion.data.image.transforms import to_rgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "MPO")
 """Formats that are decoded; Pillow knows others, some of which start programs, such as Ghostscript for PostScript."""
 
 MOST_PIXELS = 2**27
 """Of an image, 11,585 by 11,585 for a square one; a file of a few bytes may claim any number."""
+
+
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
+"""Bytes of text in a PNG; programs that generate images write their whole workflow there, more than Pillow allows."""
 
 
 class UnreadableImage(ValueError):

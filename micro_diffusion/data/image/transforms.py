@@ -7,12 +7,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from micro_diffusion.data.image.colour import eight_bits, in_srgb
+
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Turn an image as its file says, lay transparent parts over `background`, convert to 8-bit RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow clips sixteen bits where it should divide
-        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    """Turn an image as its file says, lay transparent parts over `background`, convert to 8-bit sRGB.
+
+    Raises:
+        ValueError: for pixels of an unknown range, see `eight_bits`.
+    """
+    image = in_srgb(eight_bits(ImageOps.exif_transpose(image)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.prepare.engine import Engine, Processes
 from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
 from micro_diffusion.data.prepare.parts import writing
@@ -26,7 +28,7 @@ def convert(
     out: str | Path,
     preparation: Preparation,
     engine: Engine | None = None,
-    part_size: int = 1024,
+    part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
 ) -> None:
     """Check and encode every image of a source, and write MDS images with the columns of `preparation.COLUMNS`.
@@ -58,7 +60,7 @@ def convert(
         "part_size": part_size,
         "size_limit": size_limit,
     }
-    with OutputFolder(out, recipe, renew=_renewed) as folder:
+    with OutputFolder(out, recipe, renew=partial(_renewed, source=source, preparation=preparation)) as folder:
         whole = folder.begin()
         if whole is None:
             return
@@ -82,10 +84,18 @@ def convert(
         log.warning("%s %d: %s (listed in %s/%s)", done, count, reason.removesuffix(REPLACED), out, REJECTS)
 
 
-def _renewed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recipe in today's terms; earlier versions took `captions: first` for 1."""
-    source = recipe.get("source", {})
-    return {**recipe, "source": {**source, "captions": 1}} if source.get("captions") == "first" else recipe
+def _renewed(recipe: Mapping[str, Any], *, source: Source, preparation: Preparation) -> Mapping[str, Any]:
+    """A recipe in today's terms; earlier versions took `captions: first` for 1, and had fewer settings."""
+    made = dict(recipe.get("source", {}))
+    if made.get("captions") == "first":
+        made["captions"] = 1
+    settings = {**_defaults(source), **made} if made.get("name") == type(source).__name__ else made
+    return {**recipe, "source": settings, "preparation": {**_defaults(preparation), **recipe.get("preparation", {})}}
+
+
+def _defaults(instance: Any) -> dict[str, Any]:
+    """The settings of a dataclass that have a default, by name."""
+    return {field.name: field.default for field in fields(instance) if field.default is not MISSING}
 
 
 class Task(NamedTuple):

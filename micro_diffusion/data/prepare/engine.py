@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
+from micro_diffusion.bounds import PositiveFloat, PositiveInt
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -33,7 +35,7 @@ class Processes:
         count: of processes; None for one on each processor core, 1 for none beside this one.
     """
 
-    count: int | None = None
+    count: PositiveInt | None = None
 
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The result of every task, as they get ready.
@@ -88,8 +90,8 @@ class RayTasks:
     """
 
     address: str | None = None
-    cpus: float = 1
-    in_flight: int = 1024
+    cpus: PositiveFloat = 1
+    in_flight: PositiveInt = 1024
 
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The result of every task, as they get ready. What the work raises is raised here as it was there.

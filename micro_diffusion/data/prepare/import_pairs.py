@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from micro_diffusion.bounds import PositiveFloat, PositiveInt
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFeatures
 from micro_diffusion.data.format.columns import Entries, describe
 from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentFormat
@@ -31,12 +32,12 @@ def import_pairs(
     pairs: LatentPairs,
     out: str,
     encoders: Mapping[str, Mapping[str, Any]],
-    scaling: float,
-    downsampling: int,
-    caption_dim: int,
+    scaling: PositiveFloat,
+    downsampling: PositiveInt,
+    caption_dim: PositiveInt,
     latent_format: LatentFormat = EXACT_LATENTS,
     caption_format: CaptionFeatures = EXACT_CAPTIONS,
-    part_size: int = 1024,
+    part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
 ) -> None:
     """Write MDS latents with captions of one token, reading a part at a time.

@@ -17,6 +17,7 @@ import torch
 import xxhash
 from tqdm import tqdm
 
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.format.record import RECORD, read_record
@@ -31,6 +32,7 @@ from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
 from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.text.classes import ClassEncoder
 
 if TYPE_CHECKING:
@@ -44,18 +46,18 @@ def precompute(
     *,
     images: str | Path,
     out: str | Path,
-    resolutions: Sequence[int],
+    resolutions: Sequence[PositiveInt],
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
     crop: Crop | None = None,
     latent_format: LatentFormat = EXACT_LATENTS,
     caption_format: CaptionFormat = EXACT_CAPTIONS,
     device: str | None = None,
-    batch_size: int = 64,
+    batch_size: PositiveInt = 64,
     sample: bool = True,
-    seed: int = 0,
-    workers: int = 0,
-    part_size: int = 1024,
+    seed: Seed = 0,
+    workers: NonNegativeInt = 0,
+    part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
 ) -> None:
     """Encode every image at every resolution, and every caption once.
@@ -159,6 +161,7 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     if place.type == "cuda" and (place.index or 0) >= gpus:
         raise ValueError(f"device is {device}, but torch finds {gpus} GPUs; set it to one that is there, or to cpu")
     keep_freed_memory(place.type)
+    yield_when_busy(place.type)
     for encoder in encoders:
         encoder.to(place)
     name = (

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from micro_diffusion.bounds import NonNegativeInt, OpenFraction, PositiveInt
 from micro_diffusion.data.image.open_image import OpenedImage, UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import shrink, to_rgb
 from micro_diffusion.data.keyed_random import uniform
@@ -27,7 +28,8 @@ COLUMNS = {
 REPLACED = ", replaced by another one of the image"
 """Ends the reason of a rejected caption whose image stays."""
 
-KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
+KEPT_FORMATS = {"JPEG", "MPO", "PNG", "WEBP"}
+"""MPO is a JPEG with others after it, which phones write."""
 
 Split = Literal["all", "train", "eval"]
 
@@ -38,6 +40,8 @@ class Preparation:
 
     Args:
         minimum_side: images whose shorter side has fewer pixels are rejected.
+        minimum_bytes: image files that are smaller are rejected, such as icons and placeholders; an image that a source
+            draws has no file.
         shorter_side: images whose shorter side has more pixels are shrunk to it; None for no such limit.
         longer_side: the same for the longer side.
         split: "train" leaves out the images of "eval", "all" keeps both. Which image belongs to which follows
@@ -45,17 +49,16 @@ class Preparation:
         eval_fraction: of images that belong to "eval", in (0, 1).
     """
 
-    minimum_side: int = 1
-    shorter_side: int | None = None
-    longer_side: int | None = None
+    minimum_side: PositiveInt = 1
+    minimum_bytes: NonNegativeInt = 0
+    shorter_side: PositiveInt | None = None
+    longer_side: PositiveInt | None = None
     split: Split = "all"
-    eval_fraction: float = 0.05
+    eval_fraction: OpenFraction = 0.05
 
     def __post_init__(self) -> None:
         if self.split not in ("all", "train", "eval"):
             raise ValueError(f"split is {self.split!r}; set it to all, train or eval")
-        if not 0 < self.eval_fraction < 1:
-            raise ValueError(f"eval_fraction is {self.eval_fraction}; set it between 0 and 1")
         for name, side in (("shorter_side", self.shorter_side), ("longer_side", self.longer_side)):
             if side is not None and side < self.minimum_side:
                 raise ValueError(f"{name} {side} is below minimum_side {self.minimum_side}; set it to at least that")
@@ -79,6 +82,9 @@ class Preparation:
             return
         if isinstance(item, Rejected):
             yield item
+            return
+        if isinstance(item.image, bytes) and len(item.image) < self.minimum_bytes:
+            yield Rejected(item.key, f"file below {self.minimum_bytes} bytes")
             return
         try:
             encoded, (width, height) = self.encode(item.image)
@@ -111,7 +117,7 @@ class Preparation:
         if isinstance(image, bytes) and opened.format in KEPT_FORMATS and smaller.size == opened.size:
             return image, smaller.size
         buffer = io.BytesIO()
-        if opened.format == "JPEG":
+        if opened.format in ("JPEG", "MPO"):
             smaller.save(buffer, "jpeg", quality=95, subsampling=0)
         else:
             smaller.save(buffer, "png", compress_level=1)

@@ -9,15 +9,14 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from micro_diffusion.data.image.file_names import IMAGES, is_leftover, suffix
 from micro_diffusion.data.sources.source import Rejected
 
 LARGEST_FILE = 256 * 2**20
 """Bytes; a larger file is no image, and a few of them would fill the memory."""
-
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 _NAMES = (
     tarfile.GNUTYPE_LONGNAME,
@@ -106,7 +105,9 @@ def read_zip(path: Path, *, suffixes: Collection[str] | None = None) -> Iterator
     """
     with _damage_named(path), zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.is_dir() or (suffixes is not None and suffix(member.filename) not in suffixes):
+            if member.is_dir() or is_leftover(member.filename):
+                continue
+            if suffixes is not None and suffix(member.filename) not in suffixes:
                 continue
             if member.file_size > LARGEST_FILE or member.flag_bits & _ENCRYPTED:
                 yield Rejected(member.filename, _unfit(not member.flag_bits & _ENCRYPTED))
@@ -124,11 +125,6 @@ def read_zip(path: Path, *, suffixes: Collection[str] | None = None) -> Iterator
             yield File(member.filename, content, 0)
 
 
-def suffix(name: str) -> str:
-    """Ending of a name in lower case, such as ".jpg"."""
-    return PurePosixPath(name).suffix.lower()
-
-
 def estimate_images(paths: Sequence[Path]) -> int:
     """About how many images tar archives hold, from their sizes and the first images of the first one."""
     first = (file for file in read_tar(paths[0]) if isinstance(file, File) and suffix(file.name) in IMAGES)
@@ -143,7 +139,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         with tarfile.open(fileobj=file, mode="r:", errors="replace", tarinfo=_StrictHeader) as tar:
             while (member := tar.next()) is not None:
                 vars(tar)["members"].clear()  # it keeps them all, which is much for ten million captions
-                if not member.isdir():
+                if not member.isdir() and not is_leftover(member.name):
                     yield member, tar
         while block := file.read(2**20):
             if block.strip(tarfile.NUL):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles, read_json
 
 LAYOUT = (
@@ -31,7 +32,7 @@ class Coco(ListedFiles):
     """
 
     split: str = "val2014"
-    limit: int | None = None
+    limit: PositiveInt | None = None
 
     def list_entries(self, root: Path) -> list[Entry]:
         """The images of the split."""

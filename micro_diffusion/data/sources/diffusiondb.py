@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from micro_diffusion.bounds import Fraction
+from micro_diffusion.data.image.file_names import IMAGES
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import IMAGES, File, read_zip
+from micro_diffusion.data.sources.archives import File, read_zip
 from micro_diffusion.data.sources.caption_index import CaptionIndex, Lookup
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
@@ -39,8 +41,8 @@ class DiffusionDB(ArchiveSource):
     """
 
     subset: Literal["large", "2m"] = "large"
-    maximum_image_nsfw: float | None = 0.2
-    maximum_prompt_nsfw: float | None = 0.2
+    maximum_image_nsfw: Fraction | None = 0.2
+    maximum_prompt_nsfw: Fraction | None = 0.2
 
     def __post_init__(self) -> None:
         if self.subset not in _FILES:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, features
 
+from micro_diffusion.bounds import Byte, PositiveInt
 from micro_diffusion.data.sources.optional import optional
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected
 
@@ -45,9 +46,9 @@ class Emoji:
     """
 
     font: str
-    resolution: int = 128
-    strike: int = 109
-    background: tuple[int, int, int] = (255, 255, 255)
+    resolution: PositiveInt = 128
+    strike: PositiveInt = 109
+    background: tuple[Byte, Byte, Byte] = (255, 255, 255)
 
     def __post_init__(self) -> None:
         if not Path(self.font).is_file():

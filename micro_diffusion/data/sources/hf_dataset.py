@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.optional import optional
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
@@ -27,6 +28,7 @@ class HfDataset:
         caption: column of the captions, each a text or a list of texts; or several columns, each a kind of caption.
         key: column that names the images, each differently; None names them by split and number.
         captions: of a list, how many are taken, from its first.
+        class_names: of the classes that a column of captions numbers, from 0 on; None for those of its `ClassLabel`.
 
     Raises:
         ImportError: when the library is not installed.
@@ -39,18 +41,25 @@ class HfDataset:
     image: str = "image"
     caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: int = 1
+    captions: PositiveInt = 1
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "caption", kinds_of(self.caption))  # hashable, for `_load`
+        object.__setattr__(self, "class_names", None if self.class_names is None else tuple(self.class_names))
         absent = [name for name in self._columns if name not in _load(self).column_names]
         if absent:
             raise ValueError(
                 f"{self.path} has no column {' and no '.join(absent)}; it has {', '.join(_load(self).column_names)}"
             )
-        value = optional("datasets", extra="data").Value
-        texts = [name for name in self.caption if isinstance(_load(self).features[name], value)]
-        check_captions(self.captions, single=[f"the column {name}" for name in texts])
+        datasets, features = optional("datasets", extra="data"), _load(self).features
+        single = [name for name in self.caption if isinstance(features[name], datasets.Value | datasets.ClassLabel)]
+        check_captions(self.captions, single=[f"the column {name}" for name in single])
+        if self.class_names is not None and not any(_is_numbered(features[name]) for name in self.caption):
+            raise ValueError(
+                f"class_names are given, but {' and '.join(self.caption)} of {self.path} holds no whole numbers; set "
+                "source.caption to the column of classes, or leave source.class_names out"
+            )
 
     @property
     def _columns(self) -> list[str]:
@@ -71,11 +80,24 @@ class HfDataset:
             rows = rows.cast_column(self.image, datasets.Image(decode=False))
         folder = Path(self.path).expanduser()
         root = folder if folder.is_dir() else Path(datasets.config.HF_CACHE_HOME)
+        kinds = kinds_of(self.caption)
+        names = [self.class_names or _label(rows.features[name]) for name in kinds]
         for number in part:
             row = rows[number]
             key = f"{self.split}-{number}" if self.key is None else str(row[self.key])
-            captions = [row[name] for name in kinds_of(self.caption)]
-            yield read_cells(row[self.image], captions, key, root=root, count=self.captions)
+            captions = [row[name] for name in kinds]
+            yield read_cells(row[self.image], captions, key, root=root, count=self.captions, names=names)
+
+
+def _label(feature: Any) -> list[str] | None:
+    """The names of the classes that a column numbers; None for any other column."""
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
+def _is_numbered(feature: Any) -> bool:
+    """Whether the cells of a column are whole numbers, or lists of them."""
+    feature = getattr(feature, "feature", feature)
+    return _label(feature) is not None or "int" in str(getattr(feature, "dtype", ""))
 
 
 @lru_cache(maxsize=2)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from micro_diffusion.data.sources.archives import IMAGES
+from micro_diffusion.data.image.file_names import files_below, kind, suffix
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
 from micro_diffusion.files.json_text import parse_json
 
@@ -19,8 +22,9 @@ class ImageFolder(ListedFiles):
     """Images in a folder and the folders below it.
 
     The captions stand in `metadata.jsonl` (an object a line with `file_name` and `caption` or `text`, a text or a list
-    of texts), or in `captions.csv` (the same names as columns), or else in a `.txt` file beside each image, of the
-    same stem.
+    of texts), or in `metadata.csv` or `captions.csv` (the same names as columns), of any folder, for the images in it
+    and below; or else in a `.txt` or `.caption` file beside each image, of the same stem. Linked folders are followed.
+    An image that a list leaves out, or of a format that is not read, is rejected.
 
     Args:
         path: the folder.
@@ -32,33 +36,67 @@ class ImageFolder(ListedFiles):
     """
 
     def list_entries(self, root: Path) -> list[Entry]:
-        """What the list of captions names, or else every image in the folder."""
+        """What the lists of captions name, then the other images in the order of their paths."""
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}; set source.path to a folder of captioned images")
-        lists = [root / name for name in ("metadata.jsonl", "captions.csv") if (root / name).exists()]
-        if len(lists) > 1:
-            raise ValueError(f"{root} holds both metadata.jsonl and captions.csv; remove the one that is not meant")
-        return _read_list(lists[0]) if lists else _find_images(root)
+        files = {path.relative_to(root).as_posix(): path for path in files_below(root)}
+        lists = _lists(files.values())
+        listed = [
+            entry._replace(name=(folder.relative_to(root) / entry.name).as_posix())
+            for folder, path in lists.items()
+            for entry in _read_list(path)
+        ]
+        named = {_same_form(entry.name) for entry in listed}
+        others = (name for name in sorted(files) if kind(name) and _same_form(name) not in named)
+        return [*listed, *(_unlisted(name, files[name], lists) for name in others)]
 
 
-def _find_images(root: Path) -> list[Entry]:
-    """All images below a folder in the order of their paths, their captions in text files."""
-    paths = (path for path in root.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
-    return [Entry(name, None) for name in sorted(path.relative_to(root).as_posix() for path in paths)]
+LISTS = ("metadata.jsonl", "metadata.csv", "captions.csv")
+
+
+def _lists(files: Iterable[Path]) -> dict[Path, Path]:
+    """The list of captions of each folder that has one, in the order of the folders."""
+    found: dict[Path, Path] = {}
+    for path in sorted(path for path in files if path.name in LISTS):
+        if path.parent in found:
+            raise ValueError(
+                f"{path.parent} holds both {found[path.parent].name} and {path.name}; remove the one that is not meant"
+            )
+        found[path.parent] = path
+    return found
+
+
+def _unlisted(name: str, path: Path, lists: Mapping[Path, Path]) -> Entry:
+    """An image that no list names: its caption is beside it, unless a list of its folder or one above leaves it out."""
+    if kind(name) == "unread image":
+        return Entry(name, (), f"{suffix(name)} files are not read; convert them to JPEG or PNG")
+    if any(folder in lists for folder in path.parents):
+        return Entry(name, (), "not in the list of captions")
+    return Entry(name, None)
+
+
+def _same_form(name: str) -> str:
+    """A name that is the same for both forms which Unicode has for accents, and for `./a.png` and `a.png`."""
+    return os.path.normpath(unicodedata.normalize("NFC", name))
 
 
 def _read_list(path: Path) -> list[Entry]:
-    """The entries of metadata.jsonl or captions.csv."""
+    """The entries of a list of captions."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                rows = list(csv.DictReader(file))
+                rows = list(csv.DictReader(file, strict=True))
             else:
                 rows = [_parse(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error}); save it in that encoding") from error
     except csv.Error as error:
-        raise ValueError(f"{path} is no table ({error}); correct it, or write metadata.jsonl instead") from error
+        raise ValueError(
+            f"{path} is no table ({error}); close every quote, double those within a caption, or write metadata.jsonl "
+            "instead"
+        ) from error
+    if not rows:
+        raise ValueError(f"{path} names no images; write an entry for each image, or remove it")
     return [_entry(row, path, number) for number, row in enumerate(rows, 1)]
 
 
@@ -72,7 +110,14 @@ def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _entry(row: dict[str, Any], path: Path, number: int) -> Entry:
+def _entry(row: dict[Any, Any], path: Path, number: int) -> Entry:
+    if None in row:  # what csv calls the cells beyond the header's
+        raise ValueError(
+            f"entry {number} of {path} has more cells than the header, the last {row[None][-1]!r}; put captions with "
+            "commas into double quotes"
+        )
+    if any(cell is None for cell in row.values()) and path.suffix == ".csv":
+        raise ValueError(f"entry {number} of {path} has fewer cells than the header; complete or remove it")
     column = next((name for name in CAPTION_COLUMNS if name in row), None)
     if "file_name" not in row or column is None:
         raise ValueError(f"entry {number} of {path} has {', '.join(map(str, row))}; it needs file_name and caption")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from micro_diffusion.data.image.file_names import IMAGES
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import IMAGES, read_lines, read_tar
+from micro_diffusion.data.sources.archives import read_lines, read_tar
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned
 from micro_diffusion.files.json_text import parse_json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, text_of
 from micro_diffusion.files.json_text import parse_json
 
@@ -20,11 +22,12 @@ PART = 32
 class Entry(NamedTuple):
     """An image's path within the folder and its captions, as the list has them: texts, if it is in order.
 
-    None when they are in a text file beside the image.
+    None when they are in a text file beside the image. rejected: why the image cannot be used, where that is known.
     """
 
     name: str
     captions: tuple[Any, ...] | None
+    rejected: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class ListedFiles(ABC):
     """
 
     path: str
-    captions: int = 1
+    captions: PositiveInt = 1
 
     @abstractmethod
     def list_entries(self, root: Path) -> list[Entry]:
@@ -51,7 +54,7 @@ class ListedFiles(ABC):
         check_captions(self.captions)
         if not self._entries:
             raise FileNotFoundError(f"{self.path} names no images; set source.path to a folder of captioned images")
-        most = max(1, *(len(captions or ()) for _, captions in self._entries))  # none are listed: one in a text file
+        most = max(1, *(len(entry.captions or ()) for entry in self._entries))  # none are listed: one in a text file
         if self.captions > most:
             raise ValueError(
                 f"captions is {self.captions}, but no image of {self.path} has more than {most}; set source.captions "
@@ -75,9 +78,9 @@ class ListedFiles(ABC):
     def read(self, part: Sequence[Entry]) -> Iterator[CaptionedImage | Rejected]:
         """The images of some entries, with their names as keys."""
         root = self.images(Path(self.path).expanduser())
-        for name, captions in part:
+        for name, captions, rejected in part:
             key = name.encode(errors="replace").decode()  # a name on disk need not be UTF-8
-            image = read_file(root, name)
+            image = rejected or read_file(root, name)
             if isinstance(image, str):
                 yield Rejected(key, image)
             else:
@@ -85,20 +88,29 @@ class ListedFiles(ABC):
                 yield captioned(image, key, texts, count=self.captions)
 
 
+CAPTION_FILES = (".txt", ".TXT", ".caption", ".CAPTION")
+"""Suffixes of a text file beside an image that holds its caption; the first that is there counts."""
+
+
 def _beside(image: Path) -> tuple[str, ...]:
     """The caption in the text file beside an image."""
-    text = image.with_suffix(".txt")
-    return (text_of(text.read_bytes()),) if text.is_file() else ()
+    texts = (image.with_suffix(suffix) for suffix in CAPTION_FILES)
+    return next(((text_of(text.read_bytes()),) for text in texts if text.is_file()), ())
 
 
 def read_file(root: Path, name: str) -> bytes | str:
-    """The content of a file below a folder, or why there is none."""
-    if not Path(os.path.normpath(root / name)).is_relative_to(os.path.normpath(root)):
+    """The content of a file below a folder, or why there is none.
+
+    A name with accents is found in either form that Unicode has for them; lists and disks of macOS differ in it.
+    """
+    if not Path(os.path.abspath(root / name)).is_relative_to(os.path.abspath(root)):
         return "path leads out of the folder"
     try:
         return (root / name).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):  # the last for a NUL in the name
-        return "no such image"
+        forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+        other = next((root / form for form in sorted(forms) if (root / form).is_file()), None)
+        return other.read_bytes() if other else "no such image"
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return "no such image"

@@ -8,7 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from micro_diffusion.data.sources.parquet_files import find_parquet, holds_lists, open_parquet, read_rows
+from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.data.sources.parquet_files import (
+    find_parquet,
+    holds_lists,
+    holds_numbers,
+    open_parquet,
+    read_rows,
+    written_names,
+)
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
 
@@ -34,6 +42,8 @@ class Parquet:
         caption: column of the captions, each a text or a list of texts; or several columns, each a kind of caption.
         key: column that names the images, each differently; None names them by file and number of the row.
         captions: of a list, how many are taken, from its first.
+        class_names: of the classes that a column of captions numbers, from 0 on; None for those that the library
+            `datasets` wrote into the file.
 
     Raises:
         FileNotFoundError: when there is no parquet file.
@@ -46,13 +56,19 @@ class Parquet:
     image: str = "image"
     caption: str | Sequence[str] = "caption"
     key: str | None = None
-    captions: int = 1
+    captions: PositiveInt = 1
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         _ = self._groups
         first = find_parquet(Path(self.path).expanduser(), self.files)[0]
         single = [f"the column {name}" for name in kinds_of(self.caption) if not holds_lists(first, name)]
         check_captions(self.captions, single=single)
+        if self.class_names is not None and not any(holds_numbers(first, name) for name in kinds_of(self.caption)):
+            raise ValueError(
+                f"class_names are given, but {' and '.join(kinds_of(self.caption))} of {first} holds no whole numbers; "
+                "set source.caption to the column of classes, or leave source.class_names out"
+            )
 
     @property
     def _root(self) -> Path:
@@ -87,7 +103,9 @@ class Parquet:
     def read(self, part: RowGroup) -> Iterator[CaptionedImage | Rejected]:
         """The rows of a group."""
         rows = read_rows(self._root / part.name, self._columns, groups=[part.group])
-        kinds = len(kinds_of(self.caption))
+        kinds = kinds_of(self.caption)
+        names = [self.class_names or written_names(self._root / part.name, name) for name in kinds]
         for number, (image, *cells) in enumerate(rows, part.first):
             name = f"{part.name.removesuffix('.parquet')}/{number}" if self.key is None else str(cells[-1])
-            yield read_cells(image, cells[:kinds], name, root=self._root, count=self.captions)
+            captions = cells[: len(kinds)]
+            yield read_cells(image, captions, name, root=self._root, count=self.captions, names=names)

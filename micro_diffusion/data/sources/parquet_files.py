@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,23 @@ def holds_lists(path: Path, column: str) -> bool:
     lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
     cells = open_parquet(path, [column]).schema_arrow.field(column).type
     return any(is_kind(cells) for is_kind in lists)
+
+
+def holds_numbers(path: Path, column: str) -> bool:
+    """Whether the cells of a column are whole numbers, or lists of them."""
+    cells = open_parquet(path, [column]).schema_arrow.field(column).type
+    return optional("pyarrow", extra="data").types.is_integer(cells.value_type if holds_lists(path, column) else cells)
+
+
+def written_names(path: Path, column: str) -> list[str] | None:
+    """The names of the classes that a column numbers, where `datasets` wrote them into the file's schema."""
+    try:
+        written = json.loads((open_parquet(path, [column]).schema_arrow.metadata or {})[b"huggingface"])
+        feature = written["info"]["features"][column]
+        names = feature.get("feature", feature)["names"]
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    return names if isinstance(names, list) else None
 
 
 def read_rows(path: Path, columns: Sequence[str], *, groups: Sequence[int] | None = None) -> Iterator[tuple[Any, ...]]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from micro_diffusion.data.image.file_names import IMAGES, suffix
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import IMAGES, File, read_tar, suffix
+from micro_diffusion.data.sources.archives import File, read_tar
 from micro_diffusion.data.sources.caption_index import CaptionIndex
 from micro_diffusion.data.sources.parquet_files import read_columns
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, text_of

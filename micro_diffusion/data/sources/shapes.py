@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from micro_diffusion.bounds import Fraction, NonNegativeInt, PositiveInt
 from micro_diffusion.data.sources.shape_scenes import HeldOut, caption, render, scene
 from micro_diffusion.data.sources.source import CaptionedImage
 
@@ -26,15 +27,11 @@ class Shapes:
             else, "include" draws all alike.
     """
 
-    seed: int
-    count: int
-    resolution: int
-    pairs: float = 0.5
+    seed: NonNegativeInt
+    count: PositiveInt
+    resolution: PositiveInt
+    pairs: Fraction = 0.5
     held_out: HeldOut = "exclude"
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count of the shapes is {self.count}; set it to at least 1")
 
     def __len__(self) -> int:
         return self.count

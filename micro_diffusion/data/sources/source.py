@@ -48,6 +48,23 @@ def captioned(image: Image.Image | bytes, key: str, *kinds: Any, count: int = 1)
     return CaptionedImage(image, first, key, tuple(further))
 
 
+def named_class(cell: Any, names: Sequence[str] | None) -> Any:
+    """The names of classes in place of their numbers in a cell, a number or several; other cells as they are.
+
+    Raises:
+        LookupError: for a number that has no name.
+    """
+    if names is None:
+        return cell
+    if isinstance(cell, list | tuple):
+        return [named_class(each, names) for each in cell]
+    if not isinstance(cell, int) or isinstance(cell, bool):
+        return cell
+    if not 0 <= cell < len(names):
+        raise LookupError(f"there is no class {cell}")
+    return names[cell]
+
+
 def text_of(content: bytes) -> str:
     """What a text file says, in UTF-8; other bytes become halves of characters, for which captions are rejected."""
     return content.decode("utf-8-sig", errors="surrogateescape")

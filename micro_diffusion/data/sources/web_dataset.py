@@ -8,9 +8,20 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
+from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.data.image.file_names import IMAGES, suffix
 from micro_diffusion.data.sources.archive_source import ArchiveSource
-from micro_diffusion.data.sources.archives import IMAGES, File, read_tar, suffix
-from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captioned, check_captions, kinds_of, text_of
+from micro_diffusion.data.sources.archives import File, read_tar
+from micro_diffusion.data.sources.source import (
+    CaptionedImage,
+    Rejected,
+    captioned,
+    check_captions,
+    kinds_of,
+    named_class,
+    text_of,
+)
+from micro_diffusion.data.sources.table import NO_CLASS
 from micro_diffusion.files.json_text import parse_json
 
 
@@ -26,6 +37,7 @@ class WebDataset(ArchiveSource):
         caption: ending of the file that holds an image's caption, such as "txt"; or "json:FIELD", a field of a JSON
             object that is a text or a list of texts; or several of these, each a kind of caption.
         captions: of a list, how many are taken, from its first.
+        class_names: of the classes that a caption numbers, from 0 on, as `.cls` files do; None where it is a text.
 
     Raises:
         FileNotFoundError: when there are no such archives.
@@ -34,7 +46,8 @@ class WebDataset(ArchiveSource):
 
     shards: str = "*.tar"
     caption: str | Sequence[str] = "txt"
-    captions: int = 1
+    captions: PositiveInt = 1
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,18 +78,39 @@ class WebDataset(ArchiveSource):
             yield from self._images(f"{PurePosixPath(part).with_suffix('')}/{key}", list(files))
 
     def _images(self, key: str, files: Sequence[File | Rejected]) -> Iterator[CaptionedImage | Rejected]:
-        """The images of one sample; more than one are told apart by their endings."""
+        """The images of one sample; more than one are told apart by their endings.
+
+        Names with dots of their own, such as 22.05.png and 22.05.txt, are several samples; one without a caption of
+        its own, such as x.input.jpg beside x.txt, has that of them all.
+        """
+        texts = {file.name.lower(): file.content for file in files[::-1] if isinstance(file, File)}  # the first counts
         images = [file for file in files if f".{_ending(file[0])}" in IMAGES]
-        texts = {_ending(file.name): file.content for file in files[::-1] if isinstance(file, File)}  # the first counts
-        if not images:
+        dotted = [] if images else [file for file in files if suffix(file[0]) in IMAGES]
+        if not images and not dotted:
             yield Rejected(key, "no image")
-        for number, image in enumerate(images):
-            name = f"{key}.{_ending(image[0])}" if number else key
+        folder = files[0][0][: len(files[0][0]) - len(PurePosixPath(files[0][0]).name)]
+        stem = PurePosixPath(files[0][0]).name.partition(".")[0]
+        for number, image in enumerate([*images, *dotted]):
+            own = PurePosixPath(image[0]).stem if dotted else stem
+            name = f"{key}.{_ending(image[0])}" if number and not dotted else f"{key}{own.removeprefix(stem)}"
             if isinstance(image, Rejected):
                 yield image._replace(key=name)
             else:
-                kinds = [_texts(texts[ending], field) if ending in texts else None for ending, field in self._kinds]
-                yield captioned(image.content, name, *kinds, count=self.captions)
+                kinds = [
+                    next((_texts(texts[at], field) for at in _places(folder, (own, stem), ending) if at in texts), None)
+                    for ending, field in self._kinds
+                ]
+                yield self._captioned(image.content, name, kinds)
+
+    def _captioned(self, image: bytes, key: str, kinds: Sequence[Any]) -> CaptionedImage | Rejected:
+        """An image with the captions of each kind, or with the names of the classes that they number."""
+        if self.class_names is None:
+            return captioned(image, key, *kinds, count=self.captions)
+        try:
+            kinds = [named_class(_number(kind), self.class_names) for kind in kinds]
+        except LookupError:
+            return Rejected(key, NO_CLASS)
+        return captioned(image, key, *kinds, count=self.captions)
 
 
 def _texts(content: bytes, field: str) -> Any:
@@ -88,6 +122,16 @@ def _texts(content: bytes, field: str) -> Any:
         return parse_json(text)[field]
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _number(text: Any) -> Any:
+    """The number that a text file holds; anything else as it is."""
+    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
+
+
+def _places(folder: str, stems: Sequence[str], ending: str) -> list[str]:
+    """Where a caption may be: the image's own file before that of its sample."""
+    return [f"{folder}{stem}.{ending}".lower() for stem in stems]
 
 
 def _sample(name: str) -> str:

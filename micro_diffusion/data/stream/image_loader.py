@@ -10,6 +10,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from micro_diffusion.batch import ImageBatch
+from micro_diffusion.bounds import NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.image.crops import CentreSquare
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import ImageDataset, ImageSample
@@ -17,7 +18,13 @@ from micro_diffusion.data.stream.loader import prepare_worker
 
 
 def build_image_loader(
-    *, paths: Sequence[str], resolution: int, batch_size: int, shuffle: bool, seed: int = 0, workers: int = 0
+    *,
+    paths: Sequence[str],
+    resolution: PositiveInt,
+    batch_size: PositiveInt,
+    shuffle: bool,
+    seed: Seed = 0,
+    workers: NonNegativeInt = 0,
 ) -> DataLoader:
     """The images of all folders together, as `ImageBatch`es of their centre squares.
 

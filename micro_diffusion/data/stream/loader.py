@@ -10,6 +10,7 @@ import torch
 from streaming import StreamingDataLoader
 from torch.utils.data import DataLoader
 
+from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.stream.latents import LatentDataset
 from micro_diffusion.data.stream.mixture import Part
 from micro_diffusion.machine.processes import exit_with_parent
@@ -20,16 +21,16 @@ def build_loader(
     path: str | None = None,
     remote: str | None = None,
     mixture: Mapping[str, Part] | None = None,
-    caption_probabilities: Sequence[float] | None = None,
-    resolution: int,
-    batch_size: int,
+    caption_probabilities: Sequence[NonNegativeFloat] | None = None,
+    resolution: PositiveInt,
+    batch_size: PositiveInt,
     shuffle: bool,
-    seed: int = 0,
-    workers: int = 0,
+    seed: Seed = 0,
+    workers: NonNegativeInt = 0,
     drop_last: bool = False,
     verify: bool = True,
     cache_limit: str | None = None,
-    predownload: int | None = None,
+    predownload: PositiveInt | None = None,
     keep_zip: bool = False,
 ) -> DataLoader:
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from micro_diffusion.bounds import NonNegativeFloat, PositiveFloat
 from micro_diffusion.data.format.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.stream.caption_choice import CaptionChoice
 from micro_diffusion.data.stream.integrity import INDEX, check_folder
@@ -32,22 +33,18 @@ class Part:
         caption_probabilities: of an image's captions in their order, to be the one that is drawn; None is all alike.
 
     Raises:
-        ValueError: when both are set, or one is not above 0.
+        ValueError: when both are set.
     """
 
     path: str
     remote: str | None = None
-    proportion: float | None = None
-    repeat: float | None = None
-    caption_probabilities: Sequence[float] | None = None
+    proportion: PositiveFloat | None = None
+    repeat: PositiveFloat | None = None
+    caption_probabilities: Sequence[NonNegativeFloat] | None = None
 
     def __post_init__(self) -> None:
         if self.proportion is not None and self.repeat is not None:
             raise ValueError(f"{self.path} has both a proportion and a repeat; set one of them to null")
-        for name in ("proportion", "repeat"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"the {name} of {self.path} is {value}; set it to a number above 0")
         if "://" in self.path:
             raise ValueError(f"path is the address {self.path}; set remote to it and path to a local folder for copies")
 

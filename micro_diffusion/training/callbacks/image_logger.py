@@ -6,13 +6,15 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from composer import Callback, Event, Logger, State, Time
+from composer import Callback, Event, Logger, State
 from composer.core import get_precision_context
 from composer.utils import create_interval_scheduler, dist
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.sampling.grid import captioned_grid
 from micro_diffusion.sampling.pipeline import Pipeline, to_uint8
 from micro_diffusion.sampling.prompts import Prompts
@@ -20,6 +22,7 @@ from micro_diffusion.text.classes import ClassEncoder
 from micro_diffusion.training.distributed.sharding import is_sharded, whole_state
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.optimizers.ema import find_average
+from micro_diffusion.training.times import Interval
 from micro_diffusion.training.trainable import trained_model
 
 
@@ -28,14 +31,11 @@ class ImageLogger(Callback):
 
     Args:
         pipeline: takes a backbone and an objective, and has the text encoder, autoencoder and sampler already.
-        prompts: what to generate.
+        prompts: what to generate. With an image conditioner it is the first samples of the data instead, as many.
         interval: how often, as a Composer time such as `1000ba`.
         folder: for the grids.
         batch_size: images generated at once.
         encoder_device: where text encoder and autoencoder work; in between they wait on the CPU.
-
-    Raises:
-        ValueError: for a batch size below 1.
     """
 
     def __init__(
@@ -43,13 +43,11 @@ class ImageLogger(Callback):
         *,
         pipeline: Callable[..., Pipeline],
         prompts: Prompts,
-        interval: int | str | Time,
+        interval: Interval,
         folder: str,
-        batch_size: int,
+        batch_size: PositiveInt,
         encoder_device: str | torch.device,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"callbacks.image_logger.batch_size is {batch_size}; set it to at least 1")
         self.pipeline = pipeline
         self.prompts = prompts
         self.folder = Path(folder)
@@ -77,13 +75,21 @@ class ImageLogger(Callback):
                 metadata.check_encoder(kind, encoders[kind].provenance)
         if isinstance(encoder := encoders.get("text_encoder"), ClassEncoder):
             encoder.tokenize(self.prompts.captions)  # a class that there is not is better known now than hours later
-
-    def batch_start(self, state: State, logger: Logger) -> None:
-        """Keep latents and captions of a first batch, whose images a network is shown that is conditioned on images."""
         model = trained_model(state.model)
-        if self._example is None and isinstance(model, LatentDiffusion) and model.image_conditioner is not None:
-            count = len(self.prompts.captions)
-            self._example = state.batch["latents"][:count].cpu(), state.batch["caption"][:count]
+        if isinstance(model, LatentDiffusion) and model.image_conditioner is not None and dist.get_global_rank() == 0:
+            self._example = self._first_samples(state)
+
+    def _first_samples(self, state: State) -> tuple[Tensor, list[str]]:
+        """Latents and captions of the first samples of the evaluation's data, or else of the training's."""
+        loaders = [*(evaluator.dataloader.dataloader for evaluator in state.evaluators), state.train_dataloader]
+        data: Any = getattr(loaders[0], "dataset", None)
+        if not hasattr(data, "read"):
+            raise ValueError(
+                f"the image logger shows images of {type(data).__name__} to the network, but cannot read single ones; "
+                "leave it out of callbacks, or use micro_diffusion.data.stream.loader.build_loader"
+            )
+        batch = data.read([(sample, 0) for sample in range(min(len(data), len(self.prompts.captions)))])
+        return batch["latents"], batch["caption"]
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Generate when the interval counts batches."""

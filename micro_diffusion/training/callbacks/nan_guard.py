@@ -15,6 +15,7 @@ from composer.utils import dist, ensure_tuple
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from micro_diffusion.bounds import NonNegativeInt
 from micro_diffusion.files.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,7 @@ class NaNGuard(Callback):
         max_skipped_batches: how many batches of a run may be left out before the next one stops it.
     """
 
-    def __init__(self, *, folder: str, max_skipped_batches: int) -> None:
-        if max_skipped_batches < 0:
-            raise ValueError(
-                f"callbacks.nan_guard.max_skipped_batches is {max_skipped_batches}; set it to 0, which stops at the "
-                "first such batch, or more"
-            )
+    def __init__(self, *, folder: str, max_skipped_batches: NonNegativeInt) -> None:
         self.folder = Path(folder)
         self.max_skipped_batches = max_skipped_batches
         self.skipped = 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-from composer import Callback, Event, Logger, State, Time
+from composer import Callback, Event, Logger, State
 from composer.utils import create_interval_scheduler, dist
+
+from micro_diffusion.training.times import Interval
 
 log = logging.getLogger(__name__)
 _TOTAL = "loss/train/total"
@@ -19,7 +21,7 @@ class ProgressLines(Callback):
         interval: between two lines, as a Composer time such as `100ba`.
     """
 
-    def __init__(self, *, interval: int | str | Time) -> None:
+    def __init__(self, *, interval: Interval) -> None:
         self._is_due = create_interval_scheduler(interval, checkpoint_events=False)
         self._losses: list[float] = []
         self._mark, self._seconds, self._samples = 0.0, 0.0, 0

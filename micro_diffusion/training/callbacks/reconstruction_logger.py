@@ -8,6 +8,7 @@ import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 
+from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.sampling.grid import captioned_grid
 from micro_diffusion.sampling.pipeline import to_uint8
 
@@ -20,7 +21,7 @@ class ReconstructionLogger(Callback):
         images: of the first evaluation batch that are shown.
     """
 
-    def __init__(self, *, folder: str, images: int) -> None:
+    def __init__(self, *, folder: str, images: PositiveInt) -> None:
         self.folder = Path(folder)
         self.images = images
         self._is_first_batch = False

@@ -12,6 +12,8 @@ from composer.utils import dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from micro_diffusion.bounds import NonNegativeInt
+
 
 class TensorBoard(LoggerDestination):
     """Writes on rank 0 only; when a run resumes, what it had logged after the step of its checkpoint is hidden.
@@ -26,7 +28,7 @@ class TensorBoard(LoggerDestination):
         flush_seconds: how long numbers may wait before they are written.
     """
 
-    def __init__(self, *, folder: str, flush_seconds: int) -> None:
+    def __init__(self, *, folder: str, flush_seconds: NonNegativeInt) -> None:
         self.folder = folder
         self.flush_seconds = flush_seconds
         self._writer: SummaryWriter | None = None

@@ -34,6 +34,9 @@ ACCEPTABLE = re.compile(
 """Keys of what is learned that a run may change where `accept_changes` names them; of the others a checkpoint holds the
 old value, as of the optimizer and the order of the data, or does not fit."""
 
+CPU_PRECISION = "model.cpu_precision"
+"""Of which "auto" is what the run has settled on."""
+
 DURATION = "trainer.max_duration"
 CONSTANT = (ConstantScheduler, ConstantWithWarmupScheduler)
 
@@ -51,7 +54,8 @@ class Change(NamedTuple):
 
 def changes(before: Config, after: Config) -> list[Change]:
     """Where two resolved configurations differ, but for the place of the run folder within their paths."""
-    return list(_differences(_within_run(before), _within_run(after)))
+    found = _differences(_within_run(before), _within_run(after))
+    return [change for change in found if change.key != CPU_PRECISION or change.after != "auto"]
 
 
 def refused(before: Config, after: Config) -> list[Change]:

@@ -21,6 +21,7 @@ from micro_diffusion.checkpoint import CONFIG_FILE, read_config, write_config
 from micro_diffusion.files.file_lock import NoLocks, locked_file
 from micro_diffusion.files.json_text import parse_json
 from micro_diffusion.files.whole_file import whole_file
+from micro_diffusion.machine.precision import Precision, faster_on_cpu, has_bf16
 from micro_diffusion.training.checkpoints.changes import ACCEPTABLE, Change, changes, names_setting, refused
 from micro_diffusion.training.checkpoints.files import has_checkpoints
 
@@ -130,6 +131,23 @@ class RunFolder:
             f"{source} holds a run of another configuration, which differs in {differences}; "
             f"choose another exp_name, or set these back to resume that run{accept}"
         )
+
+    def settle_cpu_precision(self) -> Precision:
+        """What `model.cpu_precision` is in this run: "auto" is measured once, and then written into `config.yaml`.
+
+        A run of an earlier version, whose config says "auto", computes in bf16 where the CPU has it.
+        """
+        model = self.config["model"]
+        if self.config["machine"]["device"] != "cpu" or model.get("cpu_precision") != "auto":
+            return model.get("cpu_precision", "auto")
+        earlier = (self._earlier() or {}).get("model", {}).get("cpu_precision")
+        if model.get("weight_dtype") == "bf16" or (earlier == "auto" and has_bf16("cpu")):
+            model["cpu_precision"] = "bf16"
+        elif earlier is not None:
+            model["cpu_precision"] = "fp32" if earlier == "auto" else earlier
+        else:
+            model["cpu_precision"] = faster_on_cpu()
+        return model["cpu_precision"]
 
     def changes(self) -> list[Change]:
         """Where the configuration differs from that of the run that is in the folder already."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.machine.precision import computes_in_bf16
+from micro_diffusion.machine.precision import has_bf16
 from micro_diffusion.training.checkpoints.changes import ACCEPTABLE, names_setting
-from micro_diffusion.training.config_checks.bounds import RULES as BOUNDS
-from micro_diffusion.training.config_checks.bounds import WRITTEN_RULES, Config, Rule
 from micro_diffusion.training.config_checks.paths import RULES as PLACES
+from micro_diffusion.training.config_checks.paths import Config, Rule
 
 PARTS = (
     "model",
@@ -60,17 +58,13 @@ def check_coherence(config: DictConfig) -> None:
     if missing := [key for key in PARTS if key not in config]:  # as `~optimizer` leaves out the group
         raise ValueError(f"the configuration has no {', '.join(missing)}; choose one of the options in configs")
     content: Config = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
-    written: Config = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
-    problems = [problem for rule in WRITTEN_RULES for problem in rule(written)]
-    problems += [problem for rule in RULES for problem in rule(content)]
-    if problems:
+    if problems := [problem for rule in RULES for problem in rule(content)]:
         raise ValueError("; ".join(problems))
 
 
-def _names(config: Config) -> Iterator[str]:
-    name = Path(config["exp_name"])
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        yield f"exp_name is {config['exp_name']!r}; set it to the name of a folder in output_dir"
+def _saved(config: Config) -> Iterator[str]:
+    if config["trainer"].get("save_folder") is None and config["trainer"].get("autoresume"):
+        yield "trainer.save_folder=null keeps nothing to go on with; set it to a folder, or trainer.autoresume=false"
 
 
 def _references(config: Config) -> Iterator[str]:
@@ -159,7 +153,8 @@ def _weights(config: Config) -> Iterator[str]:
     if config["parallelism"]["fsdp"] is not None:
         yield "model.weight_dtype=bf16 does not go with sharded weights; set model.weight_dtype=fp32 or parallelism=ddp"
     gpu, precision = config["machine"]["device"] == "gpu", config["machine"]["precision"]
-    if precision != "amp_bf16" if gpu else not computes_in_bf16("cpu", config["model"].get("cpu_precision", "auto")):
+    on_cpu = config["model"].get("cpu_precision", "auto")
+    if precision != "amp_bf16" if gpu else on_cpu == "fp32" or (on_cpu == "auto" and not has_bf16("cpu")):
         key = "machine.precision=amp_bf16" if gpu else "model.cpu_precision=bf16"
         yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
 
@@ -183,8 +178,7 @@ def _no_captions(config: Config) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    _names,
-    *BOUNDS,
+    _saved,
     _references,
     _supplied,
     *PLACES,

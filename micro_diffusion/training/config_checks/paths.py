@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from micro_diffusion.training.config_checks.bounds import Config, Rule
+Config = dict[str, Any]
+Rule = Callable[[Config], Iterator[str]]
 
 SAVING = ("save_weights_only", "save_filename", "save_latest_filename", "save_ignore_keys", "save_overwrite")
 """What Composer's own saver takes, in place of which ours writes checkpoints."""

@@ -6,19 +6,28 @@ The constructor of a node's `_target_` is its schema, and `Root` that of the top
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from pkgutil import resolve_name
-from typing import Any, Literal, TypedDict
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
+from annotated_types import Predicate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from micro_diffusion.bounds import PositiveInt, Seed
 from micro_diffusion.checkpoint import Weights
+from micro_diffusion.training.config_checks.arguments import argument_types, expected, fits, settable
+from micro_diffusion.training.config_checks.composer_arguments import in_words
 from micro_diffusion.training.config_checks.secrets import refuse_secrets
-from micro_diffusion.training.config_checks.types import argument_annotations, expected, fits
 from micro_diffusion.training.nodes import HYDRA_KEYS, accepted, is_node
+
+
+def _is_inside(name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts and bool(path.parts)
 
 
 class Node:
@@ -34,7 +43,7 @@ class Machine(TypedDict):
     device: Literal["gpu", "cpu"]
     precision: Literal["fp32", "amp_fp16", "amp_bf16", "amp_fp8"]
     encoder_device: torch.device
-    microbatch: int
+    microbatch: PositiveInt
     activation_checkpointing: bool
 
 
@@ -47,14 +56,14 @@ class Parallelism(TypedDict):
 class Root(TypedDict):
     """What training, and the programs that read a run folder, look for at the top of a configuration."""
 
-    exp_name: str
+    exp_name: Annotated[str, Predicate(_is_inside), in_words("the name of a folder in output_dir")]
     output_dir: str
-    seed: int
+    seed: Seed
     init_from: str | None
     init_weights: Weights | None
     trust_checkpoint: bool
     accept_changes: list[str]
-    resolution: int
+    resolution: PositiveInt
     machine: Machine
     parallelism: Parallelism
     text_encoder: Node
@@ -76,7 +85,20 @@ class Root(TypedDict):
     trainer: Node
 
 
-ROOT: dict[str, Any] = typing.get_type_hints(Root)
+def _members(kind: Any) -> dict[str, Any]:
+    """The keys of a TypedDict and what they may be set to."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {key: hint if typing.is_typeddict(hint) else settable(hint) for key, hint in hints.items()}
+
+
+ROOT = _members(Root)
+
+Problem = tuple[str, str]
+"""The dotted key of a value, and a sentence about it."""
+
+_REFERENCE = re.compile(r"\$\{[\w.]+\}")
+_SPELT = {"None": "null", "True": "true", "False": "false"}
+"""Values as a configuration has them."""
 
 
 def validate(config: DictConfig, root: Mapping[str, Any] = ROOT) -> None:
@@ -103,13 +125,13 @@ def validate(config: DictConfig, root: Mapping[str, Any] = ROOT) -> None:
         )
     assert isinstance(content, dict)
     refuse_secrets(content)
-    problems = [unknown_key(str(key), root) for key in content if key not in root]
-    for key, value in content.items():
-        if key in root:
-            problems += _value_problems(value, root[str(key)], str(key))
-            problems += _problems(value, str(key))
+    problems = [(key, unknown_key(key, root)) for key in map(str, content) if key not in root]
+    for key in (key for key in root if key in content):
+        problems += [*_value_problems(content[key], root[key], key), *_problems(content[key], key)]
     if problems:
-        raise ValueError("; ".join(problems))
+        written = OmegaConf.to_container(config, resolve=False)
+        own = [sentence for path, sentence in problems if not _refers(written, path)]
+        raise ValueError("; ".join(own or [sentence for _, sentence in problems]))
 
 
 def validate_command(config: DictConfig) -> None:
@@ -126,12 +148,6 @@ def unknown_key(key: str, allowed: Iterable[str], where: str = "") -> str:
     return f"nothing takes the key {key};{guess} {place}: {', '.join(names) or 'nothing'}"
 
 
-def argument_types(target: str) -> dict[str, Any]:
-    """The keyword arguments of a `_target_` and their types; none where it takes any."""
-    types = argument_annotations(resolve_name(target))
-    return {name: types.get(name, Any) for name in accepted(target) or ()}
-
-
 def _top_problems(config: DictConfig, root: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about the values at the top that stand there themselves, and do not refer to others."""
     for key, hint in root.items():
@@ -139,10 +155,10 @@ def _top_problems(config: DictConfig, root: Mapping[str, Any]) -> Iterator[str]:
             continue
         value = config[key]
         plain = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-        yield from (problem for problem in _value_problems(plain, hint, key) if "${" not in problem)
+        yield from (sentence for _, sentence in _value_problems(plain, hint, key) if "${" not in sentence)
 
 
-def _problems(value: Any, path: str) -> Iterator[str]:
+def _problems(value: Any, path: str) -> Iterator[Problem]:
     """Sentences about this node and those below it."""
     if isinstance(value, Mapping):
         if is_node(value):
@@ -154,7 +170,7 @@ def _problems(value: Any, path: str) -> Iterator[str]:
             yield from _problems(child, f"{path}[{i}]")
 
 
-def _node_problems(node: Mapping[str, Any], path: str) -> Iterator[str]:
+def _node_problems(node: Mapping[str, Any], path: str) -> Iterator[Problem]:
     parameters = accepted(node["_target_"])
     if parameters is None:
         return
@@ -163,24 +179,33 @@ def _node_problems(node: Mapping[str, Any], path: str) -> Iterator[str]:
         if key in parameters:
             yield from _value_problems(value, types[key], f"{path}.{key}")
         elif key not in HYDRA_KEYS:
-            yield unknown_key(f"{path}.{key}", parameters, f"{path} ({node['_target_']})")
+            yield f"{path}.{key}", unknown_key(f"{path}.{key}", parameters, f"{path} ({node['_target_']})")
     if node.get("_partial_"):
         return
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in node:
-            yield f"{path} ({node['_target_']}) lacks {name}; set +{path}.{name}=VALUE"
+            yield path, f"{path} ({node['_target_']}) lacks {name}; set +{path}.{name}=VALUE"
 
 
-def _value_problems(value: Any, hint: Any, path: str) -> Iterator[str]:
+def _value_problems(value: Any, hint: Any, path: str) -> Iterator[Problem]:
     """Sentences about a value that is no node, or a mapping of values."""
     if typing.get_origin(hint) is dict and isinstance(value, Mapping):
         for key, child in value.items():
             yield from _value_problems(child, typing.get_args(hint)[1], f"{path}.{key}")
     elif typing.is_typeddict(hint) and isinstance(value, Mapping):
-        members = typing.get_type_hints(hint)
-        yield from (f"{path} lacks {key}; set +{path}.{key}=VALUE" for key in members if key not in value)
-        yield from (unknown_key(f"{path}.{key}", members, path) for key in value if key not in members)
+        members = _members(hint)
+        yield from ((path, f"{path} lacks {key}; set +{path}.{key}=VALUE") for key in members if key not in value)
+        yield from ((path, unknown_key(f"{path}.{key}", members, path)) for key in value if key not in members)
         for key in (key for key in members if key in value):
             yield from _value_problems(value[key], members[key], f"{path}.{key}")
     elif not fits(value, hint):
-        yield f"{path} is {value!r}; set it to {expected(hint)}"
+        yield path, f"{path} is {_SPELT.get(str(value), repr(value))}; set it to {expected(hint)}"
+
+
+def _refers(written: Any, path: str) -> bool:
+    """Whether a value stands elsewhere, where its problems are named too."""
+    for key in re.findall(r"[^.\[\]]+", path):
+        if isinstance(written, str):
+            break
+        written = written[int(key)] if isinstance(written, list) else (written or {}).get(key)
+    return isinstance(written, str) and _REFERENCE.fullmatch(written) is not None

@@ -8,6 +8,8 @@ from typing import Literal
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
+from micro_diffusion.bounds import PositiveInt
+
 STATE_DICT_TYPES = {"whole": "full", "sharded": "sharded"}
 
 
@@ -26,10 +28,10 @@ class Sharded(FSDP2Config):
         ValueError: when the ranks do not divide into so many groups.
     """
 
-    def __init__(self, *, replicas: int | None, checkpoints: Literal["whole", "sharded"]) -> None:
+    def __init__(self, *, replicas: PositiveInt | None, checkpoints: Literal["whole", "sharded"]) -> None:
         ranks = dist.get_world_size()
         self.replicas = ranks // dist.get_local_world_size() if replicas is None else replicas
-        if self.replicas < 1 or ranks % self.replicas:
+        if ranks % self.replicas:
             raise ValueError(f"parallelism.fsdp.replicas is {self.replicas}, but {ranks} ranks do not divide by that")
         if checkpoints not in STATE_DICT_TYPES:
             raise ValueError(f"parallelism.fsdp.checkpoints is {checkpoints}; set it to whole or sharded")

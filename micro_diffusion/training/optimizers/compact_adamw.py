@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from micro_diffusion.backbone.backbone import ParameterGroup
-from micro_diffusion.training.optimizers.hyperparameters import check_hyperparameters, optimizer_groups
+from micro_diffusion.bounds import NonNegativeFloat, PositiveFloat
+from micro_diffusion.training.optimizers.hyperparameters import Betas, optimizer_groups
 
 NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """That are fp32 for a moment: on a CPU as many as its caches hold."""
@@ -31,21 +32,17 @@ class CompactAdamW(Optimizer):
         betas: decay of the first and second moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled, times lr; only where the group decays.
-
-    Raises:
-        ValueError: for settings out of their bounds, see `check_hyperparameters`.
     """
 
     def __init__(
         self,
         groups: Sequence[ParameterGroup],
         *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
+        lr: NonNegativeFloat,
+        betas: Betas,
+        eps: PositiveFloat,
+        weight_decay: NonNegativeFloat,
     ) -> None:
-        check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(
             optimizer_groups(groups, lr=lr, weight_decay=weight_decay),
             {

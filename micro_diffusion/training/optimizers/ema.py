@@ -15,6 +15,7 @@ from composer import Algorithm, Event, Logger, State, Time, TimeUnit
 from composer.utils import dist
 from torch import Tensor, nn
 
+from micro_diffusion.bounds import OpenFraction
 from micro_diffusion.training.distributed.sharding import local, sharded, trainable_weights, whole
 from micro_diffusion.training.trainable import trained_model
 
@@ -27,12 +28,10 @@ class EMA(Algorithm):
         start: when averaging begins, as a Composer time such as `1000ba`; the average then starts from the weights.
 
     Raises:
-        ValueError: for a smoothing outside (0, 1), or a start that training does not reach.
+        ValueError: for a start that training does not reach.
     """
 
-    def __init__(self, *, smoothing: float, start: str | Time) -> None:
-        if not 0 < smoothing < 1:
-            raise ValueError(f"algorithms.ema.smoothing is {smoothing}; set it to a number between 0 and 1")
+    def __init__(self, *, smoothing: OpenFraction, start: str | Time) -> None:
         self.smoothing = smoothing
         self.start = Time.from_input(start)
         self.average: dict[str, Tensor] = {}

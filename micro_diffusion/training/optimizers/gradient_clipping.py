@@ -12,6 +12,7 @@ import torch
 from composer import Algorithm, Event, Logger, State
 from torch.distributed.tensor import DTensor
 
+from micro_diffusion.bounds import PositiveFloat
 from micro_diffusion.training.trainable import trained_model
 
 
@@ -23,17 +24,9 @@ class GradientClipping(Algorithm):
 
     Args:
         clipping_threshold: the largest norm, above 0.
-
-    Raises:
-        ValueError: for a threshold that is not above 0.
     """
 
-    def __init__(self, *, clipping_threshold: float) -> None:
-        if not clipping_threshold > 0:
-            raise ValueError(
-                f"algorithms.gradient_clipping.clipping_threshold is {clipping_threshold}; set it above 0, or leave "
-                "clipping out with ~algorithms.gradient_clipping"
-            )
+    def __init__(self, *, clipping_threshold: PositiveFloat) -> None:
         self.clipping_threshold = clipping_threshold
 
     def match(self, event: Event, state: State) -> bool:

@@ -1,31 +1,15 @@
-"""What all optimizers take: numbers, with bounds outside of which a training learns nothing, and parameter groups."""
+"""What all optimizers take: decays and parameter groups."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.bounds import FractionBelow1
 
-
-def check_hyperparameters(*, betas: Sequence[float], eps: float, weight_decay: float) -> None:
-    """Check an optimizer's settings.
-
-    Args:
-        betas: decay of the first and second moments, each in [0, 1).
-        eps: above 0, or a weight without a gradient would become no number.
-        weight_decay: 0 or more.
-
-    Raises:
-        ValueError: for the first that is out of its bounds.
-    """
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"optimizer.betas is {list(betas)}; set it to two numbers that are at least 0 and below 1")
-    if not 0 < eps < math.inf:
-        raise ValueError(f"optimizer.eps is {eps}; set it to a finite number above 0")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"optimizer.weight_decay is {weight_decay}; set it to a finite number of at least 0")
+Betas = tuple[FractionBelow1, FractionBelow1]
+"""Decay of Adam's first and second moments."""
 
 
 def optimizer_groups(groups: Sequence[ParameterGroup], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ Legend: S matrices of one shape, m rows, n columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_update
 
 from micro_diffusion.backbone.backbone import ParameterGroup
-from micro_diffusion.machine.precision import computes_in_bf16
+from micro_diffusion.bounds import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt
+from micro_diffusion.machine.precision import has_bf16
 from micro_diffusion.training.distributed.sharding import sharded, whole
-from micro_diffusion.training.optimizers.hyperparameters import check_hyperparameters, optimizer_groups
+from micro_diffusion.training.optimizers.hyperparameters import Betas, optimizer_groups
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of x → a·x + b·x³ + c·x⁵ that lift small singular values fastest (Jordan et al. 2024)."""
@@ -43,28 +43,21 @@ class Muon(Optimizer):
         weight_decay: decoupled, times the group's learning rate; only where the group decays.
 
     Raises:
-        ValueError: when no group holds matrices, weights are not fp32, or a setting is out of its bounds.
+        ValueError: when no group holds matrices, or weights are not fp32.
     """
 
     def __init__(
         self,
         groups: Sequence[ParameterGroup],
         *,
-        lr: float,
-        matrix_lr_scale: float,
-        momentum: float,
-        steps: int,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
+        lr: NonNegativeFloat,
+        matrix_lr_scale: PositiveFloat,
+        momentum: FractionBelow1,
+        steps: PositiveInt,
+        betas: Betas,
+        eps: PositiveFloat,
+        weight_decay: NonNegativeFloat,
     ) -> None:
-        check_hyperparameters(betas=betas, eps=eps, weight_decay=weight_decay)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"optimizer.momentum is {momentum}; set it to at least 0 and below 1")
-        if not 0 < matrix_lr_scale < math.inf:
-            raise ValueError(f"optimizer.matrix_lr_scale is {matrix_lr_scale}; set it to a number above 0")
-        if steps < 1:
-            raise ValueError(f"optimizer.steps is {steps}; set it to at least 1 Newton–Schulz iteration")
         if not any(group["matrices"] for group in groups):
             raise ValueError(
                 "this model has no hidden matrices, so Muon would leave all of it to AdamW; set optimizer=adamw"
@@ -149,7 +142,7 @@ def orthogonalize(matrices: Tensor, *, steps: int) -> Tensor:
     Computed in bfloat16, as in Jordan et al. 2024, where the device multiplies it fast, and in float32 elsewhere.
     """
     a, b, c = QUINTIC
-    x = matrices.to(torch.bfloat16 if computes_in_bf16(matrices.device.type) else torch.float32)
+    x = matrices.to(torch.bfloat16 if has_bf16(matrices.device.type) else torch.float32)
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:  # the products below are of the smaller side squared
         x = x.mT

@@ -11,6 +11,8 @@ import math
 
 from composer import State, TimeUnit
 
+from micro_diffusion.bounds import Fraction, OpenFraction
+
 
 class OneCycle:
     """Factor of `optimizer.lr`, the largest rate, along half cosines from one turning point to the next.
@@ -25,15 +27,14 @@ class OneCycle:
         symmetric: fall back to the first rate in as many steps as it rose, and then to the last one.
 
     Raises:
-        ValueError: for a share out of its bounds, or rates outside of [0, 1].
+        ValueError: for a symmetric cycle whose rise takes half of the training or more.
     """
 
-    def __init__(self, *, rise: float = 0.3, start: float = 0.04, end: float = 4e-6, symmetric: bool = False) -> None:
-        if not 0 < rise < (0.5 if symmetric else 1):
-            raise ValueError(f"schedule.rise is {rise}; set it above 0 and below {0.5 if symmetric else 1}")
-        for name, rate in (("start", start), ("end", end)):
-            if not 0 <= rate <= 1:
-                raise ValueError(f"schedule.{name} is {rate}; set it to a number from 0 to 1")
+    def __init__(
+        self, *, rise: OpenFraction = 0.3, start: Fraction = 0.04, end: Fraction = 4e-6, symmetric: bool = False
+    ) -> None:
+        if symmetric and rise >= 0.5:
+            raise ValueError(f"schedule.rise is {rise}, which leaves no time to fall as long; set it below 0.5")
         self.rise = rise
         self.start = start
         self.end = end

@@ -41,7 +41,6 @@ def test_jpeg_is_smaller_and_near():
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        (lambda: CompressedPixels(quality=0), "latent_format.quality is 0"),
         (lambda: CompressedPixels().columns("x", (4, 8, 8)), "images of 3 channels, but the latents have 4"),
         (lambda: CompressedPixels().encode("x", np.full((1, 3, 2, 2), 1.5, np.float32)), "beyond the limit"),
         (

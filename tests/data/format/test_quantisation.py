@@ -65,7 +65,7 @@ def test_uint8_ends_at_its_limits():
 
 
 def test_uint8_clips_where_asked_to():
-    values = np.float32([-2.5, -2, 0.01, 2, 99])
+    values = np.array([-2.5, -2, 0.01, 2, 99], dtype=np.float32)
     assert to_uint8(values, limit=2.0, clip=True).tolist() == to_uint8(values.clip(-2, 2), limit=2.0).tolist()
     assert values[-1] == 99
 

@@ -146,3 +146,46 @@ def test_a_folder_of_files_that_the_library_loads(tmp_path):
     (folder / "metadata.jsonl").write_text("".join(f'{{"file_name": "{i}.jpg", "text": "t{i}"}}\n' for i in range(2)))
     items = read(HfDataset(path=str(folder), caption="text"))
     assert [(item.image, item.caption) for item in items] == [(some_image(0), "t0"), (some_image(1), "t1")]
+
+
+NAMES = ["cat", "dog"]
+
+
+def table_of_classes(folder, **columns):
+    """A parquet file and a saved data set with a column of numbers, or lists of them, that the library names."""
+    label = datasets.ClassLabel(names=NAMES)
+    cells = {"image": [{"bytes": some_image(i), "path": None} for i in range(3)], **columns}
+    features = {"image": datasets.Image()}
+    for name, values in columns.items():
+        features[name] = datasets.Sequence(label) if isinstance(values[0], list) else label
+    rows = datasets.Dataset.from_dict(cells, features=datasets.Features(features))
+    rows.to_parquet(str(folder / "x.parquet"))
+    rows.save_to_disk(str(folder / "saved"))
+    return Parquet, str(folder / "x.parquet"), HfDataset, str(folder / "saved")
+
+
+def test_numbered_classes_have_the_names_of_the_library(tmp_path):
+    parquet, table, hub, saved = table_of_classes(tmp_path, style=[1, 0, -1], tags=[[0, 1], [1], [0]])
+    for kind, path in ((parquet, table), (hub, saved)):
+        found = read(kind(path=path, caption="style"))
+        assert [item.caption for item in found[:2]] == ["dog", "cat"]
+        assert isinstance(found[2], Rejected) and found[2].reason == "no class of that number"
+        both = read(kind(path=path, caption="tags", captions=2))
+        assert [(item.caption, *item.further_captions) for item in both] == [("cat", "dog"), ("dog", ""), ("cat", "")]
+        own = read(kind(path=path, caption="style", class_names=["Katze", "Hund"]))
+        assert [item.caption for item in own[:2]] == ["Hund", "Katze"]
+
+
+def test_numbers_without_names_get_them_from_the_settings(tmp_path):
+    columns = {"image": [some_image(i) for i in range(3)], "label": [1, 0, 2], "text": ["a", "b", "c"]}
+    write_parquet(tmp_path / "x.parquet", columns)
+    datasets.Dataset.from_parquet(str(tmp_path / "x.parquet")).save_to_disk(str(tmp_path / "saved"))
+    for kind, path in ((Parquet, tmp_path / "x.parquet"), (HfDataset, tmp_path / "saved")):
+        found = read(kind(path=str(path), caption="label", class_names=NAMES))
+        assert [getattr(item, "caption", None) or item.reason for item in found] == [
+            "dog",
+            "cat",
+            "no class of that number",
+        ]
+        with pytest.raises(ValueError, match="class_names are given, but text of .* holds no whole numbers; set"):
+            kind(path=str(path), caption="text", class_names=NAMES)

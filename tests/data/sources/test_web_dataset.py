@@ -122,3 +122,18 @@ def test_a_json_file_needs_a_field(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.jpg", some_image(0))])
     with pytest.raises(ValueError, match="caption is json; name the field that holds the caption, as in json:caption"):
         WebDataset(path=str(tmp_path), caption="json")
+
+
+def test_files_of_classes(tmp_path):
+    """As the library writes numbers, and in a field."""
+    samples = [{"__key__": f"{i}", "jpg": some_image(i), "cls": i, "json": {"style": [i]}} for i in range(3)]
+    with webdataset.ShardWriter(str(tmp_path / "%04d.tar"), verbose=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+    for caption in ("cls", "json:style"):
+        found = read(WebDataset(path=str(tmp_path), caption=caption, class_names=["cat", "dog"]))
+        assert [getattr(item, "caption", None) or item.reason for item in found] == [
+            "cat",
+            "dog",
+            "no class of that number",
+        ]

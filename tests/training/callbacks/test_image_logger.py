@@ -111,15 +111,3 @@ def test_a_machine_says_where_encoders_work(machine, device):
 def test_a_guidance_that_is_not_finite_is_refused(scale):
     with pytest.raises(ValueError, match=f"prompts.guidance_scale is {scale}; set it to a finite number"):
         Prompts(captions=["a"], guidance_scale=scale)
-
-
-def test_images_need_a_batch(tmp_path):
-    with pytest.raises(ValueError, match="callbacks.image_logger.batch_size is 0; set it to at least 1"):
-        ImageLogger(
-            pipeline=partial(Pipeline),
-            prompts=Prompts(captions=["a"]),
-            interval="1ba",
-            folder=str(tmp_path),
-            batch_size=0,
-            encoder_device="cpu",
-        )

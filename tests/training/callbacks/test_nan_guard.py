@@ -91,8 +91,3 @@ def test_a_bad_batch_does_not_colour_the_next(tmp_path):
     weight.grad = torch.ones(3)
     step(guard, state, (1.0, 2.0))
     assert guard.skipped == 1 and not torch.equal(weight, torch.ones(3))
-
-
-def test_a_negative_number_of_batches_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="max_skipped_batches is -1; set it to 0"):
-        NaNGuard(folder=str(tmp_path), max_skipped_batches=-1)

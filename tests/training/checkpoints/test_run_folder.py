@@ -168,3 +168,38 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
     monkeypatch.setattr(fcntl, "lockf", without_locks)
     with RunFolder(tmp_path, CONFIG).locked():
         assert "cannot be locked ([Errno 37] No locks available), so a second training in it is not" in caplog.text
+
+
+def with_precision(precision, **model):
+    return {**CONFIG, "machine": {"device": "cpu"}, "model": {"cpu_precision": precision, **model}}
+
+
+def test_the_precision_on_a_cpu_is_measured_once_and_kept(tmp_path, monkeypatch):
+    for measured in ("fp32", "bf16"):
+        monkeypatch.setattr(run_folder, "faster_on_cpu", lambda answer=measured: answer)
+        begun = RunFolder(tmp_path / measured, with_precision("auto"))
+        assert begun.settle_cpu_precision() == measured
+        begin(begun.path, begun.config)
+        assert read_config(begun.path)["model"]["cpu_precision"] == measured
+    resumed = RunFolder(tmp_path / "fp32", with_precision("auto"))  # where bf16 is faster by now
+    resumed.check()
+    assert resumed.settle_cpu_precision() == "fp32" and resumed.changes() == []
+    with pytest.raises(ValueError, match=r"model.cpu_precision=bf16 \(was fp32\)"):
+        RunFolder(tmp_path / "fp32", with_precision("bf16")).check()
+
+
+@pytest.mark.parametrize(("native", "kept"), [(True, "bf16"), (False, "fp32")])
+def test_a_run_of_an_earlier_version_keeps_what_auto_was(tmp_path, monkeypatch, native, kept):
+    begin(tmp_path / "run", with_precision("auto"))
+    monkeypatch.setattr(run_folder, "has_bf16", lambda _: native)
+    resumed = RunFolder(tmp_path / "run", with_precision("auto"))
+    resumed.check()
+    assert resumed.settle_cpu_precision() == kept
+
+
+def test_a_stated_precision_and_that_of_a_gpu_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "faster_on_cpu", lambda: pytest.fail("measured"))
+    assert RunFolder(tmp_path, with_precision("bf16")).settle_cpu_precision() == "bf16"
+    assert RunFolder(tmp_path, with_precision("auto", weight_dtype="bf16")).settle_cpu_precision() == "bf16"
+    on_gpu = {**with_precision("auto"), "machine": {"device": "gpu"}}
+    assert RunFolder(tmp_path, on_gpu).settle_cpu_precision() == "auto"
