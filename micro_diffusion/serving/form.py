@@ -29,7 +29,7 @@ class Form:
     start: str = NOISE
     prompt: str = ""
     negative_prompt: str = ""
-    seed: int | None = None
+    seed: str = ""
     count: int = 1
     steps: int | None = None
     guidance_scale: float | None = None
@@ -39,7 +39,7 @@ class Form:
     strength: float = 0.6
     drawn: Mapping[str, Any] | None = None
     to_prompt: str = ""
-    to_seed: int | None = None
+    to_seed: str = ""
 
     def recipe(self, pipeline: Pipeline) -> tuple[Recipe, dict[str, Image.Image]]:
         """The recipe, and image and mask for `Pipeline.make`.
@@ -48,7 +48,7 @@ class Form:
             ValueError: for what is missing or does not fit.
         """
         given, trained = self._given(), pipeline.tensors.image_conditioner is not None
-        seed = drawn_seed() if self.seed is None else self.seed
+        seed = _whole(self.seed) if self.seed.strip() else drawn_seed()
         chosen: dict[str, Any] = {"seed": seed, "count": self.count}
         prompts: Any = self.prompt
         if self.start == WAY:
@@ -81,10 +81,18 @@ class Form:
 
     def _way(self, seed: int) -> tuple[list[Any], list[Any]]:
         prompts = [self.prompt] if self.to_prompt in ("", self.prompt) else [self.prompt, self.to_prompt]
-        seeds = [seed] if self.to_seed in (None, seed) else [seed, self.to_seed]
+        end = _whole(self.to_seed) if self.to_seed.strip() else seed
+        seeds = [seed] if end == seed else [seed, end]
         if len(prompts) == len(seeds) == 1:
             raise ValueError("the way ends where it begins; give another prompt or another seed for its end")
         return way_between(prompts, seeds, self.count)
+
+
+def _whole(seed: str) -> int:
+    try:
+        return int(seed)
+    except ValueError as error:
+        raise ValueError(f"the seed {seed!r} is no whole number; give one, such as 0, or none at all") from error
 
 
 def painted(background: Image.Image, layers: list[Image.Image]) -> tuple[Image.Image, Image.Image]:

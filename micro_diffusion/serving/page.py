@@ -97,7 +97,7 @@ class Page:
             with gr.Column(scale=2, min_width=320):
                 names = list(self.pipelines)
                 self.run = gr.Dropdown(names, value=names[0], label="Run", visible=len(names) > 1)
-                self.prompt = gr.Textbox(label="Prompt", lines=2, max_length=limits.prompt)
+                self.prompt = gr.Textbox("", label="Prompt", lines=2, max_length=limits.prompt)
                 self.kind = gr.Dropdown([], label="Class")
                 self.button = gr.Button("Generate", variant="primary")
                 self.stop = gr.Button("Stop", visible=False)
@@ -105,12 +105,18 @@ class Page:
                 self._build_starts()
                 with gr.Row():
                     self.count = gr.Slider(1, limits.images, 1, step=1, label="Images", min_width=140)
-                    self.seed = gr.Number(None, precision=0, label="Seed", placeholder="a new one", min_width=140)
+                    self.seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, min_width=140)
                 self._build_details()
             with gr.Column(scale=3, min_width=320):
                 self.status = gr.Markdown("Press *Generate*.")
                 self.gallery = gr.Gallery(
-                    label="Images", columns=4, object_fit="contain", height="auto", format="png", buttons=["download"]
+                    label="Images",
+                    columns=3,
+                    fit_columns=False,
+                    object_fit="contain",
+                    height="auto",
+                    format="png",
+                    buttons=["download"],
                 )
                 self.again = gr.Button("Start from this image", size="sm", visible=False)
                 self.recipe = gr.Textbox(label="Recipe", lines=4, buttons=["copy"], visible=False)
@@ -131,13 +137,13 @@ class Page:
                 brush=brush,
             )
         with gr.Group(visible=False) as self.on_way:
-            self.to_prompt = gr.Textbox(label="To the prompt", max_length=self.limits.prompt)
+            self.to_prompt = gr.Textbox("", label="To the prompt", max_length=self.limits.prompt)
             self.to_kind = gr.Dropdown([], label="To the class")
-            self.to_seed = gr.Number(None, precision=0, label="To the seed", placeholder="the same")
+            self.to_seed = gr.Textbox("", label="To the seed", placeholder="the same", max_lines=1)
 
     def _build_details(self) -> None:
         with gr.Accordion("Details", open=False):
-            self.negative = gr.Textbox(label="Negative prompt", max_length=self.limits.prompt)
+            self.negative = gr.Textbox("", label="Negative prompt", max_length=self.limits.prompt)
             self.guidance = gr.Slider(0, 15, 3, step=0.1, label="Guidance scale")
             self.steps = gr.Slider(1, self.limits.steps, 18, step=1, label="Steps")
             samplers = sorted(path.stem for path in (configs_folder() / "sampler").glob("*.yaml"))
@@ -225,7 +231,7 @@ class Page:
     def _form(self, values: dict[Any, Any]) -> Form:
         filled = {name: values[field] for name, field in self.fields.items()}
         if _classes(self.pipelines[values[self.run]]):
-            filled |= {"prompt": values[self.kind], "to_prompt": values[self.to_kind]}
+            filled |= {"prompt": values[self.kind] or "", "to_prompt": values[self.to_kind] or ""}
         return Form(**filled)
 
     def _saved(self, images: list[Image.Image], recipe: Recipe, pipeline: Pipeline, *, moves: bool) -> list[Shown]:
