@@ -32,9 +32,11 @@ KEPT = 60
 DAY = 24 * 3600
 DRAWABLE = 512
 """Pixels of the shorter side, at least, of an image that somebody paints on."""
-IDLE, BUSY = ([gr.update(visible=shown), gr.update(visible=not shown)] for shown in (True, False))
-"""Of the buttons that generate and stop."""
-CSS = "footer {display: none !important} .gradio-container {max-width: 1200px !important}"
+CSS = """
+footer {display: none !important}
+.gradio-container {max-width: 1200px !important}
+.away {position: absolute !important; left: -9999px; width: 360px}
+"""
 
 
 class Shown(NamedTuple):
@@ -123,10 +125,11 @@ class Page:
         self._connect()
 
     def _build_starts(self) -> None:
-        with gr.Group(visible=False) as self.from_image:
+        with gr.Column(visible=False) as self.from_image:
             self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260)
             self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change")
-        with gr.Group(visible=False) as self.from_drawn:
+        # Gradio loses an editor that is not there all the time, so this one is moved away rather than hidden.
+        with gr.Column(elem_classes="away") as self.from_drawn:
             brush = gr.Brush(default_size=50, colors=["#ff00c8"], color_mode="fixed")
             self.drawn = gr.ImageEditor(
                 type="pil",
@@ -136,7 +139,7 @@ class Page:
                 transforms=(),
                 brush=brush,
             )
-        with gr.Group(visible=False) as self.on_way:
+        with gr.Column(visible=False) as self.on_way:
             self.to_prompt = gr.Textbox("", label="To the prompt", max_length=self.limits.prompt)
             self.to_kind = gr.Dropdown([], label="To the class")
             self.to_seed = gr.Textbox("", label="To the seed", placeholder="the same", max_lines=1)
@@ -165,20 +168,24 @@ class Page:
         of_run += [self.width, self.height]
         gr.on([self.blocks.load, self.run.change], self._own_values, self.run, of_run, **private)
         self.start.change(
-            lambda start: [gr.update(visible=start == one) for one in (IMAGE, MASK, WAY)],
+            lambda start: [
+                gr.update(visible=start == IMAGE),
+                gr.update(elem_classes=[] if start == MASK else ["away"]),
+                gr.update(visible=start == WAY),
+            ],
             self.start,
             [self.from_image, self.from_drawn, self.on_way],
             **private,
-        )
-        outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.button, self.stop]
+        ).then(_to_paint_on, [self.start, self.image], self.drawn, **private)
+        outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.stop]
         asked = {*self.fields.values(), self.run, self.kind, self.to_kind, self.sampler, self.kept}
-        works = gr.on([self.button.click, self.prompt.submit], self._generate, asked, outcome, **private)
-        buttons = [self.button, self.stop]
-        works.failure(lambda: [*IDLE, ""], None, [*buttons, self.status], **private)
-        self.stop.click(lambda: [*IDLE, "stopped"], None, [*buttons, self.status], cancels=[works], **private)
+        works = self.button.click(self._generate, asked, outcome, **private)
+        works.failure(lambda: [gr.update(visible=False), ""], None, [self.stop, self.status], **private)
+        stopped = [gr.update(visible=False), "stopped"]
+        self.stop.click(lambda: stopped, None, [self.stop, self.status], cancels=[works], **private)
         self.gallery.select(_chosen, self.kept, [self.chosen, self.recipe], **private)
         self.again.click(
-            self._start_from, [self.kept, self.chosen, self.start], [self.image, self.drawn, self.start], **private
+            _start_from, [self.kept, self.chosen, self.start], [self.image, self.drawn, self.start], **private
         )
 
     def _own_values(self, run: str) -> list[Any]:
@@ -203,7 +210,7 @@ class Page:
     def _generate(self, values: dict[Any, Any]) -> Iterator[list[Any]]:
         """Of `outcome`, again and again while images are generated."""
         earlier, begun = values[self.kept], time.monotonic()
-        yield [*[gr.skip()] * 4, "waiting for the network", gr.skip(), *BUSY]
+        yield [*[gr.skip()] * 4, "waiting for the network", gr.skip(), gr.update(visible=True)]
         try:
             form = self._form(values)
             pipeline = self._pipeline(values[self.run], values[self.sampler])
@@ -221,7 +228,7 @@ class Page:
                     new = self._saved(images, recipe, pipeline, moves=form.start == WAY)
                 kept = [*new, *earlier]
                 said = said or f"{len(images)} image{'s' * (len(images) > 1)} in {time.monotonic() - begun:.1f} s"
-                yield [*_seen(kept[:KEPT]), said, gr.update(visible=True), *(IDLE if new[0].is_finished else BUSY)]
+                yield [*_seen(kept[:KEPT]), said, gr.update(visible=True), gr.update(visible=not new[0].is_finished)]
             _forget(kept[KEPT:])
         except (ValueError, torch.OutOfMemoryError) as error:
             small = "the memory of the GPU is too small for this; ask for fewer or smaller images"
@@ -247,14 +254,21 @@ class Page:
             found.insert(0, Shown(str(path), written(described)))
         return found
 
-    def _start_from(self, kept: list[Shown], chosen: int, start: str) -> list[Any]:
-        """The chosen image as that to start from, or to paint on."""
-        image = kept[chosen].image
-        image = (Image.open(image) if isinstance(image, str) else image).convert("RGB")
-        times = -(-DRAWABLE // min(image.size))
-        large = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-        drawn = {"background": large, "layers": [], "composite": None}
-        return [image, drawn, start if start in (IMAGE, MASK) else IMAGE]
+
+def _start_from(kept: list[Shown], chosen: int, start: str) -> list[Any]:
+    """The chosen image as that to start from, and to paint on."""
+    image = kept[chosen].image
+    image = (Image.open(image) if isinstance(image, str) else image).convert("RGB")
+    return [image, _to_paint_on(start, image), start if start == MASK else IMAGE]
+
+
+def _to_paint_on(start: str, image: Image.Image | None) -> Any:
+    """For the editor; small images are enlarged for the brush."""
+    if start != MASK or image is None:
+        return gr.skip()
+    times = -(-DRAWABLE // min(image.size))
+    large = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    return {"background": large, "layers": [], "composite": None}
 
 
 def _classes(pipeline: Pipeline) -> list[str]:
