@@ -67,7 +67,7 @@ def test_every_bundled_file_is_of_a_kind_that_ships():
 
 
 def test_imports_are_declared(requirements: list[Requirement]):
-    """Everywhere by the requirements; behind HTTP, which says so when it is missing, by the extra serve too."""
+    """Everywhere by the requirements; behind HTTP, which says so when it is missing, by the extras serve and demo too."""
 
     def modules(wanted: list[Requirement]) -> set[str]:
         files = [file for one in wanted for file in metadata.files(one.name) or []]
@@ -77,6 +77,7 @@ def test_imports_are_declared(requirements: list[Requirement]):
     serving = {"starlette"} | modules(
         [one for one in requirements if one.marker and 'extra == "serve"' in str(one.marker)]
     )
+    serving |= {one.name for one in requirements if one.marker and 'extra == "demo"' in str(one.marker)}
     known = {"micro_diffusion", *sys.stdlib_module_names, *always}
     for path in [*MODULES.values(), ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]:
         serves = "serving" in path.parts or path.name == "serve.py"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageChops
+from PIL import Image
 
 from micro_diffusion.generation.frames import way_between
 from micro_diffusion.generation.pipeline import Pipeline
 from micro_diffusion.generation.recipe import Recipe
+from micro_diffusion.serving.painting import painted
 from micro_diffusion.serving.requests import drawn_seed
 
 NOISE, IMAGE, MASK, WAY = STARTS = ("noise", "an image", "an image, changed where I paint", "one prompt to another")
@@ -21,9 +21,9 @@ NOISE, IMAGE, MASK, WAY = STARTS = ("noise", "an image", "an image, changed wher
 class Form:
     """The fields; what is empty is the run's own, and an empty seed is drawn.
 
-    start: one of STARTS. image, strength: for IMAGE. drawn: for MASK, "background" and "layers" of images, which are
-    opaque where somebody has painted. to_prompt, to_seed: where the way ends; empty is where it begins. count: images,
-    which for WAY are those on it, both ends included.
+    start: one of STARTS. image: for IMAGE and MASK. strength: for IMAGE. painting: for MASK, as `painted` reads it.
+    to_prompt, to_seed: where the way ends; empty is where it begins. count: images, which for WAY are those on it,
+    both ends included.
     """
 
     start: str = NOISE
@@ -37,7 +37,7 @@ class Form:
     width: int | None = None
     image: Image.Image | None = None
     strength: float = 0.6
-    drawn: Mapping[str, Any] | None = None
+    painting: str | None = ""
     to_prompt: str = ""
     to_seed: str = ""
 
@@ -67,16 +67,13 @@ class Form:
         )
         return recipe, given
 
-    def _given(self) -> dict[str, Image.Image]:
+    def _given(self) -> dict[str, Any]:
+        if self.start in (IMAGE, MASK) and self.image is None:
+            raise ValueError("there is no image to start from; give one, or start from noise")
         if self.start == IMAGE:
-            if self.image is None:
-                raise ValueError("there is no image to start from; give one, or start from noise")
             return {"image": self.image}
         if self.start == MASK:
-            if not self.drawn or self.drawn.get("background") is None:
-                raise ValueError("there is no image to paint on; give one, or start from noise")
-            image, mask = painted(self.drawn["background"], self.drawn["layers"])
-            return {"image": image, "mask": mask}
+            return {"image": self.image, "mask": painted(self.painting, self.image.size)}
         return {}
 
     def _way(self, seed: int) -> tuple[list[Any], list[Any]]:
@@ -93,13 +90,3 @@ def _whole(seed: str) -> int:
         return int(seed)
     except ValueError as error:
         raise ValueError(f"the seed {seed!r} is no whole number; give one, such as 0, or none at all") from error
-
-
-def painted(background: Image.Image, layers: list[Image.Image]) -> tuple[Image.Image, Image.Image]:
-    """The image on white, and its mask, white where a layer is not transparent."""
-    below = Image.new("RGBA", background.size, "white")
-    image = Image.alpha_composite(below, background.convert("RGBA")).convert("RGB")
-    mask = Image.new("L", background.size)
-    for layer in layers:
-        mask = ImageChops.lighter(mask, layer.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha > 0)))
-    return image, mask

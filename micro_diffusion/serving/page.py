@@ -25,17 +25,15 @@ from micro_diffusion.sampling.image_file import save_image
 from micro_diffusion.serving.following import followed
 from micro_diffusion.serving.form import IMAGE, MASK, STARTS, WAY, Form
 from micro_diffusion.serving.limits import Limits
+from micro_diffusion.serving.painting import SCRIPT, STYLE, TEMPLATE, to_paint_on
 
 OWN = "the run's own"
 KEPT = 60
 """Images that one visitor finds again below the newest ones."""
 DAY = 24 * 3600
-DRAWABLE = 512
-"""Pixels of the shorter side, at least, of an image that somebody paints on."""
 CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 1200px !important}
-.away {position: absolute !important; left: -9999px; width: 360px}
 """
 
 
@@ -121,24 +119,16 @@ class Page:
                     buttons=["download"],
                 )
                 self.again = gr.Button("Start from this image", size="sm", visible=False)
-                self.recipe = gr.Textbox(label="Recipe", lines=4, buttons=["copy"], visible=False)
+                self.recipe = gr.Textbox(label="Recipe", lines=4, max_lines=12, buttons=["copy"], visible=False)
         self._connect()
 
     def _build_starts(self) -> None:
-        with gr.Column(visible=False) as self.from_image:
-            self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260)
-            self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change")
-        # Gradio loses an editor that is not there all the time, so this one is moved away rather than hidden.
-        with gr.Column(elem_classes="away") as self.from_drawn:
-            brush = gr.Brush(default_size=50, colors=["#ff00c8"], color_mode="fixed")
-            self.drawn = gr.ImageEditor(
-                type="pil",
-                label="Paint what is to change",
-                sources=["upload"],
-                layers=False,
-                transforms=(),
-                brush=brush,
-            )
+        self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260, visible=False)
+        self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change", visible=False)
+        self.painting = gr.HTML(
+            html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, label="Paint over what is to change",
+            show_label=True, container=True, visible="hidden",
+        )  # fmt: skip
         with gr.Column(visible=False) as self.on_way:
             self.to_prompt = gr.Textbox("", label="To the prompt", max_length=self.limits.prompt)
             self.to_kind = gr.Dropdown([], label="To the class")
@@ -161,7 +151,7 @@ class Page:
         self.fields = {
             "start": self.start, "prompt": self.prompt, "negative_prompt": self.negative, "seed": self.seed,
             "count": self.count, "steps": self.steps, "guidance_scale": self.guidance, "height": self.height,
-            "width": self.width, "image": self.image, "strength": self.strength, "drawn": self.drawn,
+            "width": self.width, "image": self.image, "strength": self.strength, "painting": self.painting,
             "to_prompt": self.to_prompt, "to_seed": self.to_seed,
         }  # fmt: skip
         of_run = [self.prompt, self.kind, self.to_prompt, self.to_kind, self.negative, self.guidance, self.steps]
@@ -169,14 +159,16 @@ class Page:
         gr.on([self.blocks.load, self.run.change], self._own_values, self.run, of_run, **private)
         self.start.change(
             lambda start: [
+                gr.update(visible=start in (IMAGE, MASK)),
                 gr.update(visible=start == IMAGE),
-                gr.update(elem_classes=[] if start == MASK else ["away"]),
+                gr.update(visible=True if start == MASK else "hidden"),
                 gr.update(visible=start == WAY),
             ],
             self.start,
-            [self.from_image, self.from_drawn, self.on_way],
+            [self.image, self.strength, self.painting, self.on_way],
             **private,
-        ).then(_to_paint_on, [self.start, self.image], self.drawn, **private)
+        )
+        self.image.change(to_paint_on, self.image, self.painting, **private)
         outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.stop]
         asked = {*self.fields.values(), self.run, self.kind, self.to_kind, self.sampler, self.kept}
         works = self.button.click(self._generate, asked, outcome, **private)
@@ -184,9 +176,7 @@ class Page:
         stopped = [gr.update(visible=False), "stopped"]
         self.stop.click(lambda: stopped, None, [self.stop, self.status], cancels=[works], **private)
         self.gallery.select(_chosen, self.kept, [self.chosen, self.recipe], **private)
-        self.again.click(
-            _start_from, [self.kept, self.chosen, self.start], [self.image, self.drawn, self.start], **private
-        )
+        self.again.click(_start_from, [self.kept, self.chosen, self.start], [self.image, self.start], **private)
 
     def _own_values(self, run: str) -> list[Any]:
         """Of the fields `of_run`: what the run generates by itself."""
@@ -256,19 +246,12 @@ class Page:
 
 
 def _start_from(kept: list[Shown], chosen: int, start: str) -> list[Any]:
-    """The chosen image as that to start from, and to paint on."""
+    """The chosen image as that to start from or to paint on, large enough to be seen."""
     image = kept[chosen].image
     image = (Image.open(image) if isinstance(image, str) else image).convert("RGB")
-    return [image, _to_paint_on(start, image), start if start == MASK else IMAGE]
-
-
-def _to_paint_on(start: str, image: Image.Image | None) -> Any:
-    """For the editor; small images are enlarged for the brush."""
-    if start != MASK or image is None:
-        return gr.skip()
-    times = -(-DRAWABLE // min(image.size))
+    times = max(1, 512 // min(image.size))
     large = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-    return {"background": large, "layers": [], "composite": None}
+    return [large, start if start == MASK else IMAGE]
 
 
 def _classes(pipeline: Pipeline) -> list[str]:
