@@ -67,7 +67,7 @@ def test_every_bundled_file_is_of_a_kind_that_ships():
 
 
 def test_imports_are_declared(requirements: list[Requirement]):
-    """Everywhere by the requirements; behind HTTP, which says so when it is missing, by the extras serve and demo too."""
+    """Everywhere by the requirements; behind HTTP, which says so when they are missing, by extras too."""
 
     def modules(wanted: list[Requirement]) -> set[str]:
         files = [file for one in wanted for file in metadata.files(one.name) or []]
