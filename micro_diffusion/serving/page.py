@@ -119,7 +119,9 @@ class Page:
                     buttons=["download"],
                 )
                 self.again = gr.Button("Start from this image", size="sm", visible=False)
-                self.recipe = gr.Textbox(label="Recipe", lines=4, max_lines=12, buttons=["copy"], visible=False)
+                self.recipe = gr.Textbox(
+                    label="Recipe", elem_id="recipe", lines=4, max_lines=12, buttons=["copy"], visible=False
+                )
         self._connect()
 
     def _build_starts(self) -> None:
