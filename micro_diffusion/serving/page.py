@@ -34,6 +34,7 @@ DAY = 24 * 3600
 CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 1200px !important}
+.grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important}
 """
 
 
