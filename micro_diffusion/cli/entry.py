@@ -19,6 +19,7 @@ from micro_diffusion.cli.import_ldm_vae import import_ldm_vae
 from micro_diffusion.cli.import_microdit import import_microdit
 from micro_diffusion.cli.import_tld import import_tld
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.score import score
 from micro_diffusion.cli.super_resolve import super_resolve
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
@@ -27,6 +28,7 @@ COMMANDS: tuple[click.Command, ...] = (
     generate,
     super_resolve,
     evaluate,
+    score,
     export,
     import_microdit,
     import_tld,
