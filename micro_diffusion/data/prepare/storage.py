@@ -105,6 +105,11 @@ class LocalStorage:
             source.replace(target)
             sync(target.parent)
 
+    def remove(self, *names: str) -> None:
+        """Remove files, one after another; those that are not there are left."""
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
+
     def clear_scratch(self) -> None:
         """Remove what killed processes were writing."""
         for left in self.root.glob(_SCRATCH + "*"):
