@@ -305,14 +305,12 @@ def test_an_evaluation_counts_each_sample_once_however_many_ranks_there_are(tmp_
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": str(port)}
         batches = list(load(folder, batch_size=4, workers=workers))
-        kept = [
-            [number for number, again in zip(numbers([batch]), batch["repeated"], strict=True) if not again]
-            for batch in batches
-        ]
-        (tmp_path / f"{rank}.json").write_text(json.dumps([sum(kept, []), len(batches)]))
+        pairs = [pair for batch in batches for pair in zip(numbers([batch]), batch["repeated"], strict=True)]
+        kept = [number for number, again in pairs if not again]
+        (tmp_path / f"{rank}.json").write_text(json.dumps([kept, len(batches)]))
 
     children = [fork(partial(evaluate, rank), tmp_path / f"{rank}.log") for rank in range(2)]
-    assert wait(children) == [0, 0]
+    assert wait(children, seconds=60) == [0, 0]
     (first, batches), (second, as_many) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert sorted(first + second) == list(range(count))
     assert batches == as_many  # sharded networks compute each batch together
