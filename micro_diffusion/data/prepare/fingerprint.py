@@ -43,7 +43,7 @@ class Fingerprint:
         """Look at the files of a source. parts: for each part of the data set, those of the source that go into it."""
         files: dict[str, State] = {}
         digests = []
-        read = getattr(source, "reads", _none)  # a source of somebody else may lack it
+        read = getattr(source, "files_of", _none)  # a source of somebody else may lack it
         for source_parts in parts:
             digest = xxhash.xxh64()
             for part in source_parts:

@@ -31,6 +31,7 @@ from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.files.file_lock import NoLocks, locked_file
 from micro_diffusion.files.json_text import parse_json
 from micro_diffusion.files.old_names import renamed
+from micro_diffusion.files.outputs import named_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class OutputFolder:
         update: bool = False,
         renew: Callable[[Mapping[str, Any]], Mapping] = dict,
     ) -> None:
-        self.out = str(out).rstrip("/") if is_remote(out) else str(Path(out).expanduser())
+        self.out = str(out).rstrip("/") if is_remote(out) else str(named_folder(Path(out)))
         self.recipe = json.loads(json.dumps(recipe))
         self._made_from, self._update, self._renew = made_from, update, renew
         self._lock: TextIO | None = None
@@ -109,7 +110,8 @@ class OutputFolder:
                 return None
         whole = whole_parts(self.storage)
         if whole:
-            self._differences(self._renew(_content(self.storage, RECIPE)), self._unfinished)
+            recent = {} if self._made_from is None else {SOURCE_FILES: self.recipe[SOURCE_FILES]}
+            self._differences({**recent, **_content(self.storage, RECIPE)}, self._unfinished)
             whole = self._still_right(whole)
             log.info("%s goes on: %d parts are there already", self.out, len(whole))
         files = {} if self._made_from is None else {FILES: self._made_from.text()}

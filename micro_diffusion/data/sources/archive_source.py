@@ -73,6 +73,6 @@ class ArchiveSource(ABC):
             self.index.make()
         return self._parts
 
-    def reads(self, part: str) -> Iterable[Path]:
+    def files_of(self, part: str) -> Iterable[Path]:
         """The archive, and where the captions are."""
         return [self.root / part, *([] if self.index is None else [self.index.annotations])]

@@ -70,7 +70,7 @@ class Emoji:
         """Runs of entries."""
         return [_entries()[start : start + PART] for start in range(0, len(self), PART)]
 
-    def reads(self, part: Sequence[Entry]) -> Iterable[Path]:
+    def files_of(self, part: Sequence[Entry]) -> Iterable[Path]:
         """The font."""
         return [Path(self.font)]
 

@@ -73,7 +73,7 @@ class HfDataset:
         """Ranges of rows."""
         return [range(start, min(start + PART, len(self))) for start in range(0, len(self), PART)]
 
-    def reads(self, part: range) -> Iterable[Path]:
+    def files_of(self, part: range) -> Iterable[Path]:
         """All files of a folder; none of what is on the hub."""
         return _folder_files(self.path)
 

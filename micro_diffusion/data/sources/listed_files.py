@@ -87,7 +87,7 @@ class ListedFiles(ABC):
                 texts = _beside(root / name) if captions is None else captions
                 yield captioned(image, key, texts, count=self.captions)
 
-    def reads(self, part: Sequence[Entry]) -> Iterable[Path]:
+    def files_of(self, part: Sequence[Entry]) -> Iterable[Path]:
         """The images of some entries, and the captions beside them; what a list says of them is in the entries."""
         root = self.images(Path(self.path).expanduser())
         for name, captions, _ in part:

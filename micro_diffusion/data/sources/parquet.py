@@ -100,7 +100,7 @@ class Parquet:
         """The row groups of all files, in the order of their names."""
         return self._groups
 
-    def reads(self, part: RowGroup) -> Iterable[Path]:
+    def files_of(self, part: RowGroup) -> Iterable[Path]:
         """The parquet file; images that it names by their paths are not looked at."""
         return [self._root / part.name]
 

@@ -41,7 +41,7 @@ class Shapes:
         """Ranges of scene numbers."""
         return [range(start, min(start + PART, self.count)) for start in range(0, self.count, PART)]
 
-    def reads(self, part: range) -> Iterable[Path]:
+    def files_of(self, part: range) -> Iterable[Path]:
         """None."""
         return ()
 

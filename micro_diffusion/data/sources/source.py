@@ -112,6 +112,6 @@ class Source(Protocol):
         """The images of one part, in order, one at a time: a part may be larger than memory."""
         ...
 
-    def reads(self, part: Any) -> Iterable[Path]:
+    def files_of(self, part: Any) -> Iterable[Path]:
         """The files that a part is read from, by whose sizes and times a change is noticed; none of what is drawn."""
         return ()
