@@ -26,7 +26,8 @@ def check_image_file(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ValueError(
-            f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}, or end the name of a folder in /"
+            f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}, or end the name of a "
+            "folder in /"
         )
     check_output_file(path)
 
