@@ -28,8 +28,6 @@ def find_run(name: str | Path) -> Path:
     found = [place for place in places if (place / CONFIG_FILE).is_file()] or [p for p in places if p.is_dir()]
     if found:
         return found[0]
-    if str(name) == ".":
-        raise FileNotFoundError(f"this folder holds no {CONFIG_FILE}, so it is no run; name the folder of one")
     there = {parent: run_folders(parent) for parent in (places[0].parent, RUNS)} | {"bundled": run_folders(BUNDLED)}
     known = "; ".join(f"{parent}: {', '.join(names)}" for parent, names in there.items() if names)
     raise FileNotFoundError(f"there is no run folder {name}; there are {known or 'none yet, so train one first'}")

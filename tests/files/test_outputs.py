@@ -58,8 +58,6 @@ def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
     assert named_folder(Path(".")) == tmp_path
     assert named_folder(Path("..")) == tmp_path.parent
     assert named_folder(Path("a/b")) == Path("a/b")
-    with pytest.raises(FileNotFoundError, match="this folder holds no config.yaml, so it is no run"):
-        stages_before_prompts(".", [])
 
 
 def test_a_file_of_prompts_is_no_prompt(tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ class LocalStorage:
     def clear_scratch(self) -> None:
         """Remove what killed processes were writing."""
         for left in self.root.glob(_SCRATCH + "*"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)  # its process may be ending, and remove it at the same time
 
 
 @dataclass(frozen=True)
