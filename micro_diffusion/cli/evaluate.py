@@ -30,11 +30,13 @@ def evaluate(generation: GenerationOptions, count: int, out: Path, grid: Path | 
     from micro_diffusion.diffusion.low_resolution import LowResolution
     from micro_diffusion.evaluation.enlargement import enlargement_report
     from micro_diffusion.evaluation.report import composition_report, write_report
-    from micro_diffusion.sampling.image_file import check_image_file, make_folder, save_image
+    from micro_diffusion.files.outputs import check_different, check_output_file
+    from micro_diffusion.sampling.image_file import check_image_file, save_image
 
     grid = grid or out.with_suffix(".png")
+    check_output_file(out, endings=[".json"], content="the file of scores")
     check_image_file(grid)
-    make_folder(out.parent)
+    check_different(out, grid, first_holds="the scores", second_holds="the judged images")
     if runs := stages_before_prompts(generation.run, ())[0]:
         _evaluate_cascade(runs, generation, count, out, grid)
         return

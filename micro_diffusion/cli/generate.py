@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from micro_diffusion.cli.arguments import FILE, POSITIVE, RESOLUTION
+from micro_diffusion.cli.arguments import FILE, OUT, POSITIVE, RESOLUTION
 from micro_diffusion.cli.cascade_options import CascadeOptions, cascade_options
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 
@@ -27,7 +27,7 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @click.option("--fps", type=float, default=10, show_default=True, help="Frames a second of a GIF or MP4.")
 @click.option("--sharpness", type=float, default=0.0, help="Added to channel 3 of SDXL's latents, such as 0.1.")
 @click.option("--brightness", type=float, default=0.0, help="Added to channel 0 of SDXL's latents, such as 0.1.")
-@click.option("--out", type=FILE, help="Image file or folder; .gif or .mp4 for --frames.  [default: generated.png]")
+@click.option("--out", type=OUT, help="Image file or folder; .gif or .mp4 for --frames.  [default: generated.png]")
 @cascade_options
 def generate(
     generation: GenerationOptions,
