@@ -197,7 +197,8 @@ def test_dpg_in_its_layout_and_back(tmp_path: Path):
 
 
 def test_every_device_gets_a_share_and_a_failure_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script = "import pathlib, sys; pathlib.Path(sys.argv[1], sys.argv[3]).write_text(sys.argv[5]); sys.exit(sys.argv[3] == 'bad')"
+    write = "import pathlib, sys; pathlib.Path(sys.argv[1], sys.argv[3]).write_text(sys.argv[5])"
+    script = f"{write}; sys.exit(sys.argv[3] == 'bad')"
     monkeypatch.setattr(devices, "_program", lambda: [sys.executable, "-c", script])
     devices.on_devices([str(tmp_path)], ["cuda:0", "cuda:1"])
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"cuda:0": "0/2", "cuda:1": "1/2"}
