@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted")
         return 130
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            return _fail("the memory of this machine does not hold this; lower --batch-size or --resolution")
         if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported for its name alone
             raise
         return _fail("the GPU ran out of memory; lower --batch-size or --resolution")

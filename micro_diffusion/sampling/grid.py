@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-<<<<<<< HEAD
 import torch
 from einops import rearrange
-from PIL import Image, ImageDraw, ImageFont
-=======
 from PIL import Image, ImageDraw
->>>>>>> w/cond
 from torch import Tensor
 
 from micro_diffusion.sampling.caption_font import CaptionFont

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.data.keyed_random import uniform
 from micro_diffusion.data.prepare.engine import Engine, Processes
 from micro_diffusion.data.prepare.fingerprint import Fingerprint
 from micro_diffusion.data.prepare.output_folder import REJECTS, SOURCE_FILES, OutputFolder
@@ -83,12 +85,32 @@ def convert(
         if not samples:
             left = folder.discard()
             reasons = "; ".join(f"{reason}: {count}" for reason, count in rejected.items()) or "it is empty"
-            raise ValueError(f"the source gives no image that can be used ({reasons}); check its settings{left}")
+            raise ValueError(
+                _empty_split(source, preparation)
+                or f"the source gives no image that can be used ({reasons}); check its settings{left}"
+            )
         folder.finish(samples=samples, rejected=dict(rejected))
     log.info("%s holds %d images", out, samples)
     for reason, count in rejected.most_common():
         done = "replaced" if reason.endswith(REPLACED) else "left out"
         log.warning("%s %d: %s (listed in %s/%s)", done, count, reason.removesuffix(REPLACED), out, REJECTS)
+
+
+def _empty_split(source: Source, preparation: Preparation) -> str:
+    """A sentence about a split to which no image belongs, with the nearest share that takes one; "" otherwise."""
+    places = (
+        []
+        if preparation.split == "all"
+        else [uniform(item.key) for part in source.parts() for item in source.read(part)]
+    )
+    if not places or any(map(preparation.takes, places)):
+        return ""
+    nearest = math.ceil(1000 * min(places) + 1e-6) if preparation.split == "eval" else math.floor(1000 * max(places))
+    return (
+        f"none of {len(places)} images is in the split {preparation.split} with "
+        f"preparation.eval_fraction={preparation.eval_fraction}, which goes by their keys; set "
+        f"preparation.eval_fraction={nearest / 1000} for both splits, or use more images"
+    )
 
 
 def _renewed(
@@ -124,7 +146,7 @@ def _tasks(source: Source, part_size: int) -> list[Task]:
     if part_size < 1:
         raise ValueError(f"part_size is {part_size}; set it to at least 1")
     parts = source.parts()
-    run = max(1, round(part_size * len(parts) / max(1, len(source))))
+    run = max(1, round(part_size * len(parts) / max(len(parts), len(source))))
     return [Task(number, parts[start : start + run]) for number, start in enumerate(range(0, len(parts), run))]
 
 

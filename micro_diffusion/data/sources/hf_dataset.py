@@ -83,7 +83,7 @@ class HfDataset:
         rows = _load(self).select_columns(self._columns)
         if isinstance(rows.features[self.image], datasets.Image):
             rows = rows.cast_column(self.image, datasets.Image(decode=False))
-        folder = Path(self.path).expanduser()
+        folder = _folder(self.path)
         root = folder if folder.is_dir() else Path(datasets.config.HF_CACHE_HOME)
         kinds = kinds_of(self.caption)
         names = [self.class_names or _label(rows.features[name]) for name in kinds]
@@ -94,9 +94,14 @@ class HfDataset:
             yield read_cells(row[self.image], captions, key, root=root, count=self.captions, names=names)
 
 
+def _folder(path: str) -> Path:
+    """An absolute path, from which the library makes those of the images in a folder."""
+    return Path(path).expanduser().absolute()
+
+
 @lru_cache(maxsize=2)
 def _folder_files(path: str) -> tuple[Path, ...]:
-    folder = Path(path).expanduser()
+    folder = _folder(path)
     return tuple(sorted(files_below(folder))) if folder.is_dir() else ()
 
 
@@ -115,14 +120,14 @@ def _is_numbered(feature: Any) -> bool:
 def _load(source: HfDataset) -> Any:
     """The data set of a source, memory-mapped; once a process."""
     datasets = optional("datasets", extra="data")
-    path = Path(source.path).expanduser()
+    path = _folder(source.path)
     try:
         if (path / "state.json").is_file():
             return datasets.load_from_disk(str(path))
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(path))[source.split]
         return datasets.load_dataset(str(path) if path.is_dir() else source.path, source.name, split=source.split)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"the data set {source.path}, split {source.split}, cannot be loaded ({' '.join(str(error).split())}); "
             "set source.path to its name on the hub or a folder, and source.split to one of its splits"

@@ -17,6 +17,8 @@ from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captio
 from micro_diffusion.files.json_text import parse_json
 
 PART = 32
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP)
+"""Of one file, which is left out; other errors of the system, such as of a network, end a conversion."""
 
 
 class Entry(NamedTuple):
@@ -88,7 +90,13 @@ class ListedFiles(ABC):
             if isinstance(image, str):
                 yield Rejected(key, image)
             else:
-                texts = (_beside(root / name) or self.instead_of_text(name)) if captions is None else captions
+                try:
+                    texts = (_beside(root / name) or self.instead_of_text(name)) if captions is None else captions
+                except OSError as error:
+                    if error.errno not in UNREADABLE:
+                        raise
+                    yield Rejected(key, f"caption cannot be read ({os.strerror(error.errno or 0).lower()})")
+                    continue
                 yield captioned(image, key, texts, count=self.captions)
 
     def files_of(self, part: Sequence[Entry]) -> Iterable[Path]:
@@ -132,6 +140,8 @@ def read_file(root: Path, name: str) -> bytes | str:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return "no such image"
+        if error.errno in UNREADABLE:
+            return f"file cannot be read ({os.strerror(error.errno).lower()})"
         raise
 
 

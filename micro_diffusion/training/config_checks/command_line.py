@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -112,7 +112,7 @@ def _read(override: str) -> Override | None:
     """What Hydra makes of an override; None where it refuses it, or where several values are a sweep."""
     try:
         read = OverridesParser.create().parse_override(override)
-    except OverrideParseException:
+    except HydraException:
         return None
     return None if read.is_sweep_override() else read
 

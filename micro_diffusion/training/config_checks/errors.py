@@ -29,7 +29,7 @@ from omegaconf.errors import (
 from micro_diffusion.training.config_checks.command_line import line_to_type
 from micro_diffusion.training.config_checks.schema import ROOT, unknown_key
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
-from micro_diffusion.training.distributed.machine_faults import machine_fault, way_on
+from micro_diffusion.training.distributed.machine_faults import MORE_MEMORY, machine_fault, way_on
 from micro_diffusion.training.nodes import accepted
 
 _FULL = "HYDRA_FULL_ERROR"
@@ -57,7 +57,10 @@ _OVERRIDES = {
 }
 """What Hydra says about an override that does not fit the configuration, as sentences."""
 _PACKAGE = "micro_diffusion."
-EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
+EXPECTED = (
+    *(ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError),
+    *(HydraException, OmegaConfBaseException),
+)
 """Errors that bad input, a bad machine or a diverged training raise."""
 _SPEAKING = (OSError, ImportError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
 """Errors of others that are sentences, or become such."""
@@ -100,6 +103,8 @@ def _sentence(error: BaseException) -> str:
         return _of_node(error.__cause__, _NODE.search(str(error)))
     if (fault := machine_fault(error)) is not None:
         return fault
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine does not hold what this needs ({_one_line(str(error))}); {MORE_MEMORY}"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a microbatch, or what else this step needs; set "
