@@ -85,7 +85,7 @@ def examine_stage(
     built: dict[str, Any] = {}
 
     def configuration() -> str:
-        config = with_class_names(composed()[stage])
+        config = with_class_names(composed()[stage], data_later=data_later or not needed)
         built["model"] = build_on_meta(config)
         content: Any = OmegaConf.to_container(config, resolve=True)
         built["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.data.image.file_names import files_below
 from micro_diffusion.data.sources.optional import optional
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
@@ -72,6 +73,10 @@ class HfDataset:
         """Ranges of rows."""
         return [range(start, min(start + PART, len(self))) for start in range(0, len(self), PART)]
 
+    def files_of(self, part: range) -> Iterable[Path]:
+        """All files of a folder; none of what is on the hub."""
+        return _folder_files(self.path)
+
     def read(self, part: range) -> Iterator[CaptionedImage | Rejected]:
         """The rows of a range."""
         datasets = optional("datasets", extra="data")
@@ -87,6 +92,12 @@ class HfDataset:
             key = f"{self.split}-{number}" if self.key is None else str(row[self.key])
             captions = [row[name] for name in kinds]
             yield read_cells(row[self.image], captions, key, root=root, count=self.captions, names=names)
+
+
+@lru_cache(maxsize=2)
+def _folder_files(path: str) -> tuple[Path, ...]:
+    folder = Path(path).expanduser()
+    return tuple(sorted(files_below(folder))) if folder.is_dir() else ()
 
 
 def _label(feature: Any) -> list[str] | None:

@@ -8,8 +8,10 @@ from time import sleep, time_ns
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.batching import generate_work
 from streaming.base.constant import TICK
 from streaming.base.format.mds import MDSReader
 
@@ -82,6 +84,7 @@ class LatentDataset(StreamingDataset):
         self._memory = CaptionMemory()
         self._failure: BaseException | None = None
         self._due, self._epoch = 0, 0
+        self._repeats: NDArray[np.bool_] | None = None
         for part in parts:
             if part.remote is not None:
                 claim(part.folder, self)
@@ -104,16 +107,18 @@ class LatentDataset(StreamingDataset):
         """A sample's number and the epoch, by which `read` finds it and draws its caption."""
         return int(sample_id), self._epoch
 
-    def read(self, samples: Sequence[tuple[int, int]]) -> LatentBatch:
-        """The batch of some samples, each with its epoch.
+    def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool]]) -> LatentBatch:
+        """The batch of some samples, each with its epoch, and in an evaluation on several ranks whether it is a repeat.
 
         Raises:
             OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
         """
         columns = self._readers[0][0].allocate(len(samples))
-        for row, (sample, epoch) in enumerate(samples):
+        for row, (sample, epoch, *_) in enumerate(samples):
             self._read_row(sample, epoch, row, columns)
-        return self.metadata.row_format.batch(columns, self.resolution, self._memory)
+        batch = self.metadata.row_format.batch(columns, self.resolution, self._memory)
+        repeats = [repeat for _, _, *given in samples for repeat in given]
+        return {**batch, "repeated": torch.tensor(repeats)} if repeats else batch
 
     def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
         """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""
@@ -208,6 +213,12 @@ class LatentDataset(StreamingDataset):
         """This worker's sample numbers; -1 stands for none."""
         work = super()._get_work(epoch, sample_in_epoch)
         self._due, self._epoch = int(np.count_nonzero(work >= 0)), epoch
+        self._repeats = None
+        world = self._parallel_worker_world
+        if not self.shuffle and world.num_ranks > 1:
+            everyone = generate_work(self.batching_method, self, world, epoch, sample_in_epoch)
+            mine = repeats(everyone, self.epoch_size)[world.node, world.rank_of_node, world.worker_of_rank].flatten()
+            self._repeats = mine[work >= 0]
         return work
 
     def __iter__(self) -> Iterator[Any]:
@@ -218,8 +229,8 @@ class LatentDataset(StreamingDataset):
         """
         self._due, given = 0, 0
         for sample in super().__iter__():
+            yield sample if self._repeats is None else (*sample, bool(self._repeats[given]))
             given += 1
-            yield sample
         if self._failure is not None:
             raise self._failure
         if given != self._due:
@@ -227,6 +238,27 @@ class LatentDataset(StreamingDataset):
                 f"the epoch ended after {given} of {self._due} samples; check the shards of the data, or make them "
                 "again"
             )
+
+
+def repeats(work: NDArray[np.int64], epoch_size: int) -> NDArray[np.bool_]:
+    """Which entries are repeats that fill up the ranks, so that an evaluation can count each sample once.
+
+    Those of a mixture that repeats samples of its own accord are not told apart from these, and none is marked there.
+
+    Args:
+        work: sample numbers of all ranks and workers, of any shape; -1 stands for none.
+        epoch_size: samples of an epoch.
+
+    Returns:
+        Of the same shape; true at all places of a number but the first.
+    """
+    numbers, first = np.unique(work, return_index=True)
+    marked = np.zeros(work.size, bool)
+    if np.count_nonzero(numbers >= 0) == epoch_size:
+        marked[:] = True
+        marked[first] = False
+        marked &= work.ravel() >= 0
+    return marked.reshape(work.shape)
 
 
 def _check_removable(parts: Sequence[Part], cache_limit: str) -> None:

@@ -26,6 +26,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from micro_diffusion.training.config_checks.command_line import line_to_type
 from micro_diffusion.training.config_checks.schema import ROOT, unknown_key
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 from micro_diffusion.training.distributed.machine_faults import machine_fault, way_on
@@ -115,7 +116,7 @@ def _sentence(error: BaseException) -> str:
         return f"{text} (wanted by {error.full_key}{_expression(error)})"
     if isinstance(error, OverrideParseException):
         reason = _one_line(error.message.split("See https")[0])
-        return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
+        return f"the override {error.override!r} cannot be read ({reason}); type {line_to_type(error.override)}"
     if isinstance(error, MissingConfigException):
         return f"{_one_line(str(error).split('Config search path')[0])}; choose another"
     for pattern, remedy in _OVERRIDES.items():
