@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from time import sleep, time_ns
@@ -19,10 +21,13 @@ from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.format.batch_memory import CaptionMemory
 from micro_diffusion.data.stream.column_reader import ColumnReader, Columns
 from micro_diffusion.data.stream.copies import claim
+from micro_diffusion.data.stream.exclusion import Exclusion
 from micro_diffusion.data.stream.integrity import DamagedShard, check_shard, shard_path
 from micro_diffusion.data.stream.mixture import Part, check_weights, common_metadata, identity
 from micro_diffusion.data.stream.shard_stream import ShardStream
 from micro_diffusion.data.stream.shared_memory import registration
+
+log = logging.getLogger(__name__)
 
 _REMOTE, _LOCAL = 1, 3  # streaming's numbers for a shard that is to be fetched, and for one that is there
 _ATTEMPTS = 7  # at a shard that another process may remove from a full cache at any time
@@ -49,6 +54,7 @@ class LatentDataset(StreamingDataset):
             not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
+        exclude: text file of the keys of samples that are left out, one a line; None leaves out none.
 
     Raises:
         FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
@@ -69,13 +75,17 @@ class LatentDataset(StreamingDataset):
         cache_limit: str | None = None,
         predownload: int | None = None,
         keep_zip: bool = False,
+        exclude: str | None = None,
     ) -> None:
         check_weights(parts)
+        exclusion = None if exclude is None else Exclusion(exclude)
+        if exclusion is not None:
+            exclusion.check(parts)
         if cache_limit:
             _check_removable(parts, cache_limit)
         held = [part.open() for part in parts]
         self.metadata = common_metadata(parts, held, resolution)
-        self.identity = identity(parts, held)
+        self.identity = identity(parts, held) + (f" without {exclusion.digest}" if exclusion else "")
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
         self._prepared: set[int] = set()
@@ -97,6 +107,11 @@ class LatentDataset(StreamingDataset):
                 cache_limit=cache_limit,
                 predownload=predownload,
             )
+        self._kept = None if exclusion is None else exclusion.kept(self.shards)
+        if self._kept is not None:
+            self.epoch_size = int(self._kept.sum())
+            self.length = math.ceil(self.epoch_size / self._parallel_rank_world.num_ranks)
+            log.info("%d of %d samples are left out", len(self._kept) - self.epoch_size, len(self._kept))
         self._readers: list[list[ColumnReader]] = []  # by part and caption
         for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
             form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
@@ -106,6 +121,15 @@ class LatentDataset(StreamingDataset):
     def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> tuple[int, int]:
         """A sample's number and the epoch, by which `read` finds it and draws its caption."""
         return int(sample_id), self._epoch
+
+    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many samples of each shard make an epoch, and their numbers, without those that are left out."""
+        units, numbers = super().resample_streams(epoch, stream_id)
+        if self._kept is None:
+            return units, numbers
+        kept = self._kept[numbers]
+        remaining = [int(part.sum()) for part in np.split(kept, np.cumsum(units)[:-1])]
+        return np.array([count for count in remaining if count], np.int64), numbers[kept]
 
     def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool]]) -> LatentBatch:
         """The batch of some samples, each with its epoch, and in an evaluation on several ranks whether it is a repeat.
