@@ -41,6 +41,7 @@ ORDER = (
     ("training.config_checks",),
     ("training.build",),
     ("evaluation",),
+    ("export",),
     ("performance",),
     ("doctor",),
     ("cli",),
