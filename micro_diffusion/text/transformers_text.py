@@ -65,11 +65,10 @@ class TransformersTextEncoder:
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most is not None and max_length > most:
             raise ValueError(
-                f"text_encoder.max_length is {max_length}, but {model} has {most} positions; set it to that"
+                f"text_encoder.max_length is {max_length}, but {model} has {most} positions; set it to at most that"
             )
-        self._end = (
-            self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.tokenizer.sep_token_id
-        )
+        ends = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)  # the latter of BERT and its kind
+        self._end = next((end for end in ends if end is not None), None)
         if self._end is None:
             raise ValueError(f"the tokenizer of {model} has no end-of-text; set its eos_token in tokenizer_config.json")
         self.provenance = {
