@@ -1,4 +1,4 @@
-"""`scripts/convert.py` on a folder, an archive and a table with one of everything, as the table of docs/data.md has it."""
+"""`scripts/convert.py` on a folder, an archive and a table with one of everything, as docs/data.md has it."""
 
 from __future__ import annotations
 
