@@ -12,10 +12,11 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 
 @click.command(short_help="score a run")
 @generation_options
-@click.option("--count", type=POSITIVE, default=64, show_default=True, help="Images of each kind.")
+@click.option("--count", type=POSITIVE, default=64, show_default=True, help="Images of each kind or class.")
+@click.option("--images", type=FILE, help="Of a run by classes: folder of train and eval, MDS images of them.")
 @click.option("--out", type=FILE, required=True, help="JSON file for the scores.")
 @click.option("--grid", type=FILE, help="Image file for the judged images.  [default: OUT ending in .png]")
-def evaluate(generation: GenerationOptions, count: int, out: Path, grid: Path | None) -> None:
+def evaluate(generation: GenerationOptions, count: int, images: Path | None, out: Path, grid: Path | None) -> None:
     """Score RUN: is what captions of the shapes data set say in its images?
 
     Generates images for captions of one object, of two objects, and of combinations held out of training; judges
@@ -23,6 +24,9 @@ def evaluate(generation: GenerationOptions, count: int, out: Path, grid: Path | 
 
     The folder of a cascade is scored by the images of its last stage. A run that enlarges images is scored by how near
     it comes to the true ones (PSNR), beside bicubic interpolation.
+
+    With --images, a run that generates by class is scored by a small network that learns the classes from the real
+    images; and the run of an autoencoder by PSNR, SSIM and that network, on the held-out images.
     """
     from micro_diffusion.checkpoint import parameter_count
     from micro_diffusion.cli.cascades import stages_before_prompts
@@ -31,14 +35,20 @@ def evaluate(generation: GenerationOptions, count: int, out: Path, grid: Path | 
     from micro_diffusion.evaluation.enlargement import enlargement_report
     from micro_diffusion.evaluation.report import composition_report, write_report
     from micro_diffusion.sampling.image_file import check_image_file, make_folder, save_image
+    from micro_diffusion.text.classes import ClassEncoder
 
     grid = grid or out.with_suffix(".png")
     check_image_file(grid)
     make_folder(out.parent)
+    if images is not None:
+        _evaluate_by_class(generation, images, count, out, grid)
+        return
     if runs := stages_before_prompts(generation.run, ())[0]:
         _evaluate_cascade(runs, generation, count, out, grid)
         return
     run, pipeline, settings = open_run(generation)
+    if isinstance(run.text_encoder, ClassEncoder):
+        raise ValueError(f"{run.folder} generates by class; give --images the folder of its real images")
     height, width = pipeline.trained_resolution
     if height != width:
         raise ValueError(f"{run.folder} generates {height}×{width}, but only square images can be judged; use generate")
@@ -63,6 +73,20 @@ def evaluate(generation: GenerationOptions, count: int, out: Path, grid: Path | 
     scores = ", ".join(
         f"{kind} {value:.3f}" for kind, value in report.get("composition", report.get("psnr_db", {})).items()
     )
+    print(f"{out}: {scores}; the judged images are in {grid}")
+
+
+def _evaluate_by_class(generation: GenerationOptions, images: Path, count: int, out: Path, grid: Path) -> None:
+    """Judge by a network that learns from real images."""
+    from micro_diffusion.cli.class_scores import score_by_class
+    from micro_diffusion.evaluation.report import write_report
+    from micro_diffusion.sampling.image_file import save_image
+
+    report, image, about = score_by_class(generation, images, count)
+    write_report(report, out)
+    save_image(image, grid, about)
+    quantities = ("accuracy", "judge_on_held_out", "frechet_distance", "psnr_db", "ssim")
+    scores = ", ".join(f"{name} {report[name]:.3f}" for name in quantities if name in report)
     print(f"{out}: {scores}; the judged images are in {grid}")
 
 

@@ -11,6 +11,9 @@ from micro_diffusion.cli.arguments import FILE, POSITIVE, RESOLUTION
 from micro_diffusion.cli.cascade_options import CascadeOptions, cascade_options
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 
+MOST_COLUMNS = 8
+"""Up to so many images of a prompt make a row of their own."""
+
 
 @click.command(short_help="generate images")
 @generation_options
@@ -68,7 +71,7 @@ def generate(
     if as_folder:
         write_folder(out, images, captions, generated_with)
     else:
-        write_sheet(out, images, captions, generated_with)
+        write_sheet(out, images, captions, generated_with, columns=count if 1 < count <= MOST_COLUMNS else None)
     print(f"{out}: {len(images)} image{'s' * (len(images) > 1)}, {run.weights} weights of {run.folder}")
 
 
