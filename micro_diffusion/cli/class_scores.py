@@ -60,9 +60,9 @@ def _of_autoencoder(
     from micro_diffusion.evaluation.class_judge import LARGEST_SIDE
     from micro_diffusion.evaluation.class_report import reconstruction_report, reference
 
-    idle = [name for name, value in asdict(generation).items() if value is not None and name not in TAKEN]
+    idle = [name for name, value in asdict(generation).items() if value not in (None, ()) and name not in TAKEN]
     if idle:
-        option = idle[0].replace("_", "-")
+        option = idle[0].replace("_", "-").replace("seeds", "seed")
         raise ValueError(f"--{option} has no effect on {run}, which trained an autoencoder; leave it out")
     autoencoder = load_autoencoder(run / "autoencoder", device=str(usable_device(generation.device)))
     side = min(read_config(run)["resolution"], LARGEST_SIDE)

@@ -50,6 +50,10 @@ class ListedFiles(ABC):
         """The folder that the names of the entries are relative to."""
         return root
 
+    def instead_of_text(self, name: str) -> tuple[str, ...]:
+        """The caption of an image that no list and no text file has one for; none at all leaves the image out."""
+        return ()
+
     def __post_init__(self) -> None:
         check_captions(self.captions)
         if not self._entries:
@@ -84,7 +88,7 @@ class ListedFiles(ABC):
             if isinstance(image, str):
                 yield Rejected(key, image)
             else:
-                texts = _beside(root / name) if captions is None else captions
+                texts = (_beside(root / name) or self.instead_of_text(name)) if captions is None else captions
                 yield captioned(image, key, texts, count=self.captions)
 
 
