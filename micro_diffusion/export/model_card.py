@@ -10,8 +10,21 @@ from typing import Any
 import yaml
 
 INSTALLED = frozenset(
-    "PIL diffusers einops annotated_types huggingface_hub numpy packaging safetensors tqdm torch transformers "
-    "typing_extensions yaml".split()
+    [
+        "PIL",
+        "diffusers",
+        "einops",
+        "annotated_types",
+        "huggingface_hub",
+        "numpy",
+        "packaging",
+        "safetensors",
+        "tqdm",
+        "torch",
+        "transformers",
+        "typing_extensions",
+        "yaml",
+    ]
 )
 """Imported packages that come with diffusers, transformers and torch, or with the folder."""
 DISTRIBUTIONS = {"open_clip": "open_clip_torch", "sklearn": "scikit-learn"}
@@ -55,8 +68,10 @@ def model_card(
     sections = [
         f"---\n{yaml.safe_dump(fields, sort_keys=False)}---",
         f"# {name}",
-        f"A {config['backbone']['_target_'].rpartition('.')[2]} of {parameters:,} parameters ({weights} weights), "
-        "trained with micro_diffusion.",
+        (
+            f"A {config['backbone']['_target_'].rpartition('.')[2]} of {parameters:,} parameters ({weights} weights), "
+            "trained with micro_diffusion."
+        ),
         f"## How to use it\n\n{install} Its source files lie in `diffusion/code`; read them before you trust them.",
         f"```python\n{_example(caption)}```",
         f"## The model\n\n```yaml\n{_yaml(config, MODEL)}```",
