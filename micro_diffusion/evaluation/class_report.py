@@ -125,7 +125,7 @@ def reconstruction_report(autoencoder: GaussianAutoencoder, real: Reference) -> 
     return report, captioned_grid(pairs, captions, columns=COLUMNS)
 
 
-def _there_and_back(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+def _there_and_back(autoencoder: GaussianAutoencoder, images: Tensor) -> Tensor:
     return to_uint8(autoencoder.decode(autoencoder.encode(normalise(images), sample=False)))
 
 
