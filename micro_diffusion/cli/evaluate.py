@@ -16,7 +16,10 @@ from micro_diffusion.cli.score import ScoreOptions, score_options
 @generation_options
 @set_options
 @score_options
-@click.option("--count", type=POSITIVE, help="Images of each kind, or of --prompts.  [default: 64, or all prompts]")
+@click.option(
+    "--count", type=POSITIVE, help="Images of each kind, class or of --prompts.  [default: 64, or all prompts]"
+)
+@click.option("--images", type=FILE, help="Of a run by classes: folder of train and eval, MDS images of them.")
 @click.option("--out", type=FILE, required=True, help="JSON file for the scores.")
 @click.option("--grid", type=FILE, help="Image file for the judged images.  [default: OUT ending in .png]")
 def evaluate(
@@ -24,6 +27,7 @@ def evaluate(
     image_set: SetOptions,
     scoring: ScoreOptions,
     count: int | None,
+    images: Path | None,
     out: Path,
     grid: Path | None,
 ) -> None:
@@ -36,6 +40,9 @@ def evaluate(
     it comes to the true ones (PSNR), beside bicubic interpolation.
 
     With --prompts it generates an image for each prompt instead, on every GPU, and scores the folder by --metrics.
+
+    With --images, a run that generates by class is scored by a small network that learns the classes from the real
+    images; and the run of an autoencoder by PSNR, SSIM and that network, on the held-out images.
     """
     if image_set.prompts is not None:
         if grid is not None:
@@ -50,15 +57,23 @@ def evaluate(
     from micro_diffusion.diffusion.low_resolution import LowResolution
     from micro_diffusion.evaluation.enlargement import enlargement_report
     from micro_diffusion.evaluation.report import composition_report, write_report
-    from micro_diffusion.sampling.image_file import check_image_file, make_folder, save_image
+    from micro_diffusion.files.outputs import check_different, check_output_file
+    from micro_diffusion.sampling.image_file import check_image_file, save_image
+    from micro_diffusion.text.classes import ClassEncoder
 
     grid = grid or out.with_suffix(".png")
+    check_output_file(out, endings=[".json"], content="the file of scores")
     check_image_file(grid)
-    make_folder(out.parent)
+    check_different(out, grid, first_holds="the scores", second_holds="the judged images")
+    if images is not None:
+        _evaluate_by_class(generation, images, count, out, grid)
+        return
     if runs := stages_before_prompts(generation.run, ())[0]:
         _evaluate_cascade(runs, generation, count, out, grid)
         return
     run, pipeline, settings = open_run(generation)
+    if isinstance(run.text_encoder, ClassEncoder):
+        raise ValueError(f"{run.folder} generates by class; give --images the folder of its real images")
     height, width = pipeline.trained_resolution
     if height != width:
         raise ValueError(f"{run.folder} generates {height}×{width}, but only square images can be judged; use generate")
@@ -83,6 +98,20 @@ def evaluate(
     scores = ", ".join(
         f"{kind} {value:.3f}" for kind, value in report.get("composition", report.get("psnr_db", {})).items()
     )
+    print(f"{out}: {scores}; the judged images are in {grid}")
+
+
+def _evaluate_by_class(generation: GenerationOptions, images: Path, count: int, out: Path, grid: Path) -> None:
+    """Judge by a network that learns from real images."""
+    from micro_diffusion.cli.class_scores import score_by_class
+    from micro_diffusion.evaluation.report import write_report
+    from micro_diffusion.sampling.image_file import save_image
+
+    report, image, about = score_by_class(generation, images, count)
+    write_report(report, out)
+    save_image(image, grid, about)
+    quantities = ("accuracy", "judge_on_held_out", "frechet_distance", "psnr_db", "ssim")
+    scores = ", ".join(f"{name} {report[name]:.3f}" for name in quantities if name in report)
     print(f"{out}: {scores}; the judged images are in {grid}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from micro_diffusion.bounds import OpenFraction, PositiveInt
 from micro_diffusion.diffusion.curve import Curve
 
 BetaKind = Literal["cosine", "linear", "quadratic", "sigmoid"]
+
+HOST: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+"""Tables are numbers, whatever device networks are being built on."""
 
 
 class Schedule(Protocol):
@@ -95,15 +98,15 @@ class BetaTable:
 
     @cached_property
     def _by_step(self) -> Curve:
-        return Curve(torch.arange(self.steps, dtype=torch.float64), self.sigmas)
+        return Curve(torch.arange(self.steps, **HOST), self.sigmas)
 
     def betas(self) -> Tensor:
         """(steps,) float64."""
         if self.kind == "cosine":
-            time = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+            time = torch.linspace(0, 1, self.steps + 1, **HOST)
             alpha_bar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
             return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(1e-4, 0.9999)
-        start, end, ramp = self.beta_start, self.beta_end, torch.linspace(0, 1, self.steps, dtype=torch.float64)
+        start, end, ramp = self.beta_start, self.beta_end, torch.linspace(0, 1, self.steps, **HOST)
         if self.kind == "linear":
             return start + ramp * (end - start)
         if self.kind == "quadratic":

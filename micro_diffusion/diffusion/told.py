@@ -67,7 +67,7 @@ class TableStep:
 
     def __init__(self, *, table: BetaTable) -> None:
         self.table = table
-        self._step = Curve(table.sigmas.log(), torch.arange(table.steps, dtype=torch.float64))
+        self._step = Curve(table.sigmas.log(), torch.arange(table.steps, dtype=torch.float64, device="cpu"))
 
     def __call__(self, sigma: Tensor) -> Tensor:
         """From 0 to table.steps − 1."""

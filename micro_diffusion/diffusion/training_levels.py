@@ -119,7 +119,7 @@ class UniformTime:
     @property
     def span(self) -> tuple[float, float]:
         """The schedule's ends."""
-        lowest, highest = self.schedule.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        lowest, highest = self.schedule.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).tolist()
         return lowest, highest
 
     @property

@@ -39,7 +39,8 @@ class Protocol:
         if filter not in FILTERS:
             raise ValueError(f"there is no filter {filter}; choose one of {', '.join(FILTERS)}")
         self.metrics = list(metrics)
-        self.prompts, self.prompt_seed, self.size, self.filter = prompts, prompt_seed, size, filter
+        self.prompts, self.prompt_seed, self.size = prompts, prompt_seed, size
+        self.filter: Filter = filter
 
 
 def find_protocol(name: str, configs: Path) -> Protocol:

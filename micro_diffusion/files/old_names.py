@@ -89,6 +89,10 @@ MODULES = {
 """Modules that a `_target_` may name."""
 
 
+TARGETS = {"micro_diffusion.autoencoder.kl.KLAutoencoder.load": "micro_diffusion.autoencoder.saved.load_autoencoder"}
+"""What a `_target_` may name within a module that has kept its own name."""
+
+
 def renamed(value: Any) -> Any:
     """A configuration or record in today's names, nested ones included; everything else as it is."""
     if isinstance(value, Mapping):
@@ -101,7 +105,7 @@ def renamed(value: Any) -> Any:
 
 def _target(name: str) -> str:
     module, _, attribute = name.rpartition(".")
-    return f"{MODULES.get(module, module)}.{attribute}"
+    return TARGETS.get(name, f"{MODULES.get(module, module)}.{attribute}")
 
 
 def _with_levels(node: Mapping[str, Any]) -> Mapping[str, Any]:

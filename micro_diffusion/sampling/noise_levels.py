@@ -45,7 +45,7 @@ class Karras:
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """From sigma_max down to sigma_min."""
-        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64)
+        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64, device="cpu")
         highest, lowest = sigma_max ** (1 / self.rho), sigma_min ** (1 / self.rho)
         return ((highest + ramp * (lowest - highest)) ** self.rho).tolist()
 
@@ -55,7 +55,7 @@ class Exponential:
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """From sigma_max down to sigma_min."""
-        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64)
+        ramp = torch.linspace(0, 1, check_steps(steps), dtype=torch.float64, device="cpu")
         return (sigma_max * (sigma_min / sigma_max) ** ramp).tolist()
 
 
@@ -120,17 +120,17 @@ class ScheduleTime:
 
     def __call__(self, steps: int, *, sigma_min: float, sigma_max: float) -> list[float]:
         """From sigma(1), or from sigma_max where the schedule goes beyond it."""
-        shares = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64) / steps
+        shares = torch.arange(check_steps(steps), 0, -1, dtype=torch.float64, device="cpu") / steps
         return self.schedule.sigma(self._time_of(sigma_max) * shares).tolist()
 
     def _time_of(self, sigma_max: float) -> float:
         """The highest time at which the schedule is not above sigma_max, by bisection."""
         low, high = 0.0, 1.0
-        if self.schedule.sigma(torch.tensor(high)) <= sigma_max:
+        if self.schedule.sigma(torch.tensor(high, device="cpu")) <= sigma_max:
             return high
         for _ in range(60):
             middle = (low + high) / 2
-            above = self.schedule.sigma(torch.tensor(middle, dtype=torch.float64)) > sigma_max
+            above = self.schedule.sigma(torch.tensor(middle, dtype=torch.float64, device="cpu")) > sigma_max
             low, high = (low, middle) if above else (middle, high)
         return low
 

@@ -21,6 +21,7 @@ from torch.utils.data import DistributedSampler
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.callbacks.interruption import Interruption, end_with_launcher
 from micro_diffusion.training.callbacks.seeded_draws import SeededDraws
@@ -65,6 +66,7 @@ def train(config: DictConfig) -> None:
         return
     run.check_may_begin()
     keep_freed_memory(config.trainer.device)
+    yield_when_busy(config.trainer.device)
     end_with_launcher()
     dist.initialize_dist(get_device(config.trainer.device), timeout=config.trainer.dist_timeout)
     with run.locked() if dist.get_global_rank() == 0 else nullcontext():

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -81,3 +82,11 @@ def test_a_sampler_of_an_earlier_version_keeps_its_levels():
     assert isinstance(sampler, HeunSampler) and isinstance(sampler.levels, Karras) and sampler.levels.rho == 3
     assert sampler.sigmas(sigma_min=0.002, sigma_max=80.0) == EARLIER[3.0]
     assert instantiate(target).sigmas(sigma_min=0.002, sigma_max=80.0) == EARLIER[7.0]
+
+
+@pytest.mark.parametrize("name", ["ddpm", "log_snr", "linear_interpolation"])
+def test_tables_have_values_where_networks_are_built_without_any(name):
+    with torch.device("meta"):
+        objective, _ = built(f"objective={name}", f"levels={LEVELS_OF.get(name, 'linear_time')}")
+    assert objective.training_sigma(torch.zeros(2)).isfinite().all()
+    assert objective.level(torch.ones(2)).isfinite().all()

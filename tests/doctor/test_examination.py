@@ -397,7 +397,7 @@ def test_the_command_prints_a_line_each_and_fails_on_red(latents: Path, capsys: 
     output = capsys.readouterr()
     assert output.out.splitlines()[-1].split(maxsplit=3) == [
         *("bad", STAGE, "configuration"),
-        "the number of sampling steps is 0; choose at least 1 (in callbacks.image_logger.pipeline.sampler)",
+        "sampler.steps is 0; set it to a whole number of at least 1",
     ]
     assert output.err.splitlines() == [
         "micro-diffusion: error: 1 bad: quickstart_32_pretrain configuration; do what is said above, then ask again"

@@ -15,8 +15,12 @@ def test_products_run_in_the_precision_asked_for(wanted, dtype):
 
 @pytest.mark.parametrize(
     ("supported", "rates", "answer"),
-    [(True, Rates(100, 200), True), (True, Rates(165, 87), False), (True, Rates(100, 101), False)]
-    + [(False, Rates(1, 100), False)],
+    [
+        (True, Rates(100, 200), True),
+        (True, Rates(165, 87), False),
+        (True, Rates(100, 101), False),
+        (False, Rates(1, 100), False),
+    ],
 )
 def test_auto_is_bf16_where_the_processor_has_it_and_it_is_faster(monkeypatch, supported, rates, answer):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

@@ -206,7 +206,7 @@ def test_disk_is_that_of_the_data_that_are_there(tmp_path):
     assert there.each == bytes_per_sample(folder) and there.basis == f"as in {folder}"
     planned = data_size(stages, **asked, latents="float16", captions="int8_unpadded")
     assert planned.each == pytest.approx(there.each, rel=0.01)
-    with pytest.raises(ValueError, match=r"no latent_format int4 in .*; choose one of float16, int8, uint8"):
+    with pytest.raises(ValueError, match="no latent_format int4 in .*; choose one of float16, int8, pixels, uint8"):
         data_size(stages, **asked, latents="int4", captions=None)
 
 

@@ -8,7 +8,8 @@ from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.heun import HeunSampler
 from micro_diffusion.sampling.latent_editing import LatentEdit
-from micro_diffusion.sampling.pipeline import Pipeline, image_generator, to_uint8
+from micro_diffusion.sampling.pipeline import Pipeline, to_uint8
+from micro_diffusion.sampling.start import image_generator
 from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.run_folder import random_backbone
 
@@ -196,6 +197,6 @@ def test_a_weaker_run_is_guided_away_from_at_every_resolution(resolution):
 
 
 def test_a_weaker_run_of_another_text_encoder_is_refused():
-    other = WeakerRun(EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0), SparseDiT(**{**BACKBONE, "caption_dim": 12}))
+    other = WeakerRun(EDM(sigma_data=0.5, P_mean=0.0, P_std=1.0), random_backbone(seed=0, caption_dim=12))
     with pytest.raises(ValueError, match="weaker run's network has caption_dim 12, this one 24"):
         pipeline(weaker=other)

@@ -26,12 +26,13 @@ from micro_diffusion.data.prepare import ranks
 from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
-from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
+from micro_diffusion.data.prepare.output_folder import REJECTS, SOURCE_FILES, OutputFolder
 from micro_diffusion.data.prepare.parts import writing
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
 from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.text.classes import ClassEncoder
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _recipe_of_images(images: Path) -> dict[str, Any]:
         record = read_record(images)
         if "recipe" not in record:
             raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
-        made = record["recipe"]
+        made = {name: value for name, value in record["recipe"].items() if name != SOURCE_FILES}
     # the index has the hashes of the shards
     return {"images": made, "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes())}
 
@@ -160,6 +161,7 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     if place.type == "cuda" and (place.index or 0) >= gpus:
         raise ValueError(f"device is {device}, but torch finds {gpus} GPUs; set it to one that is there, or to cpu")
     keep_freed_memory(place.type)
+    yield_when_busy(place.type)
     for encoder in encoders:
         encoder.to(place)
     name = (

@@ -176,7 +176,7 @@ def with_precision(precision, **model):
 
 def test_the_precision_on_a_cpu_is_measured_once_and_kept(tmp_path, monkeypatch):
     for measured in ("fp32", "bf16"):
-        monkeypatch.setattr(run_folder, "faster_on_cpu", lambda: measured)
+        monkeypatch.setattr(run_folder, "faster_on_cpu", lambda answer=measured: answer)
         begun = RunFolder(tmp_path / measured, with_precision("auto"))
         assert begun.settle_cpu_precision() == measured
         begin(begun.path, begun.config)

@@ -109,7 +109,8 @@ def test_the_whole_state_has_plain_keys_and_tensors(networks):
 def test_clipping_reaches_sharded_gradients(networks):
     for network in networks:
         backward(network)
-        GradientClipping(clipping_threshold=0.1).apply(Event.AFTER_TRAIN_BATCH, SimpleNamespace(model=network), None)
+        state = SimpleNamespace(model=Model(network))
+        GradientClipping(clipping_threshold=0.1).apply(Event.AFTER_TRAIN_BATCH, state, None)
         norm = torch.stack([whole(p.grad).norm() for p in network.parameters()]).norm()
         torch.testing.assert_close(norm, torch.tensor(0.1), rtol=1e-4, atol=0)
 
@@ -142,7 +143,8 @@ def test_gradients_below_the_threshold_are_left_alone(networks):
     plain, _ = networks
     backward(plain)
     before = [p.grad.clone() for p in plain.parameters()]
-    GradientClipping(clipping_threshold=1e6).apply(Event.AFTER_TRAIN_BATCH, SimpleNamespace(model=plain), None)
+    state = SimpleNamespace(model=Model(plain))
+    GradientClipping(clipping_threshold=1e6).apply(Event.AFTER_TRAIN_BATCH, state, None)
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(plain.parameters(), before, strict=True))
 
 
