@@ -21,6 +21,7 @@ from micro_diffusion.cli.import_tld import import_tld
 from micro_diffusion.cli.look import look
 from micro_diffusion.cli.nearest import nearest
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.report import compare, report
 from micro_diffusion.cli.score import score
 from micro_diffusion.cli.serve import serve
 from micro_diffusion.cli.show import show
@@ -34,6 +35,8 @@ COMMANDS: tuple[click.Command, ...] = (
     super_resolve,
     evaluate,
     score,
+    report,
+    compare,
     export,
     import_microdit,
     import_tld,
