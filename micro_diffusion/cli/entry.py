@@ -11,6 +11,7 @@ import click
 
 from micro_diffusion.cli.completion import completion
 from micro_diffusion.cli.data import data
+from micro_diffusion.cli.demo import demo
 from micro_diffusion.cli.doctor import doctor
 from micro_diffusion.cli.evaluate import evaluate
 from micro_diffusion.cli.export import export
@@ -42,6 +43,7 @@ COMMANDS: tuple[click.Command, ...] = (
     import_tld,
     import_ldm_vae,
     serve,
+    demo,
     look,
     nearest,
     plan,
