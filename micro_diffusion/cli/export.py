@@ -16,13 +16,13 @@ FORMATS = {
     "onnx": "the network alone, as an ONNX graph",
 }
 
+EXPLAINED = "; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items()) + "."
+
 
 @click.command(short_help="copy what generating needs of a run into a new folder")
 @click.argument("runs", metavar="RUN...", type=RUN, nargs=-1, required=True)
 @click.argument("folder", metavar="FOLDER", type=FILE)
-@click.option(
-    "--format", "kind", type=click.Choice(list(FORMATS)), default="run", show_default=True, help=f"{FORMATS}"
-)
+@click.option("--format", "kind", type=click.Choice(list(FORMATS)), default="run", show_default=True, help=EXPLAINED)
 @click.option("--weights", type=WEIGHTS, help="[default: ema where the run has them, else raw]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: as they are]")
 @click.option("--license", help="License of the weights for the model card of diffusers, such as apache-2.0.")
@@ -56,9 +56,7 @@ def export(
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _export_as(
-    kind: str, runs: tuple[str, ...], folder: Path, weights: Any, dtype: Any, license: str | None
-) -> None:
+def _export_as(kind: str, runs: tuple[str, ...], folder: Path, weights: Any, dtype: Any, license: str | None) -> None:
     """Export for other programs."""
     from micro_diffusion.files.run_folders import find_run
 
@@ -73,7 +71,9 @@ def _export_as(
         path = export_diffusers(run, folder, weights=weights, dtype=dtype, license=license)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
         return
+    if dtype is not None:
+        raise ValueError(f"--dtype has no effect on the format {kind}, which is in float32; leave it out")
     from micro_diffusion.export.program import export_network
 
-    made = export_network(run, folder, kind=kind, weights=weights, dtype=dtype)
+    made = export_network(run, folder, kind=kind, weights=weights)
     print(f"{made.path}: {made.path.stat().st_size / 1e6:.1f} MB, largest difference {made.difference:.1e}")
