@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micro_diffusion.generation.given import Picture, fitted, fitted_mask
+from micro_diffusion.generation.given import ImageSource, fitted, fitted_mask
 from micro_diffusion.generation.recipe import Recipe
 from micro_diffusion.sampling.from_image import FromImage
 from micro_diffusion.sampling.given_image import GivenImage
@@ -35,7 +35,7 @@ class Edit:
         return images if self.given is None else self.given.restored(images)
 
 
-def prepare(pipeline: Pipeline, recipe: Recipe, image: Picture | None, mask: Picture | None) -> Edit:
+def prepare(pipeline: Pipeline, recipe: Recipe, image: ImageSource | None, mask: ImageSource | None) -> Edit:
     """Give the pipeline, a copy, the sampler that starts from the image; says what else generating needs.
 
     Raises:
@@ -66,7 +66,9 @@ def prepare(pipeline: Pipeline, recipe: Recipe, image: Picture | None, mask: Pic
     return Edit(given=given)
 
 
-def _refuse_without_effect(recipe: Recipe, image: Picture | None, mask: Picture | None, *, trained: bool) -> None:
+def _refuse_without_effect(
+    recipe: Recipe, image: ImageSource | None, mask: ImageSource | None, *, trained: bool
+) -> None:
     """Raise ValueError for settings of an image that do nothing, and for an image that would do nothing."""
     if image is None and mask is not None:
         raise ValueError("a mask is given without an image; give the image that it belongs to")

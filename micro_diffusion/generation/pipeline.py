@@ -22,7 +22,7 @@ from tqdm import tqdm
 from micro_diffusion.checkpoint import WEIGHT_FILES, Run, load_run
 from micro_diffusion.files.run_folders import find_run
 from micro_diffusion.generation.edit import prepare
-from micro_diffusion.generation.given import Picture, opened
+from micro_diffusion.generation.given import ImageSource, opened
 from micro_diffusion.generation.outpainting import extended
 from micro_diffusion.generation.preview import Preview, previews
 from micro_diffusion.generation.recipe import Recipe, file_digest
@@ -125,8 +125,8 @@ class Pipeline:
         seed: int | Sequence[int | Between] | None = None,
         generator: torch.Generator | None = None,
         count: int = 1,
-        image: Picture | None = None,
-        mask: Picture | None = None,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         batch_size: int = 16,
         on_preview: Callable[[Preview], object] | None = None,
         progress: bool | None = None,
@@ -269,8 +269,8 @@ class Pipeline:
         self,
         recipe: Recipe,
         *,
-        image: Picture | None = None,
-        mask: Picture | None = None,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         seeds: Sequence[Seed] | None = None,
         batch_size: int = 16,
         on_preview: Callable[[Preview], object] | None = None,
@@ -307,8 +307,8 @@ class Pipeline:
         self,
         recipe: Recipe,
         *,
-        image: Picture | None = None,
-        mask: Picture | None = None,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         seeds: Sequence[Seed] | None = None,
         batch_size: int = 16,
         on_preview: Callable[[Preview], object] | None = None,
@@ -337,7 +337,9 @@ class Pipeline:
             )
         return edit.restored(images)
 
-    def _extended(self, recipe: Recipe, image: Picture | None, mask: Picture | None, **how: Any) -> list[Image.Image]:
+    def _extended(
+        self, recipe: Recipe, image: ImageSource | None, mask: ImageSource | None, **how: Any
+    ) -> list[Image.Image]:
         """One larger image for each prompt and seed of the recipe; window k starts from k more than its index."""
         if image is None or mask is not None:
             raise ValueError(f"extend={recipe.extend} needs an image and no mask; give the image to be made larger")
@@ -361,7 +363,7 @@ def _started(seed: int | Between, index: int) -> Any:
     return (seed, index)
 
 
-def _file(image: Picture | None) -> str | None:
+def _file(image: ImageSource | None) -> str | None:
     """What a recipe calls the image."""
     if isinstance(image, Image.Image):
         return getattr(image, "filename", "") or "in memory"

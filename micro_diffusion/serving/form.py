@@ -67,7 +67,7 @@ class Form:
         )
         return recipe, given
 
-    def _given(self) -> dict[str, Image.Image]:
+    def _given(self) -> dict[str, Any]:
         if self.start == IMAGE:
             if self.image is None:
                 raise ValueError("there is no image to start from; give one, or start from noise")
@@ -93,5 +93,5 @@ def painted(background: Image.Image, layers: list[Image.Image]) -> tuple[Image.I
     image = Image.alpha_composite(below, background.convert("RGBA")).convert("RGB")
     mask = Image.new("L", background.size)
     for layer in layers:
-        mask = ImageChops.lighter(mask, layer.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha > 0)))
+        mask = ImageChops.lighter(mask, layer.convert("RGBA").getchannel("A").point([0, *[255] * 255]))
     return image, mask

@@ -45,8 +45,8 @@ def condition(batch=3, length=4, image=0, level=False) -> Condition:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(batch, length, 5, generator=generator)
     mask = torch.arange(length) < torch.tensor([[2], [3], [4]])[:batch]
-    picture = torch.randn(batch, image, 8, 8, generator=generator) if image else None
-    return Condition(tokens, mask, picture, torch.linspace(0.1, 0.3, batch) if level else None)
+    seen = torch.randn(batch, image, 8, 8, generator=generator) if image else None
+    return Condition(tokens, mask, seen, torch.linspace(0.1, 0.3, batch) if level else None)
 
 
 def inputs(batch=3):
