@@ -41,7 +41,7 @@ class Form:
     to_prompt: str = ""
     to_seed: int | None = None
 
-    def recipe(self, pipeline: Pipeline) -> tuple[Recipe, dict[str, Image.Image]]:
+    def recipe(self, pipeline: Pipeline) -> tuple[Recipe, dict[str, Any]]:
         """The recipe, and image and mask for `Pipeline.make`.
 
         Raises:
