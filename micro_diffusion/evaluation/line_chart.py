@@ -46,7 +46,8 @@ def line_chart(title: str, lines: Mapping[str, Points], *, best: str | None = No
     parts += [_grid_line(*place((x, ys[0])), f"{x:g}", along=False) for x in xs]
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(across)}</text>')
     for number, name in enumerate(lines):  # a line without values keeps its colour, so that charts agree
-        points = finite.get(name, [])
+        if not (points := finite.get(name)):
+            continue
         path = " ".join("{:.1f},{:.1f}".format(*place(point)) for point in points)
         style = f'stroke="{colour(number)}" stroke-dasharray="{dash(number)}"'
         parts.append(f'<polyline points="{path}" fill="none" {style}><title>{escape(name)}</title></polyline>')

@@ -45,6 +45,7 @@ def test_scores_are_those_of_torch_fidelity(tmp_path: Path):
         kid=True,
         prc=True,
         kid_subset_size=COUNT,
+        feature_extractor="inception-v3-compat",  # else precision and recall are of VGG16
         feature_extractor_weights_path=str(weights),
         verbose=False,
         cache=False,
