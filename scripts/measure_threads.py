@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +29,7 @@ WAYS: dict[str, dict[str, str]] = {
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread fewer": {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1))},
 }
+Row = dict[str, float]
 READ = ("YIELD", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
@@ -57,7 +60,7 @@ def steps(options: argparse.Namespace) -> list[float]:
 
 
 @contextmanager
-def busy_program(wanted: bool):
+def busy_program(wanted: bool) -> Iterator[None]:
     """Another program that never waits."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
     try:
@@ -68,7 +71,7 @@ def busy_program(wanted: bool):
             program.wait()
 
 
-def measured(way: str, busy: bool, options: argparse.Namespace) -> dict[str, float] | None:
+def measured(way: str, busy: bool, options: argparse.Namespace) -> Row | None:
     """Median and longest step of a process of this way; None when it does not end in time."""
     environment = {name: value for name, value in os.environ.items() if name not in READ} | WAYS[way]
     command = [sys.executable, "-W", "ignore", __file__, "--here", "--stage", options.stage]
@@ -97,18 +100,22 @@ def main() -> None:
         print(json.dumps(steps(options)))
         return
     rows = {way: {kind: measured(way, kind == "busy", options) for kind in ("idle", "busy")} for way in WAYS}
-    base = (rows["torch's own"]["idle"] or {}).get("median", float("nan"))
-    print(f"{'':26}{'idle':>12}{'busy':>12}{'longest busy':>14}   times {base:.3f} s")
-    for way, row in rows.items():
-        cells = [row["idle"] and row["idle"]["median"], row["busy"] and row["busy"]["median"]]
-        cells.append(row["busy"] and row["busy"]["longest"])
-        texts = ["-" if cell is None else f"{cell / base:.2f}" for cell in cells]
-        print(f"{way:26}{texts[0]:>12}{texts[1]:>12}{texts[2]:>14}")
+    print(table(rows))
     if options.json:
-        processors = len(os.sched_getaffinity(0))
-        options.json.write_text(
-            json.dumps({"processors": processors, **vars(options), "ways": rows}, default=str, indent=2)
-        )
+        found = {"processors": len(os.sched_getaffinity(0)), "asked": vars(options), "ways": rows}
+        options.json.write_text(json.dumps(found, default=str, indent=2) + "\n")
+
+
+def table(rows: dict[str, dict[str, Row | None]]) -> str:
+    """Medians, and the longest step beside a busy program, as ratios to torch's own way alone."""
+    alone = rows["torch's own"]["idle"]
+    base = alone["median"] if alone else math.nan
+    lines = [f"{f'times {base:.3f} s':26}{'idle':>10}{'busy':>10}{'longest busy':>14}"]
+    for way, row in rows.items():
+        cells = [(row["idle"], "median", 10), (row["busy"], "median", 10), (row["busy"], "longest", 14)]
+        texts = [f"{'-' if cell is None else f'{cell[key] / base:.2f}':>{width}}" for cell, key, width in cells]
+        lines.append(f"{way:26}{''.join(texts)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

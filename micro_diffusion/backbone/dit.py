@@ -8,7 +8,6 @@ tokens.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +18,8 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
-from micro_diffusion.backbone.block import Block, Blocks, BlockShape, CaptionBlock
+from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock
+from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
@@ -108,59 +108,39 @@ class SparseDiT(nn.Module):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         self.activation_checkpointing = activation_checkpointing
-        if takes_image_level and not image_channels:
-            raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
-        if mixer_convolution and not mixer_depth:
-            raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
-        if experts and experts_every > max(mixer_depth, depth - 1):
-            warnings.warn(
-                f"experts={experts} has no effect, since with experts_every={experts_every}, depth={depth} and "
-                f"mixer_depth={mixer_depth} no block is sparse; lower experts_every, or set experts=0",
-                stacklevel=2,
-            )
-        for width, name in ((dim, "dim"), (mixer_dim, "mixer_dim")):
-            if width % head_dim:
-                raise ValueError(f"{name}={width} is no multiple of head_dim={head_dim}; choose a multiple")
-
-        def block(width: int, qkv: float, mlp: float, sparse: bool, convolution: bool = False) -> Block:
-            hidden = mlp * width if sparse else 2 * mlp * width / 3
-            return Block(
-                BlockShape(
-                    dim=width,
-                    conditioning_dim=dim,
-                    attention_dim=_round_up(qkv * width, 2 * head_dim if qkv < 1 else head_dim),
-                    hidden=_round_up(hidden, multiple_of),
-                    head_dim=head_dim,
-                    experts=experts if sparse else 0,
-                    expert_capacity=expert_capacity,
-                    convolution=convolution,
-                    eps=norm_eps,
-                )
-            )
-
-        def sparse(index: int) -> bool:
-            return experts > 0 and (index + 1) % experts_every == 0
+        _check_effects(takes_image_level, image_channels, mixer_convolution, mixer_depth)
+        shapes = BlockShapes(
+            conditioning_dim=dim,
+            head_dim=head_dim,
+            multiple_of=multiple_of,
+            experts=experts,
+            expert_capacity=expert_capacity,
+            experts_every=experts_every,
+            eps=norm_eps,
+        )
+        shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
 
         self.patch_embedding = nn.Linear(patch_size**2 * in_channels, dim)
         self.image_embedding = nn.Linear(patch_size**2 * image_channels, dim, bias=False) if image_channels else None
         self.image_level_embedding = NoiseEmbedding(dim) if takes_image_level else None
         self.noise_embedding = NoiseEmbedding(dim)
         self.caption_embedding = GeluMlp(caption_dim, dim, normalize=True, eps=norm_eps)
-        caption_hidden = _round_up(2 * 4 * dim / 3, multiple_of)
-        self.caption_block = CaptionBlock(dim, hidden=caption_hidden, head_dim=head_dim, eps=norm_eps)
+        hidden = round_up(2 * 4 * dim / 3, multiple_of)
+        self.caption_block = CaptionBlock(dim, hidden=hidden, head_dim=head_dim, eps=norm_eps)
         self.pooled_embedding = GeluMlp(dim, dim, normalize=True, eps=norm_eps)
 
         mixer_dim = mixer_dim if mixer_depth else dim
         self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
         self.mixer = Blocks(
-            block(mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, sparse(i), mixer_convolution) for i in range(mixer_depth)
+            Block(shapes.of(i, mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, convolution=mixer_convolution))
+            for i in range(mixer_depth)
         )
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
 
-        ratios = zip(
-            _over_depth(qkv_ratio, depth, "qkv_ratio"), _over_depth(mlp_ratio, depth, "mlp_ratio"), strict=True
+        qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
+        self.blocks = Blocks(
+            Block(shapes.of(i, dim, qkv[i], mlp[i], may_be_sparse=i < depth - 1)) for i in range(depth)
         )
-        self.blocks = Blocks(block(dim, qkv, mlp, sparse(i) and i < depth - 1) for i, (qkv, mlp) in enumerate(ratios))
         self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
@@ -365,19 +345,12 @@ class SparseDiT(nn.Module):
             nn.init.zeros_(self.image_level_embedding.fc2.weight)
 
 
-def _round_up(value: float, multiple: int) -> int:
-    """The smallest multiple that is no less than the whole part of value."""
-    return math.ceil(int(value) / multiple) * multiple
-
-
-def _over_depth(ratios: Sequence[float], depth: int, name: str) -> list[float]:
-    """Two values are spread evenly over depth; otherwise there is one for each block."""
-    if len(ratios) == 2:
-        first, last = ratios
-        return [first + (last - first) * i / max(depth - 1, 1) for i in range(depth)]
-    if len(ratios) != depth:
-        raise ValueError(f"{name} has {len(ratios)} values for {depth} blocks; give two, or one for each block")
-    return list(ratios)
+def _check_effects(takes_image_level: bool, image_channels: int, mixer_convolution: bool, mixer_depth: int) -> None:
+    """Raise ValueError for an argument that has no effect beside another."""
+    if takes_image_level and not image_channels:
+        raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
+    if mixer_convolution and not mixer_depth:
+        raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:

@@ -23,7 +23,7 @@ class OutputPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; a folder that is named so is made at once, or click says why it cannot be."""
-        path = super().convert(value, param, ctx)
+        path = Path(str(super().convert(value, param, ctx)))
         if str(value).endswith(("/", os.sep)):
             try:
                 make_folder(path)

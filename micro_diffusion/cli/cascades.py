@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from micro_diffusion.cli.cascade_options import CascadeOptions
 from micro_diffusion.cli.options import GenerationOptions
-from micro_diffusion.cli.runs import usable_device
 from micro_diffusion.data.image.open_image import UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import to_tensor
 from micro_diffusion.files.run_folders import CONFIG_FILE, RUNS, find_run
+from micro_diffusion.machine.device import usable_device
 from micro_diffusion.machine.precision import autocast
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.sampling.cascade import Cascade, StageImages

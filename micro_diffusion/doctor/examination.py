@@ -85,7 +85,7 @@ def examine_stage(
     built: dict[str, Any] = {}
 
     def configuration() -> str:
-        config = with_class_names(composed()[stage])
+        config = with_class_names(composed()[stage], data_later=data_later or not needed)
         built["model"] = build_on_meta(config)
         content: Any = OmegaConf.to_container(config, resolve=True)
         built["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}
@@ -110,7 +110,7 @@ def examine_stage(
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():
         draws = any("pipeline" in (node or {}) for node in content["callbacks"].values())
-        check = partial(check_encoder, content[kind], download=download)
+        check = partial(check_encoder, content[kind], download=download, made=made)
         here.append(find(f"{stage} {kind}", check, needed=needed and draws))
     yield from here
     whole = []

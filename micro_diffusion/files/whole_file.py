@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,22 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder that is not there yet: made empty, and renamed when all went well.
+
+    Raises:
+        FileExistsError: when `path` is there.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; remove it, or choose another folder")
+    unfinished = path.with_name(f"unfinished.{path.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(path)
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -20,6 +22,12 @@ MARK_SIGNS = {True: "[right] ", False: "[wrong] ", None: ""}
 def to_pil(image: Tensor) -> Image.Image:
     """uint8 (3, H, W) -> RGB image of H × W pixels."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy(), mode="RGB")
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """An image of H × W pixels -> uint8 (3, H, W)."""
+    rows = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return rearrange(rows, "(h w c) -> c h w", h=image.height, c=3)
 
 
 def captioned_grid(

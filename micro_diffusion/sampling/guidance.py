@@ -50,6 +50,7 @@ def guided_denoiser(
     text: Condition,
     scale: float,
     *,
+    negative: Condition | None = None,
     interval: tuple[float, float] = EVERY_LEVEL,
     sigmas: Sequence[float] = (),
     rescale: float = 0.0,
@@ -64,6 +65,7 @@ def guided_denoiser(
         backbone: the network.
         text: B captions.
         scale: 0 is weak, 1 conditional (each without the other's cost), more is stronger guidance.
+        negative: B conditions that take the place of the null condition; None for that.
         interval: noise levels low < sigma <= high that are guided; the others are conditional, at half the cost
             (Kynkäänniemi et al. 2024, arXiv 2404.07724).
         sigmas: every noise level that will be asked for, so that work on them is done at once; or none.
@@ -78,18 +80,23 @@ def guided_denoiser(
     _check(scale, interval, sigmas, rescale, weaker)
     levels = _levels(objective, text, sigmas)
     if weaker is not None:
+        if negative is not None:
+            raise ValueError("a negative prompt has no effect beside a weaker run; leave one of them out")
         conditional = objective.denoiser(backbone, prepared(backbone, text, levels))
         theirs = prepared(weaker.backbone, text, _levels(weaker.objective, text, sigmas))
         inside = _away_from(weaker.objective.denoiser(weaker.backbone, theirs), conditional, scale, rescale)
         return inside if interval == EVERY_LEVEL else _within(interval, inside, conditional)
     guided = scale not in (0, 1)
-    shown = prepared(backbone, text if scale else text.null(), levels, null_rows=len(text.tokens) if guided else 0)
+    if negative is None:
+        shown = prepared(backbone, text if scale else text.null(), levels, null_rows=len(text.tokens) if guided else 0)
+    else:
+        shown = prepared(backbone, text.after(negative) if guided else text if scale else negative, levels)
     inside = objective.denoiser(backbone, shown)
     if guided:
         inside = _guided(inside, scale, rescale)
     if scale == 1 or interval == EVERY_LEVEL:
         return inside
-    shares = guided and isinstance(shown, PreparedText)
+    shares = guided and negative is None and isinstance(shown, PreparedText)
     conditional = shown.without_null() if shares else prepared(backbone, text, levels)
     return _within(interval, inside, objective.denoiser(backbone, conditional))
 

@@ -12,7 +12,10 @@ from PIL import Image, PngImagePlugin
 
 from micro_diffusion.files.outputs import check_output_file, make_folder
 
-__all__ = ["FORMATS", "check_image_file", "free_path", "make_folder", "save_image"]
+__all__ = ["FORMATS", "TEXT_ENTRY", "check_image_file", "free_path", "make_folder", "save_image"]
+
+TEXT_ENTRY = "micro_diffusion"
+"""Of a PNG, for the JSON that says how it was made."""
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -33,13 +36,13 @@ def check_image_file(path: Path) -> None:
 
 
 def save_image(image: Image.Image, path: Path, description: Mapping[str, Any]) -> None:
-    """Write the image; its description becomes JSON in the PNG text entry `micro_diffusion`.
+    """Write the image; its description becomes JSON in the PNG text entry `TEXT_ENTRY`.
 
     The bytes follow from image and description alone.
     """
     if path.suffix.lower() == ".png":
         text = PngImagePlugin.PngInfo()
-        text.add_itxt("micro_diffusion", json.dumps(dict(description), ensure_ascii=False))
+        text.add_itxt(TEXT_ENTRY, json.dumps(dict(description), ensure_ascii=False))
         image.save(path, pnginfo=text)
     else:
         image.save(path, quality=95)

@@ -48,7 +48,8 @@ class ClassEncoder:
         self.numbers = {name: number for number, name in enumerate(self.names)}
         self.dim = len(self.names)
         self.provenance = {"names": self.names}
-        check_stated("text_encoder.names", "dim", dim, self.dim)
+        if self.is_complete:
+            check_stated("text_encoder.names", "dim", dim, self.dim)
         check_stated("a class", "max_length", max_length, self.max_length)
 
     def encode(self, captions: Sequence[str]) -> Condition:

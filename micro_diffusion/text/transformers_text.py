@@ -68,9 +68,10 @@ class TransformersTextEncoder:
                 f"text_encoder.max_length is {max_length}, but {model} has {most} positions; set it to at most that"
             )
         ends = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)  # the latter of BERT and its kind
-        self._end = next((end for end in ends if end is not None), None)
-        if self._end is None:
+        end = next((end for end in ends if end is not None), None)
+        if end is None:
             raise ValueError(f"the tokenizer of {model} has no end-of-text; set its eos_token in tokenizer_config.json")
+        self._end: int = end
         self.provenance = {
             "model": model,
             "revision": revision,

@@ -51,7 +51,7 @@ class LatentDiffusion(ComposerModel):
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
             takes away (training/compact_adamw.py).
-        cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
+        cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone

@@ -52,6 +52,10 @@ class ListedFiles(ABC):
         """The folder that the names of the entries are relative to."""
         return root
 
+    def instead_of_text(self, name: str) -> tuple[str, ...]:
+        """The caption of an image that no list and no text file has one for; none at all leaves the image out."""
+        return ()
+
     def __post_init__(self) -> None:
         check_captions(self.captions)
         if not self._entries:
@@ -87,7 +91,7 @@ class ListedFiles(ABC):
                 yield Rejected(key, image)
             else:
                 try:
-                    texts = _beside(root / name) if captions is None else captions
+                    texts = (_beside(root / name) or self.instead_of_text(name)) if captions is None else captions
                 except OSError as error:
                     if error.errno not in UNREADABLE:
                         raise

@@ -15,10 +15,14 @@ from micro_diffusion.data.format.record import RECORD
 CLASS_ENCODER = "micro_diffusion.text.classes.ClassEncoder"
 
 
-def with_class_names(config: DictConfig) -> DictConfig:
+def with_class_names(config: DictConfig, *, data_later: bool = False) -> DictConfig:
     """The configuration with `text_encoder.names` of the training data, where it says null; else as it is.
 
     So the run folder says which classes there are, and needs no data.
+
+    Args:
+        config: of a stage.
+        data_later: data that are not there will be made; the names then stay null.
 
     Raises:
         FileNotFoundError: when the data are not there.
@@ -28,6 +32,8 @@ def with_class_names(config: DictConfig) -> DictConfig:
     if not OmegaConf.is_dict(encoder) or encoder.get("_target_") != CLASS_ENCODER or encoder.get("names") is not None:
         return config
     path = _first_folder(OmegaConf.to_container(config.train_loader))
+    if data_later and not path.exists():
+        return config
     if not (path / RECORD).is_file():
         raise FileNotFoundError(
             f"text_encoder.names is null, and {path} is not there to say which classes it has; set text_encoder.names "

@@ -35,14 +35,20 @@ def length(values: Any) -> int:
     return 0 if values is None else len(values)
 
 
+def classes(names: Any) -> Any:
+    """The names of the classes; one that stands for all of them where they are null, until the data say more."""
+    return ["0"] if names is None else names
+
+
 def add(a: int, b: int) -> int:
     """a + b."""
     return a + b
 
 
 def register_resolvers() -> None:
-    """Make `${by_device:GPU_VALUE,CPU_VALUE}`, `${divide:A,B}`, `${add:A,B}`, `${length:LIST}` known to OmegaConf."""
+    """Make `by_device`, `divide`, `add`, `length` and `classes` known to OmegaConf, as in `${divide:A,B}`."""
     OmegaConf.register_new_resolver("add", add, replace=True)
+    OmegaConf.register_new_resolver("classes", classes, replace=True)
     OmegaConf.register_new_resolver("length", length, replace=True)
     OmegaConf.register_new_resolver("by_device", by_device, replace=True)
     OmegaConf.register_new_resolver("divide", divide, replace=True)
