@@ -27,6 +27,7 @@ from micro_diffusion.cli.score import score
 from micro_diffusion.cli.serve import serve
 from micro_diffusion.cli.show import show
 from micro_diffusion.cli.super_resolve import super_resolve
+from micro_diffusion.machine.terminal import escape_unknown_characters
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
 PROGRAM = "micro-diffusion"
@@ -72,6 +73,7 @@ program = InOrder(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after an error, which is one sentence on stderr."""
     redact_output()
+    escape_unknown_characters()
     try:
         with plain_warnings():
             return program.main(arguments, PROGRAM, standalone_mode=False) or 0

@@ -10,6 +10,7 @@ from micro_diffusion.cli.arguments import FILE, POSITIVE
 from micro_diffusion.cli.image_sets import SetOptions, check_unused, evaluate_set, set_options
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 from micro_diffusion.cli.score import ScoreOptions, score_options
+from micro_diffusion.files.outputs import check_different, check_output_file
 
 
 @click.command(short_help="score a run")
@@ -44,6 +45,7 @@ def evaluate(
     With --images, a run that generates by class is scored by a small network that learns the classes from the real
     images; and the run of an autoencoder by PSNR, SSIM and that network, on the held-out images.
     """
+    check_output_file(out, endings=[".json"], content="the file of scores")
     if image_set.prompts is not None:
         if grid is not None:
             raise ValueError("--grid has no effect with --prompts, whose images are a folder; leave it out")
@@ -57,12 +59,10 @@ def evaluate(
     from micro_diffusion.diffusion.low_resolution import LowResolution
     from micro_diffusion.evaluation.enlargement import enlargement_report
     from micro_diffusion.evaluation.report import composition_report, write_report
-    from micro_diffusion.files.outputs import check_different, check_output_file
     from micro_diffusion.sampling.image_file import check_image_file, save_image
     from micro_diffusion.text.classes import ClassEncoder
 
     grid = grid or out.with_suffix(".png")
-    check_output_file(out, endings=[".json"], content="the file of scores")
     check_image_file(grid)
     check_different(out, grid, first_holds="the scores", second_holds="the judged images")
     if images is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from micro_diffusion.files.outputs import check_writable
 from micro_diffusion.generation.frames import MOVING, check_moving, save_moving, strip
 from micro_diffusion.generation.recipe import Recipe
 from micro_diffusion.sampling.grid import captioned_grid, from_pil
@@ -30,6 +31,9 @@ def check_out(out: Path | None, *, moves: bool) -> Path:
         check_moving(out)
     elif not _is_folder(out):
         check_image_file(out)
+    else:
+        make_folder(out)
+        check_writable(out)
     return out
 
 

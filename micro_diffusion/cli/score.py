@@ -12,6 +12,7 @@ import click
 
 from micro_diffusion.cli.arguments import FILE, POSITIVE, ConfigName
 from micro_diffusion.files.configs import configs_folder
+from micro_diffusion.files.outputs import check_output_file
 
 if TYPE_CHECKING:
     from micro_diffusion.evaluation.metrics import ImageMetrics
@@ -78,6 +79,7 @@ def score(folder: Path, scoring: ScoreOptions, device: str | None, out: Path) ->
     from micro_diffusion.evaluation.image_folder import ImageFiles, Preparation
     from micro_diffusion.evaluation.image_set import PROMPTS, read_set
 
+    check_output_file(out, endings=[".json"], content="the file of scores")
     metrics, _ = metrics_of(scoring, device)
     if (folder / PROMPTS).is_file() or "clip_score" in metrics.metrics:
         files, prompts = read_set(folder)

@@ -32,7 +32,7 @@ def convert(cwd: Path, *arguments: str) -> tuple[dict[str, str], dict[str, str],
     data = LocalDataset(str(cwd / "made"))
     used = {data[i]["key"]: data[i]["caption"] for i in range(len(data))}
     rejects = [json.loads(line) for line in (cwd / "made" / "rejects.jsonl").read_text().splitlines()]
-    return used, {item["key"]: item["reason"] for item in rejects}, done.stderr
+    return used, {item["key"]: item["reason"] for item in rejects}, done.stdout + done.stderr
 
 
 def test_a_folder(tmp_path):

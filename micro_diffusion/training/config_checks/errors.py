@@ -26,6 +26,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from micro_diffusion.machine.terminal import escape_unknown_characters
 from micro_diffusion.training.config_checks.command_line import line_to_type
 from micro_diffusion.training.config_checks.schema import ROOT, unknown_key
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
@@ -74,6 +75,7 @@ def one_sentence_errors() -> Iterator[None]:
     when an exception leaves that function. By then Hydra has set up the log, whose lines lose their secrets too.
     """
     redact_output()
+    escape_unknown_characters()
     within = _active.get()
     if not within and os.environ.get(_FULL, "0") not in ("", "0"):
         yield
