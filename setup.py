@@ -60,8 +60,13 @@ emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 hdf5 = ["h5py>=3.11,<4"]
 
+serve = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1"]
+demo = ["gradio>=6.17,<7"]  # from 6.18 on it needs huggingface_hub 1
+
 test = [
     *emoji,
+    *serve,
+    "httpx>=0.27,<1",
     "flask>=3,<4",  # and moto: an S3 server on loopback
     "flask-cors>=5,<7",
     "moto[s3]>=5,<6",
@@ -87,6 +92,9 @@ extras = {
     "hdf5": hdf5,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
+    "video": ["av>=12"],
+    "serve": serve,
+    "demo": demo,
     "eval": ["torch-fidelity>=0.3,<1"],
 }
 

@@ -51,7 +51,11 @@ class Condition(NamedTuple):
         """
         return self._replace(tokens=self.tokens.masked_fill(which[:, None, None], 0))
 
-    def after_null(self) -> Condition:
-        """B null conditions and then the B samples themselves, as guidance asks for both in one call."""
-        pairs = zip(self.null(), self, strict=True)
+    def after(self, other: Condition) -> Condition:
+        """The B conditions of another and then these, as guidance asks for both in one call."""
+        pairs = zip(other, self, strict=True)
         return Condition(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # pyright: ignore[reportArgumentType]
+
+    def after_null(self) -> Condition:
+        """B null conditions and then the B samples themselves."""
+        return self.after(self.null())

@@ -30,6 +30,7 @@ ORDER = (
     ("released_weights", "tld_weights"),
     ("sampling",),
     ("saved_cascade",),
+    ("generation",),
     ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable",),
     ("training.distributed",),
@@ -40,10 +41,12 @@ ORDER = (
     ("training.checkpoints",),
     ("training.config_checks",),
     ("training.build",),
+    ("training.run_config",),
     ("evaluation",),
     ("export",),
     ("performance",),
     ("doctor",),
+    ("serving",),
     ("cli",),
 )
 """Rooms and single files; each may import from itself and from what stands in an earlier line."""

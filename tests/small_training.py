@@ -44,6 +44,7 @@ SMALL = [
     "prompts.captions=[a large red circle on a white background]",
     "sampler.steps=2",
     "machine=cpu",
+    "model.cpu_precision=fp32",  # auto measures, and may decide otherwise for each of two runs that are compared
     f"trainer.max_duration={STEPS}ba",
     "trainer.eval_interval=9ba",
 ]

@@ -31,7 +31,6 @@ SETTINGS = [
     "train_loader.path=latents",
     "eval_loader.path=latents",
     "trainer.save_interval=5ba",
-    "model.cpu_precision=fp32",
 ]
 
 

@@ -26,7 +26,7 @@ class CascadeOptions:
     def refuse(self) -> None:
         """Raise ValueError for the first that is set, where there are no stages."""
         for field in fields(self):
-            if getattr(self, field.name):
+            if field.name != "image" and getattr(self, field.name):
                 raise ValueError(
                     f"--{field.name.replace('_', '-')} has no effect on a single run; give the runs of a cascade, or "
                     "leave it out"
@@ -37,7 +37,11 @@ _OPTIONS = (
     click.option("--stage-steps", type=NUMBERS, help="Of a cascade: steps of each stage, such as 50,30,20."),
     click.option("--stage-guidance", type=NUMBERS, help="Of a cascade: guidance scale of each stage, such as 5,1,1."),
     click.option("--stop-after", type=POSITIVE, help="Of a cascade: the last of its stages to run, counted from 1."),
-    click.option("--image", type=FILE, help="Of a cascade: an image with which the stage for its size begins."),
+    click.option(
+        "--image",
+        type=FILE,
+        help="An image to start from; in a cascade, at the stage for its size.",
+    ),
     click.option("--all-stages", is_flag=True, help="Of a cascade: keep the images of every stage, a row each."),
 )
 

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from micro_diffusion.cli.cascade_options import CascadeOptions
 from micro_diffusion.cli.options import GenerationOptions
-from micro_diffusion.cli.runs import usable_device
 from micro_diffusion.data.image.open_image import UnreadableImage, read_image
 from micro_diffusion.data.image.transforms import to_tensor
 from micro_diffusion.files.run_folders import CONFIG_FILE, RUNS, find_run
+from micro_diffusion.machine.device import usable_device
 from micro_diffusion.machine.precision import autocast
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.sampling.cascade import Cascade, StageImages
@@ -33,9 +33,19 @@ def stages_before_prompts(run: str, words: Sequence[str]) -> tuple[list[Path], l
     count = 0
     while count < len(words) and _is_run(words[count]):
         count += 1
+    _refuse_files(words[count:])
     runs = [find_run(name) for name in (run, *words[:count])]
     several = len(runs) > 1 or (runs[0] / CASCADE_FILE).is_file()
     return (runs if several else []), list(words[count:])
+
+
+def _refuse_files(prompts: Sequence[str]) -> None:
+    """Raise ValueError for a prompt that is the name of a file."""
+    for prompt in prompts:
+        if len(prompt) < 200 and Path(prompt).suffix and Path(prompt).is_file():
+            raise ValueError(
+                f"the prompt {prompt!r} is a file; give its lines as prompts, each in quotes, or with --prompts-file"
+            )
 
 
 def _is_run(word: str) -> bool:

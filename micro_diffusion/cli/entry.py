@@ -11,6 +11,7 @@ import click
 
 from micro_diffusion.cli.completion import completion
 from micro_diffusion.cli.data import data
+from micro_diffusion.cli.demo import demo
 from micro_diffusion.cli.doctor import doctor
 from micro_diffusion.cli.evaluate import evaluate
 from micro_diffusion.cli.export import export
@@ -18,19 +19,33 @@ from micro_diffusion.cli.generate import generate
 from micro_diffusion.cli.import_ldm_vae import import_ldm_vae
 from micro_diffusion.cli.import_microdit import import_microdit
 from micro_diffusion.cli.import_tld import import_tld
+from micro_diffusion.cli.look import look
+from micro_diffusion.cli.nearest import nearest
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.report import compare, report
+from micro_diffusion.cli.score import score
+from micro_diffusion.cli.serve import serve
+from micro_diffusion.cli.show import show
 from micro_diffusion.cli.super_resolve import super_resolve
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
 PROGRAM = "micro-diffusion"
 COMMANDS: tuple[click.Command, ...] = (
     generate,
+    show,
     super_resolve,
     evaluate,
+    score,
+    report,
+    compare,
     export,
     import_microdit,
     import_tld,
     import_ldm_vae,
+    serve,
+    demo,
+    look,
+    nearest,
     plan,
     doctor,
     data,
@@ -75,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted")
         return 130
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            return _fail("the memory of this machine does not hold this; lower --batch-size or --resolution")
         if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported for its name alone
             raise
         return _fail("the GPU ran out of memory; lower --batch-size or --resolution")

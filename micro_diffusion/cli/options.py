@@ -18,7 +18,7 @@ class GenerationOptions:
     """What the command line says about a run and how to generate with it; None is the run's own choice."""
 
     run: str
-    seed: int | None
+    seeds: tuple[int, ...]
     sampler: str | None
     steps: int | None
     guidance_scale: float | None
@@ -30,10 +30,23 @@ class GenerationOptions:
     batch_size: int
     configs: Path | None
 
+    @property
+    def seed(self) -> int | None:
+        """The only seed, for what takes one.
+
+        Raises:
+            ValueError: when there are several.
+        """
+        if len(self.seeds) > 1:
+            raise ValueError(f"{len(self.seeds)} seeds are given, but one alone has an effect here; leave out the rest")
+        return self.seeds[0] if self.seeds else None
+
 
 _OPTIONS = (
     click.argument("run", metavar="RUN", type=RUN),
-    click.option("--seed", type=int, help="Any integer; equal seeds generate equal images.  [default: the run's]"),
+    click.option(
+        "--seed", "seeds", type=int, multiple=True, help="Any integer; equal seeds, equal images.  [default: the run's]"
+    ),
     click.option(
         "--sampler", type=ConfigName("sampler"), help="A name of configs/sampler.  [default: the run's own sampler]"
     ),

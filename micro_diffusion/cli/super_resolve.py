@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from micro_diffusion.cli.arguments import FILE
+from micro_diffusion.cli.arguments import FILE, OUT
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 
 
@@ -14,7 +14,7 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @generation_options
 @click.argument("image", metavar="IMAGE", type=FILE)
 @click.option("--prompt", default="", help="What the image shows.  [default: unconditional]")
-@click.option("--out", type=FILE, help="Image file.  [default: a new enlarged.png]")
+@click.option("--out", type=OUT, help="Image file.  [default: a new enlarged.png]")
 def super_resolve(generation: GenerationOptions, image: Path, prompt: str, out: Path | None) -> None:
     """Enlarge IMAGE, of any size, with RUN: a run that was trained with image_conditioner=low_resolution."""
     from dataclasses import replace

@@ -110,7 +110,7 @@ def examine_stage(
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():
         draws = any("pipeline" in (node or {}) for node in content["callbacks"].values())
-        check = partial(check_encoder, content[kind], download=download)
+        check = partial(check_encoder, content[kind], download=download, made=made)
         here.append(find(f"{stage} {kind}", check, needed=needed and draws))
     yield from here
     whole = []

@@ -20,6 +20,9 @@ from micro_diffusion.diffusion.objective import Objective
 EVERY_LEVEL = (0.0, math.inf)
 """The guidance interval of plain guidance."""
 
+MOST_GUIDANCE = 1000.0
+"""Beyond it nothing is left of an image, and far beyond it numbers overflow; useful scales are below 30."""
+
 
 class WeakerRun(NamedTuple):
     """Objective and backbone of a run with less training or a smaller network, which takes the same conditions."""
@@ -47,6 +50,7 @@ def guided_denoiser(
     text: Condition,
     scale: float,
     *,
+    negative: Condition | None = None,
     interval: tuple[float, float] = EVERY_LEVEL,
     sigmas: Sequence[float] = (),
     rescale: float = 0.0,
@@ -61,6 +65,7 @@ def guided_denoiser(
         backbone: the network.
         text: B captions.
         scale: 0 is weak, 1 conditional (each without the other's cost), more is stronger guidance.
+        negative: B conditions that take the place of the null condition; None for that.
         interval: noise levels low < sigma <= high that are guided; the others are conditional, at half the cost
             (Kynkäänniemi et al. 2024, arXiv 2404.07724).
         sigmas: every noise level that will be asked for, so that work on them is done at once; or none.
@@ -75,18 +80,23 @@ def guided_denoiser(
     _check(scale, interval, sigmas, rescale, weaker)
     levels = _levels(objective, text, sigmas)
     if weaker is not None:
+        if negative is not None:
+            raise ValueError("a negative prompt has no effect beside a weaker run; leave one of them out")
         conditional = objective.denoiser(backbone, prepared(backbone, text, levels))
         theirs = prepared(weaker.backbone, text, _levels(weaker.objective, text, sigmas))
         inside = _away_from(weaker.objective.denoiser(weaker.backbone, theirs), conditional, scale, rescale)
         return inside if interval == EVERY_LEVEL else _within(interval, inside, conditional)
     guided = scale not in (0, 1)
-    shown = prepared(backbone, text if scale else text.null(), levels, null_rows=len(text.tokens) if guided else 0)
+    if negative is None:
+        shown = prepared(backbone, text if scale else text.null(), levels, null_rows=len(text.tokens) if guided else 0)
+    else:
+        shown = prepared(backbone, text.after(negative) if guided else text if scale else negative, levels)
     inside = objective.denoiser(backbone, shown)
     if guided:
         inside = _guided(inside, scale, rescale)
     if scale == 1 or interval == EVERY_LEVEL:
         return inside
-    shares = guided and isinstance(shown, PreparedText)
+    shares = guided and negative is None and isinstance(shown, PreparedText)
     conditional = shown.without_null() if shares else prepared(backbone, text, levels)
     return _within(interval, inside, objective.denoiser(backbone, conditional))
 
@@ -119,8 +129,10 @@ def _check(
 ) -> None:
     """Raise ValueError for settings that mean nothing, or have no effect beside others."""
     low, high = interval
-    if not math.isfinite(scale):
-        raise ValueError(f"the guidance scale is {scale}; choose a finite number, such as 5")
+    if not abs(scale) <= MOST_GUIDANCE:  # nan is not, either
+        raise ValueError(
+            f"the guidance scale is {scale:g}; choose one from -{MOST_GUIDANCE:g} to {MOST_GUIDANCE:g}, such as 5"
+        )
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
     if sigmas and not any(low < sigma <= high for sigma in sigmas):

@@ -10,6 +10,13 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from micro_diffusion.files.outputs import check_output_file, make_folder
+
+__all__ = ["FORMATS", "TEXT_ENTRY", "check_image_file", "free_path", "make_folder", "save_image"]
+
+TEXT_ENTRY = "micro_diffusion"
+"""Of a PNG, for the JSON that says how it was made."""
+
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -18,29 +25,24 @@ def check_image_file(path: Path) -> None:
 
     Raises:
         ValueError: when the ending is none of FORMATS.
-        NotADirectoryError: when a parent of the file is a file.
+        OSError: when the file cannot be written, in a sentence that says why.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}")
-    make_folder(path.parent)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents; a NotADirectoryError names the file that stands in the way."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"{folder} cannot be a folder, because a file stands there; choose another") from error
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}, or end the name of a "
+            "folder in /"
+        )
+    check_output_file(path)
 
 
 def save_image(image: Image.Image, path: Path, description: Mapping[str, Any]) -> None:
-    """Write the image; its description becomes JSON in the PNG text entry `micro_diffusion`.
+    """Write the image; its description becomes JSON in the PNG text entry `TEXT_ENTRY`.
 
     The bytes follow from image and description alone.
     """
     if path.suffix.lower() == ".png":
         text = PngImagePlugin.PngInfo()
-        text.add_itxt("micro_diffusion", json.dumps(dict(description), ensure_ascii=False))
+        text.add_itxt(TEXT_ENTRY, json.dumps(dict(description), ensure_ascii=False))
         image.save(path, pnginfo=text)
     else:
         image.save(path, quality=95)

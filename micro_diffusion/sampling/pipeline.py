@@ -6,7 +6,6 @@ Legend: B images, C latent channels, h w latent height and width, H W image heig
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +17,25 @@ from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.backbone.backbone import Backbone, check_image_conditioner
+from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner, ImageInSampling
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
 from micro_diffusion.sampling.guidance import EVERY_LEVEL, WeakerRun, guided_denoiser
 from micro_diffusion.sampling.latent_editing import NO_EDIT, LatentEdit
 from micro_diffusion.sampling.sampler import Sampler
+from micro_diffusion.sampling.start import (
+    Between,
+    Seed,
+    encoded,
+    generator_of,
+    sources,
+    unit_noise,
+    with_negative,
+)
 from micro_diffusion.sampling.thresholding import Thresholding
 from micro_diffusion.text.encoder import TextEncoder
 from micro_diffusion.text.none import NoEncoder
-
-
-def image_generator(seed: int, index: int) -> torch.Generator:
-    """A CPU generator that depends on the pair (seed, index) alone, so that no two images share their noise."""
-    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 @runtime_checkable
@@ -107,10 +110,11 @@ class Pipeline:
     @torch.no_grad()
     def generate(
         self,
-        captions: Sequence[str],
+        captions: Sequence[str | Between],
         *,
-        seed: int,
+        seed: int | Sequence[Seed],
         guidance_scale: float,
+        negative: str | Sequence[str] = "",
         image: Tensor | None = None,
         region: str | Tensor | None = None,
         resolution: int | tuple[int, int] | None = None,
@@ -127,9 +131,10 @@ class Pipeline:
         `batch_size` nor on the other captions.
 
         Args:
-            captions: B texts, at least one.
-            seed: any integer, 0 included.
+            captions: B texts or points between two, at least one.
+            seed: any integer, 0 included; or for each image one, a generator, or a point between two.
             guidance_scale: 0 unconditional, 1 conditional, above 1 guided; all of them see the image that is given.
+            negative: what guidance goes away from, in place of the null condition: one text or one for each caption.
             image: (3, H', W') or one for each caption (B, 3, H', W'), uint8, for a run with an image conditioner: the
                 image of which a region is known, or the smaller image.
             region: the unknown region of that image: a half's name, such as "right", or a mask (H, W) or (B, 1, H, W),
@@ -148,6 +153,15 @@ class Pipeline:
         """
         if not captions or batch_size < 1:
             raise ValueError(f"{len(captions)} captions in batches of {batch_size}; give at least one of each")
+        negatives = [negative] * len(captions) if isinstance(negative, str) else list(negative)
+        if len(negatives) != len(captions) or not (isinstance(seed, int) or len(seed) == len(captions)):
+            seeds = 1 if isinstance(seed, int) else len(seed)
+            raise ValueError(
+                f"{len(captions)} captions came with {len(negatives)} negative ones and {seeds} seeds; give one for "
+                "all, or one for each"
+            )
+        if any(negatives) and guidance_scale == 1:
+            raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
         if isinstance(self.text_encoder, NoEncoder) and guidance_scale not in (0, 1):
             raise ValueError(
                 f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
@@ -168,10 +182,11 @@ class Pipeline:
         with sized(self.backbone, size), sized(None if self.weaker is None else self.weaker.backbone, size):
             for start in range(0, len(captions), batch_size):
                 chunk = captions[start : start + batch_size]
-                generators = [image_generator(seed, start + i) for i in range(len(chunk))]
+                rows = slice(start, start + len(chunk))
+                from_noise = sources(seed, start, len(chunk))
                 guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
-                seen = None if given is None else given.rows(slice(start, start + len(chunk)))
-                batches.append(self._generate(chunk, generators, size, sampler, guidance, seen, edit))
+                seen = None if given is None else given.rows(rows)
+                batches.append(self._generate(chunk, negatives[rows], from_noise, size, sampler, guidance, seen, edit))
                 if on_batch is not None:
                     on_batch(len(chunk))
         return torch.cat(batches)
@@ -209,8 +224,9 @@ class Pipeline:
 
     def _generate(
         self,
-        captions: Sequence[str],
-        generators: list[torch.Generator],
+        captions: Sequence[str | Between],
+        negatives: Sequence[str],
+        from_noise: Sequence[torch.Generator | Between],
         latent_size: tuple[int, int],
         sampler: Sampler,
         guidance: dict[str, Any],
@@ -220,16 +236,27 @@ class Pipeline:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
         device = self.backbone.parameter_groups()[0]["parameters"][0].device
         shape = (self.autoencoder.channels, *latent_size)
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-        condition = self.text_encoder.encode(captions).to(device=device, dtype=noise.dtype)
+        noise = torch.stack([unit_noise(source, shape) for source in from_noise]).to(device)
+        generators = [generator_of(source) for source in from_noise]
+        condition, negative = self._conditions(captions, negatives)
+        condition = condition.to(device=device, dtype=noise.dtype)
         seen = None if given is None else self._seen(given, latent_size, generators, device)
         if seen is not None:
             condition = condition._replace(image=seen.image, image_level=seen.level)
+        if negative is not None:
+            negative = condition._replace(tokens=negative.tokens.to(condition.tokens), mask=negative.mask)
+            negative = negative.to(device=device)
         span = {"sigma_min": self.objective.sigma_min, "sigma_max": self.objective.sigma_max}
         sigmas = sampler.sigmas(**span)
         asked = sampler.asked(sigmas)
         denoiser = guided_denoiser(
-            self.objective, self.backbone, condition, **guidance, sigmas=asked, weaker=self.weaker
+            self.objective,
+            self.backbone,
+            condition,
+            **guidance,
+            negative=negative,
+            sigmas=asked,
+            weaker=self.weaker,
         )
         if self.thresholding is not None:
             denoiser = self.thresholding(denoiser)
@@ -238,6 +265,19 @@ class Pipeline:
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
         images = to_uint8(self.autoencoder.decode(edit(latents))).cpu()
         return images if given is None else given.restored(images)
+
+    def _conditions(
+        self, captions: Sequence[str | Between], negatives: Sequence[str]
+    ) -> tuple[Condition, Condition | None]:
+        """The captions' condition, and what guidance goes away from where that is not the null condition."""
+        if not any(negatives):
+            return encoded(self.text_encoder, captions), None
+        both = encoded(self.text_encoder, [*captions, *negatives])
+        condition, negative = (
+            both._replace(tokens=both.tokens[rows], mask=None if both.mask is None else both.mask[rows])
+            for rows in (slice(len(captions)), slice(len(captions), None))
+        )
+        return condition, with_negative(condition, negative, [bool(text) for text in negatives])
 
     def _given(
         self, image: Tensor | None, region: str | Tensor | None, *, count: int, latent_size: tuple[int, int]

@@ -59,7 +59,7 @@ class AutoencoderTraining(ComposerModel):
         crop: side of the random crops in pixels, at most that of the images.
         shrink: each step shrinks its images by one of these factors before cropping, so that small images are
             reconstructed as well as large ones; those that then are smaller than the crop are taken whole.
-        cpu_precision: of the networks on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
+        cpu_precision: of the networks on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
         reconstruction: error of a pixel: "l1", "l2" or "huber".
         perceptual: LPIPS, added to the error of a pixel with its own weight, and measured by evaluations.
         frequency: the focal frequency loss, added with its own weight.

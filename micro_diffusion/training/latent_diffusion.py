@@ -51,7 +51,7 @@ class LatentDiffusion(ComposerModel):
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
             takes away (training/compact_adamw.py).
-        cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is fast.
+        cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
@@ -187,8 +187,9 @@ class LatentDiffusion(ComposerModel):
         return {} if is_train else self.metrics
 
     def update_metric(self, batch: Batch, outputs: Loss, metric: Metric) -> None:
-        """Count the losses of a batch that fall into the metric's band."""
-        metric.update(outputs.per_sample, outputs.sigma)
+        """Count the losses of a batch that fall into the metric's band, each sample once over all ranks."""
+        counted = ~batch["repeated"] if "repeated" in batch else slice(None)
+        metric.update(outputs.per_sample[counted], outputs.sigma[counted])
 
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the backbone's weights with plain keys."""

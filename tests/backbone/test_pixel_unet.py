@@ -219,7 +219,7 @@ SIZES = {
     "imagen_sr_1024": (1024, 721_637_778, 12_458),
     # with captions of 18 tokens of width 192
     "pixel_small": (16, 2_343_202, 0.1600),
-    "pixel_sr_small": (32, 2_506_596, 0.1657),
+    "pixel_sr_small": (32, 2_512_980, 0.17865),
 }
 
 

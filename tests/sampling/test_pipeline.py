@@ -8,7 +8,8 @@ from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.heun import HeunSampler
 from micro_diffusion.sampling.latent_editing import LatentEdit
-from micro_diffusion.sampling.pipeline import Pipeline, image_generator, to_uint8
+from micro_diffusion.sampling.pipeline import Pipeline, to_uint8
+from micro_diffusion.sampling.start import image_generator
 from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.run_folder import random_backbone
 

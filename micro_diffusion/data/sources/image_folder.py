@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from micro_diffusion.data.image.file_names import files_below, kind, suffix
 from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
@@ -29,11 +30,22 @@ class ImageFolder(ListedFiles):
     Args:
         path: the folder.
         captions: of a list, how many are taken, from its first.
+        without_text: what becomes of an image without a caption: "reject", or a caption from its "name" (in words, so
+            that media-playback_start.png says "media playback start") or the name of its "folder".
 
     Raises:
         FileNotFoundError: when there is no such folder or it holds no images.
         ValueError: when the list of captions cannot be read, or there are two.
     """
+
+    without_text: Literal["reject", "name", "folder"] = "reject"
+
+    def instead_of_text(self, name: str) -> tuple[str, ...]:
+        """A caption from the name of the image or of its folder."""
+        path = PurePosixPath(name)
+        if self.without_text == "folder" and path.parent.name:
+            return (words(path.parent.name),)
+        return (words(path.stem),) if self.without_text == "name" else ()
 
     def list_entries(self, root: Path) -> list[Entry]:
         """What the lists of captions name, then the other images in the order of their paths."""
@@ -49,6 +61,11 @@ class ImageFolder(ListedFiles):
         named = {_same_form(entry.name) for entry in listed}
         others = (name for name in sorted(files) if kind(name) and _same_form(name) not in named)
         return [*listed, *(_unlisted(name, files[name], lists) for name in others)]
+
+
+def words(name: str) -> str:
+    """The words of a file's name: apart at signs, at digits and at capital letters."""
+    return " ".join(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-zß-ÿ])(?=[A-ZÀ-Þ])", " ", name))).lower()
 
 
 LISTS = ("metadata.jsonl", "metadata.csv", "captions.csv")

@@ -171,6 +171,8 @@ def _words(schema: Mapping[str, Any]) -> str:
         return f"a list{f' of {len(items)}' if items else ''} ({', '.join(kinds)})"
     if kind in ("integer", "number"):
         return _number_words(schema, "a whole number" if kind == "integer" else "a finite number")
+    if kind == "string" and schema.get("minLength"):
+        return "text that is not empty"
     return {"boolean": "true or false", "null": "null", "string": "text"}.get(str(kind), "a mapping")
 
 

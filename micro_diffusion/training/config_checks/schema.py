@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
-from annotated_types import Predicate
+from annotated_types import MinLen, Predicate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
@@ -57,7 +57,7 @@ class Root(TypedDict):
     """What training, and the programs that read a run folder, look for at the top of a configuration."""
 
     exp_name: Annotated[str, Predicate(_is_inside), in_words("the name of a folder in output_dir")]
-    output_dir: str
+    output_dir: Annotated[str, MinLen(1)]
     seed: Seed
     init_from: str | None
     init_weights: Weights | None

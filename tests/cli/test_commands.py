@@ -23,7 +23,7 @@ from micro_diffusion.sampling.pipeline import Pipeline
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.test_released_weights import small_release
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a large red circle on a white background"
 
 
@@ -59,15 +59,18 @@ def test_one_prompt_gives_a_plain_image_that_says_what_it_is(capsys: pytest.Capt
     image = Image.open("new/out.png")
     assert image.size == (16, 16)
     description = json.loads(image.text["micro_diffusion"])
+    assert len(description.pop("digest")) == 16
     assert description == {
-        "prompts": [PROMPT],
-        "run": "first",
+        "run": "trained_models/first",
         "weights": "ema",
-        "sampler": "HeunSampler",
-        "seed": 0,
+        "prompts": [PROMPT],
+        "seeds": [[0, 0]],
+        "sampler_class": "HeunSampler",
         "guidance_scale": 2.0,
         "steps": 3,
         "resolution": [16, 16],
+        "precision": "bf16" if computes_in_bf16("cpu") else "fp32",
+        "strip": False,
     }
     assert capsys.readouterr().out == "new/out.png: 1 image, ema weights of trained_models/first\n"
 
@@ -218,8 +221,8 @@ def test_evaluation_writes_scores_and_a_grid(capsys: pytest.CaptureFixture[str])
     assert report["composition"].keys() == {"single", "two", "held_out"}
     assert all(0 <= value <= 1 for value in report["composition"].values())
     assert report["parameters"] == sum(parameter.numel() for parameter in random_backbone(1).parameters())
-    drawn_with = {"run": "first", "weights": "ema", "sampler": "HeunSampler"}
-    assert report["settings"] == {**drawn_with, "seed": 0, "guidance_scale": 2.0, "steps": 1}
+    expected = {"run": "first", "weights": "ema", "sampler": "HeunSampler", "guidance_scale": 2.0, "steps": 1}
+    assert {**expected, "seed": 0}.items() <= report["settings"].items()
     assert report["seconds"].keys() == {"generate", "judge"}
     assert Image.open("new/metrics.png").width > 8 * 100
     assert "single 0.000" in capsys.readouterr().out
@@ -235,10 +238,7 @@ def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureF
     settings = json.loads(Path("a.json").read_text())["settings"]
     assert (settings["sampler"], settings["steps"]) == ("DPMpp2MSampler", 15)
     error = fails(capsys, "generate", "first", PROMPT, "--sampler", "magic")
-    assert (
-        "there is no sampler magic in" in error
-        and "choose one of dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, heun" in error
-    )
+    assert "there is no sampler magic in" in error and "choose one of dpmpp_2m, " in error
     error = fails(capsys, "generate", "first", PROMPT, "--sampler", "heun", "--configs", "elsewhere")
     assert error.endswith("there is no sampler heun in elsewhere/sampler; give --configs the folder of the stages")
 
@@ -247,9 +247,9 @@ def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureF
     ("options", "problem"),
     [
         (["--configs", "configs"], "--configs configs has no effect without --sampler"),
-        (["--guidance-scale", "1", "--guidance-interval", "0.1", "2"], "--guidance-interval has no effect with a guid"),
+        (["--guidance-scale", "1", "--guidance-interval", "0.1", "2"], "a guidance interval has no effect with a guid"),
         (["--guidance-interval", "1000", "2000"], "interval 1000 to 2000 holds none of the noise levels"),
-        (["--guidance-scale", "inf"], "the guidance scale is inf; choose a finite number"),
+        (["--guidance-scale", "inf"], "the guidance scale is inf; choose one from -1000 to 1000"),
     ],
 )
 def test_options_without_effect_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], problem: str):
@@ -319,7 +319,7 @@ def test_help_and_wrong_arguments_answer_before_torch_is_imported():
         ("micro-diffusion generate fi", {"first"}),
         ("micro-diffusion generate de", {"demo"}),
         ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval"}),
-        ("micro-diffusion generate demo --sampler dp", {"dpmpp_2m", "dpmpp_2m_sde"}),
+        ("micro-diffusion generate demo --sampler he", {"heun"}),
     ],
 )
 def test_a_shell_completes(words: str, completed: set[str], capsys, monkeypatch):
@@ -342,7 +342,7 @@ def test_completion_is_printed(shell: str, capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_public_latent_diffusion_vae_becomes_a_folder(capsys: pytest.CaptureFixture[str]):
-    golden = load_file(Path(__file__).parent / "fixtures" / "ldm_vae_small.safetensors")
+    golden = load_file(ROOT / "tests" / "fixtures" / "ldm_vae_small.safetensors")
     weights = {key.removeprefix("weights."): value for key, value in golden.items() if key.startswith("weights.")}
     torch.save(weights, "vae.pt")
     assert run("import-ldm-vae", "vae.pt", "autoencoders/ldm") == 0

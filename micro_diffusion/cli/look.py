@@ -1,0 +1,83 @@
+"""`micro-diffusion look`: somebody's folder of images, and how to train on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from micro_diffusion.cli.arguments import FILE
+
+if TYPE_CHECKING:
+    from micro_diffusion.data.prepare.look import Folder
+
+PRESETS = ("laptop", "12gb", "24gb", "80gb")
+
+
+@click.command(short_help="a folder of images, and how to train on it")
+@click.argument("folder", metavar="FOLDER", type=FILE)
+@click.option("--preset", type=click.Choice(PRESETS), default="laptop", show_default=True, help="Where to train.")
+@click.option("--out", type=FILE, help="Folder for the arguments of each step, one a line, which execute.sh reads.")
+def look(folder: Path, preset: str, out: Path | None) -> None:
+    """Look at FOLDER: which images can be used, what their captions are, and what to train with them."""
+    from micro_diffusion.data.prepare.look import look as look_at
+    from micro_diffusion.files.whole_file import whole_file
+
+    found = look_at(folder)
+    print("\n".join(described(found, preset)))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for step, arguments in steps(found, preset).items():
+            with whole_file(out / f"{step}.args") as unfinished:
+                unfinished.write_text("".join(f"{argument}\n" for argument in arguments), encoding="utf-8")
+
+
+def described(found: Folder, preset: str) -> list[str]:
+    """What was found, and what follows from it."""
+    sides, origin = found.sides, {"reject": "texts", "name": "file names", "folder": "names of folders"}
+    lines = [
+        f"{found.path}: {found.images} images, about {found.expected} can be used",
+        *(f"  left out: {reason} ({count} of those looked at)" for reason, count in found.reasons.most_common()),
+        f"  shorter side from {sides[0]} to {sides[-1]} px, half of them at least {sides[len(sides) // 2]} px",
+        f"  captions from {origin[found.without_text]}, such as {'; '.join(found.captions[:3])}",
+        f"  {preset}: {resolution(found, preset)} px, {autoencoder_steps(found)} steps of the autoencoder, four stages",
+    ]
+    if found.expected < 300:
+        lines.append("  fewer than 300 images are mostly learned by heart; more, or more different ones, help most")
+    return lines
+
+
+def resolution(found: Folder, preset: str) -> int:
+    """What half of the images have without being enlarged, as far as the machine goes."""
+    most = 64 if preset == "laptop" else 256
+    middle = found.sides[len(found.sides) // 2]
+    return next((side for side in (256, 128, 64) if side <= min(most, middle)), 64)
+
+
+def autoencoder_steps(found: Folder) -> int:
+    """Each image about twenty times, within what small autoencoders of this project were trained with."""
+    return min(4000, max(1000, 20 * found.expected // 16))
+
+
+def steps(found: Folder, preset: str) -> dict[str, list[str]]:
+    """The arguments of each command of `execute.sh mine`."""
+    side = resolution(found, preset)
+    half = side // 2
+    convert = ["source=image_folder", f"source.path={_quoted(found.path)}", f"source.without_text={found.without_text}"]
+    captions = ",".join(_quoted(caption) for caption in found.captions)
+    machine = [] if preset == "laptop" else [f"machine={preset}", "backbone=tiny", "train_loader.batch_size=256"]
+    return {
+        "convert": [*convert, f"preparation.shorter_side={2 * side}"],
+        "autoencoder": [f"resolution={side}", f"trainer.max_duration={autoencoder_steps(found)}ba"],
+        "precompute": [f"resolutions=[{half},{side}]"],
+        "train": [f"prompts.captions=[{captions}]", *machine],
+        "small": [f"resolution={half}"],
+        "large": [f"resolution={side}"],
+    }
+
+
+def _quoted(text: str) -> str:
+    """A text in the quotes of Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,39 @@
+"""What there is of images while they are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from micro_diffusion.autoencoder.autoencoder import Autoencoder
+from micro_diffusion.sampling.grid import to_pil
+from micro_diffusion.sampling.pipeline import to_uint8
+from micro_diffusion.sampling.watched import OnCall
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A batch of images after a network call in `step`, from 1 to `steps`."""
+
+    step: int
+    steps: int
+    decode: Callable[[], list[Image.Image]]
+
+    def images(self) -> list[Image.Image]:
+        """The images as the network sees them at this moment, decoded only when they are asked for."""
+        return self.decode()
+
+
+def previews(autoencoder: Autoencoder, on_preview: Callable[[Preview], object]) -> OnCall:
+    """For `Watched`: tells of latents as previews."""
+
+    def told(latents: Tensor, step: int, steps: int) -> object:
+        def decode() -> list[Image.Image]:
+            return [to_pil(image) for image in to_uint8(autoencoder.decode(latents)).cpu()]
+
+        return on_preview(Preview(step, steps, decode))
+
+    return told

@@ -1,0 +1,1 @@
+"""A run behind HTTP: requests in, batches to the network, images out."""
