@@ -10,50 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from PIL import Image
 
 from micro_diffusion import cli
-from micro_diffusion.checkpoint import load_run, save_weights, write_config
+from micro_diffusion.checkpoint import load_run, write_config
 from micro_diffusion.export.diffusers_folder import export_diffusers
 from micro_diffusion.saved_cascade import pipeline_of
+from tests.export.networks import NETWORKS, make
 from tests.run_folder import CONFIG, make_run
 
-SIZES = {"input_size": 16, "in_channels": 3, "caption_dim": 24}
-NETWORKS: dict[str, dict[str, Any]] = {
-    "dit": CONFIG["backbone"],
-    "tld": {
-        "_target_": "micro_diffusion.backbone.conv_transformer.ConvTransformer",
-        **SIZES,
-        "patch_size": 4,
-        "dim": 32,
-        "depth": 2,
-        "heads": 2,
-        "use_caption_mask": True,
-    },
-    "unet": {
-        "_target_": "micro_diffusion.backbone.unet.UNet",
-        **SIZES,
-        "width": 8,
-        "multipliers": [1, 2],
-        "blocks": 1,
-        "groups": 4,
-        "attention": [1],
-        "cross_attention": True,
-    },
-}
 PROMPTS = ["a large red circle", "a small blue star on a black background"]
-
-
-def make(folder: Path, name: str) -> Path:
-    """A run of one of the networks, none of whose weights is zero."""
-    torch.manual_seed(0)
-    network = instantiate(NETWORKS[name], _convert_="all")
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    save_weights(folder, network.state_dict(), "raw")
-    write_config(folder, {**CONFIG, "backbone": NETWORKS[name]})
-    return folder
 
 
 class Without:

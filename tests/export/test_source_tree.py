@@ -12,7 +12,7 @@ DIT = "micro_diffusion.backbone.dit"
 
 
 def test_a_tree_holds_what_its_modules_import_and_no_import_of_the_package():
-    tree = source_tree([DIT, "micro_diffusion.backbone.unet"])
+    tree = source_tree([DIT, "micro_diffusion.backbone.pixel_attention"])
     assert {"micro_diffusion/backbone/dit.py", "micro_diffusion/condition.py", "einops/einops.py"} <= tree.keys()
     assert {"einops/LICENSE", "annotated_types/LICENSE", "__init__.py"} <= tree.keys()
     assert not any("training" in path or "hydra" in text for path, text in tree.items())
