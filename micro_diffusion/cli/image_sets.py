@@ -152,7 +152,7 @@ def _maker(generation: GenerationOptions) -> tuple[Make, int, dict[str, Any]]:
     def of_run(captions: Sequence[str], seed: int) -> Tensor:
         return generate_images(pipeline, captions, generation, **{**settings, "seed": seed})
 
-    return of_run, settings["seed"], {**described(run, settings), "digest": weights_digest(run.backbone)}
+    return of_run, settings["seed"], {**described(run, settings, generation), "digest": weights_digest(run.backbone)}
 
 
 def _score_benchmark(
