@@ -61,6 +61,7 @@ data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 hdf5 = ["h5py>=3.11,<4"]
 
 serve = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1"]
+demo = ["gradio>=6.17,<7"]  # from 6.18 on it needs huggingface_hub 1
 
 test = [
     *emoji,
@@ -93,6 +94,7 @@ extras = {
     "t5": ["sentencepiece>=0.2,<1"],
     "video": ["av>=12"],
     "serve": serve,
+    "demo": demo,
     "eval": ["torch-fidelity>=0.3,<1"],
 }
 

@@ -11,6 +11,7 @@ import click
 
 from micro_diffusion.cli.completion import completion
 from micro_diffusion.cli.data import data
+from micro_diffusion.cli.demo import demo
 from micro_diffusion.cli.doctor import doctor
 from micro_diffusion.cli.evaluate import evaluate
 from micro_diffusion.cli.export import export
@@ -21,6 +22,7 @@ from micro_diffusion.cli.import_tld import import_tld
 from micro_diffusion.cli.look import look
 from micro_diffusion.cli.nearest import nearest
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.report import compare, report
 from micro_diffusion.cli.score import score
 from micro_diffusion.cli.serve import serve
 from micro_diffusion.cli.show import show
@@ -34,11 +36,14 @@ COMMANDS: tuple[click.Command, ...] = (
     super_resolve,
     evaluate,
     score,
+    report,
+    compare,
     export,
     import_microdit,
     import_tld,
     import_ldm_vae,
     serve,
+    demo,
     look,
     nearest,
     plan,

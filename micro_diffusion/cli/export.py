@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def export(
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _export_as(kind: Any, runs: Sequence[str], folder: Path, weights: Any, dtype: Any, license: str | None) -> None:
+def _export_as(kind: str, runs: tuple[str, ...], folder: Path, weights: Any, dtype: Any, license: str | None) -> None:
     """Export for other programs."""
     from micro_diffusion.files.run_folders import find_run
 

@@ -82,6 +82,7 @@ def evaluate_set(
         raise ValueError("--prompts needs a folder for the images; give --out-images")
     if image_set.evaluator is not None and image_set.benchmark is None:
         raise ValueError("--evaluator has no effect without --benchmark; give both, or leave it out")
+    parse_share(image_set.share)
     assert image_set.prompts is not None
     benchmark, metrics, choice = None, None, {}
     if image_set.benchmark is not None:

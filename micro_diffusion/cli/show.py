@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -20,13 +19,13 @@ def show(file: Path, again: bool, out: Path | None, device: str | None) -> None:
 
     Files that it names, such as an image to start from, are looked for from the current folder.
     """
-    from micro_diffusion.generation.recipe import read_recipe, recipe_of
+    from micro_diffusion.generation.recipe import read_recipe, recipe_of, written
 
     described = read_recipe(file)
     if not again:
         if out is not None or device is not None:
             raise ValueError("--out and --device have no effect without --again; leave them out")
-        print("\n".join(f"{name}: {text(name, value)}" for name, value in described.items()))
+        print(written(described))
         return
     from PIL import Image
 
@@ -57,17 +56,3 @@ def show(file: Path, again: bool, out: Path | None, device: str | None) -> None:
         same = None if moves or before.size != made.size else differ_by(before, made)
     said = {None: "of another form than", 0: "equal to"}.get(same, f"differs by up to {same} of 255 from")
     print(f"{out}: {said} {file}")
-
-
-def text(name: str, value: Any) -> str:
-    """A value of a recipe, several below one another."""
-    if isinstance(value, dict) and value.keys() == {"from", "to", "share"}:
-        return f"{value['share']:.0%} from {text(name, value['from'])} to {text(name, value['to'])}"
-    if not isinstance(value, list):
-        return str(value)
-    if name == "resolution":
-        return "×".join(map(str, value))
-    if name == "seeds" and len(value) == 2 and not isinstance(value[0], list | dict):
-        return str(value[0]) if value[1] == 0 else f"{value[0]}, image {value[1]}"
-    texts = [text(name, one) for one in value]
-    return texts[0] if len(texts) == 1 else "".join(f"\n  {one}" for one in texts)

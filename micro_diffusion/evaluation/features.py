@@ -111,4 +111,5 @@ def open_network(name: str, *, folder: str | Path, device: str | torch.device = 
     """
     if name not in NETWORKS:
         raise ValueError(f"there is no feature network {name!r}; choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[name](Path(folder).expanduser(), device)
+    with torch.random.fork_rng(devices=[]):  # or making layers would change the noise of a run that is training
+        return NETWORKS[name](Path(folder).expanduser(), device)

@@ -119,7 +119,8 @@ def batches_of(images: ImageFiles, *, batch_size: int, workers: int = 0) -> Iter
     Raises:
         ValueError: when one cannot be read, or they are of several sizes.
     """
-    for batch in DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=list):
+    random = torch.Generator()  # a loader draws a seed in any case; a run that is training keeps its own generator
+    for batch in DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=random):
         for image in batch:
             if isinstance(image, str):
                 raise ValueError(image)

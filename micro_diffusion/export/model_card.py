@@ -9,23 +9,10 @@ from typing import Any
 
 import yaml
 
-INSTALLED = frozenset(
-    [
-        "PIL",
-        "diffusers",
-        "einops",
-        "annotated_types",
-        "huggingface_hub",
-        "numpy",
-        "packaging",
-        "safetensors",
-        "tqdm",
-        "torch",
-        "transformers",
-        "typing_extensions",
-        "yaml",
-    ]
-)
+INSTALLED = {
+    *("PIL", "annotated_types", "diffusers", "einops", "huggingface_hub", "numpy", "packaging", "safetensors"),
+    *("torch", "tqdm", "transformers", "typing_extensions", "yaml"),
+}
 """Imported packages that come with diffusers, transformers and torch, or with the folder."""
 DISTRIBUTIONS = {"open_clip": "open_clip_torch", "sklearn": "scikit-learn"}
 MODEL = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "image_conditioner", "thresholding")
@@ -55,6 +42,7 @@ def model_card(
         license: of the weights, in the hub's words.
         libraries: top-level packages that the folder's code imports.
     """
+    network = config["backbone"]["_target_"].rpartition(".")[2]
     text = config["text_encoder"]["_target_"].rpartition(".")[2]
     fields = {
         "license": license or "unknown",
@@ -68,10 +56,7 @@ def model_card(
     sections = [
         f"---\n{yaml.safe_dump(fields, sort_keys=False)}---",
         f"# {name}",
-        (
-            f"A {config['backbone']['_target_'].rpartition('.')[2]} of {parameters:,} parameters ({weights} weights), "
-            "trained with micro_diffusion."
-        ),
+        f"A {network} of {parameters:,} parameters ({weights} weights), trained with micro_diffusion.",
         f"## How to use it\n\n{install} Its source files lie in `diffusion/code`; read them before you trust them.",
         f"```python\n{_example(caption)}```",
         f"## The model\n\n```yaml\n{_yaml(config, MODEL)}```",

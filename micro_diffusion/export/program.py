@@ -56,7 +56,7 @@ class Network(nn.Module):
 def export_network(
     folder: str | Path, out: str | Path, *, kind: Literal["torch_export", "onnx"], weights: Weights | None = None
 ) -> Exported:
-    """Write the network of a run, in fp32, for any batch size at the resolution of training; measure the difference.
+    """Write the network of a run, in fp32, for any batch size at its resolution, and measure the difference.
 
     Args:
         folder: of the run.

@@ -122,6 +122,11 @@ def weights_file_digest(run: Run) -> str:
     return file_digest(run.folder / WEIGHT_FILES[run.weights])
 
 
+def written(described: Mapping[str, Any]) -> str:
+    """A recipe for people, a line for each of its values."""
+    return "\n".join(f"{name}: {_text(name, value)}" for name, value in described.items())
+
+
 def file_digest(path: str | Path) -> str:
     """64 bits of a file's size, beginning and end, in hexadecimal."""
     size = Path(path).stat().st_size
@@ -143,3 +148,17 @@ def _restored(value: Any) -> Any:
     if isinstance(value, dict):
         return Between(_restored(value["from"]), _restored(value["to"]), value["share"])
     return tuple(_restored(item) for item in value) if isinstance(value, list) else value
+
+
+def _text(name: str, value: Any) -> str:
+    """A value of a recipe, several below one another."""
+    if isinstance(value, dict) and value.keys() == {"from", "to", "share"}:
+        return f"{value['share']:.0%} from {_text(name, value['from'])} to {_text(name, value['to'])}"
+    if not isinstance(value, list):
+        return str(value)
+    if name == "resolution":
+        return "×".join(map(str, value))
+    if name == "seeds" and len(value) == 2 and not isinstance(value[0], list | dict):
+        return str(value[0]) if value[1] == 0 else f"{value[0]}, image {value[1]}"
+    texts = [_text(name, one) for one in value]
+    return texts[0] if len(texts) == 1 else "".join(f"\n  {one}" for one in texts)

@@ -16,6 +16,7 @@ from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from micro_diffusion.training.config_checks.schema import validate
 from tests.evaluation.test_image_sets import coco, dpg_prompts, geneval_checkout, geneval_prompts
 from tests.evaluation.test_reference import folder_of
+from tests.evaluation.test_run_page import trained
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -42,6 +43,8 @@ def test_every_command_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     geneval_prompts(tmp_path / "evaluation_metadata.jsonl")
     geneval_checkout(tmp_path / "geneval")
     dpg_prompts(tmp_path / "dpg_prompts")
+    trained(tmp_path / "trained_models" / "mine", loss=0.5)
+    trained(tmp_path / "trained_models" / "other", loss=0.7)
     ours = [command[1:] for command in COMMANDS if command[0] == "micro-diffusion"]
     for command in ours:
         quick = ["--steps", "1"] if command[0] == "evaluate" else []
@@ -55,6 +58,8 @@ def test_every_command_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert report["preparation"] == "centre square, lanczos to 256"
     assert set(json.loads(Path("geneval.json").read_text())["scores"]["geneval"]) == {"colors", "counting", "overall"}
     assert len(list(Path("dpg/dpg").glob("*.png"))) == 2
+    assert "composition/single over guidance_scale" in Path("mine.html").read_text(encoding="utf-8")
+    assert Path("both.html").read_text(encoding="utf-8").count("<polyline") > 2
 
 
 def test_the_configurations_of_training_are_accepted():

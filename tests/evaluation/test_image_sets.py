@@ -197,8 +197,10 @@ def test_dpg_in_its_layout_and_back(tmp_path: Path):
 
 
 def test_every_device_gets_a_share_and_a_failure_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write = "import pathlib, sys; pathlib.Path(sys.argv[1], sys.argv[3]).write_text(sys.argv[5])"
-    script = f"{write}; sys.exit(sys.argv[3] == 'bad')"
+    script = (
+        "import pathlib, sys; folder, _, device, _, share = sys.argv[1:]; "
+        "pathlib.Path(folder, device).write_text(share); sys.exit(device == 'bad')"
+    )
     monkeypatch.setattr(devices, "_program", lambda: [sys.executable, "-c", script])
     devices.on_devices([str(tmp_path)], ["cuda:0", "cuda:1"])
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"cuda:0": "0/2", "cuda:1": "1/2"}
