@@ -54,10 +54,11 @@ def _is_run(word: str) -> bool:
 
 def cascade_of(runs: Sequence[Path], options: GenerationOptions) -> Cascade:
     """The cascade of these runs; ValueError for options that no cascade takes."""
-    for name, value in (("--sampler", options.sampler), ("--configs", options.configs), ("--compile", options.compile)):
-        if value:
+    for name in ("sampler", "levels", "configs", "guidance_rescale", "weaker", "compile"):
+        if getattr(options, name):
             raise ValueError(
-                f"{name} has no effect on a cascade, whose stages have samplers of their own; leave it out"
+                f"--{name.replace('_', '-')} has no effect on a cascade, whose stages have samplers and guidance of "
+                "their own; leave it out"
             )
     place = usable_device(options.device)
     keep_freed_memory(place.type)

@@ -47,7 +47,7 @@ def _of_classes(
     report, grid = class_report(
         lambda names: generate_images(pipeline, names, generation, **settings), real, count=count
     )
-    about = described(run, settings)
+    about = described(run, settings, generation)
     return (
         {**report, "parameters": parameter_count(run.backbone), "weights": run.weights, "settings": about},
         grid,

@@ -91,7 +91,7 @@ def evaluate(
             count=count,
             seed=settings["seed"],
         )
-    generated_with = described(run, settings)
+    generated_with = described(run, settings, generation)
     report |= {"parameters": parameter_count(run.backbone), "weights": run.weights, "settings": generated_with}
     write_report(report, out)
     save_image(image, grid, generated_with)

@@ -21,6 +21,11 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @click.option("--resolution", type=RESOLUTION, help="Pixels: 256, or HEIGHTxWIDTH.  [default: the run's]")
 @click.option("--strength", type=float, help="Of the change to --image, above 0 and at most 1.")
 @click.option("--mask", type=FILE, help="Of the size of --image: only what is white in it is generated.")
+@click.option(
+    "--region",
+    type=click.Choice(["left", "right", "top", "bottom", "all"]),
+    help="Half of --image that is generated, or all of it, instead of a --mask.",
+)
 @click.option("--resamplings", type=POSITIVE, help="How often --mask goes over each part of the way.  [default: 5]")
 @click.option("--extend", metavar="SIDE=PIXELS", help="Make --image larger: left, right, top or bottom=96.")
 @click.option("--frames", type=POSITIVE, help="Images on the way from each prompt or seed to the next.")

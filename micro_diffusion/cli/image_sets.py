@@ -153,7 +153,11 @@ def _maker(generation: GenerationOptions) -> tuple[Make, int, dict[str, Any]]:
     def of_run(captions: Sequence[str], seed: int) -> Tensor:
         return generate_images(pipeline, captions, generation, **{**settings, "seed": seed})
 
-    return of_run, settings["seed"], {**described(run, settings), "digest": weights_digest(run.backbone)}
+    said_of_run = {**described(run, settings, generation), "digest": weights_digest(run.backbone)}
+    weaker: Any = pipeline.weaker
+    if weaker is not None:
+        said_of_run["weaker_digest"] = weights_digest(weaker.backbone)
+    return of_run, settings["seed"], said_of_run
 
 
 def _score_benchmark(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from micro_diffusion.diffusion.known_region import REGIONS, cells_of
 from micro_diffusion.sampling.grid import from_pil
 
 ImageSource = Image.Image | str | Path
@@ -54,3 +56,14 @@ def fitted_mask(mask: ImageSource, image: ImageSource, size: tuple[int, int]) ->
     if not white.any():
         raise ValueError("nothing in the mask is white, so there is nothing to generate; paint white what is to change")
     return white
+
+
+def region_mask(region: str, size: tuple[int, int]) -> Tensor:
+    """The mask of a region by its name -> bool (H, W), true where there is to be generated.
+
+    Raises:
+        ValueError: when there is no such region.
+    """
+    if region not in REGIONS:
+        raise ValueError(f"there is no region {region!r}; choose one of {', '.join(REGIONS)}, or give a mask")
+    return cells_of(torch.tensor([REGIONS[region]]), size)[0, 0]

@@ -318,7 +318,7 @@ def test_help_and_wrong_arguments_answer_before_torch_is_imported():
         ("micro-diffusion gen", {"generate"}),
         ("micro-diffusion generate fi", {"first"}),
         ("micro-diffusion generate de", {"demo"}),
-        ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval"}),
+        ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval", "--guidance-rescale"}),
         ("micro-diffusion generate demo --sampler he", {"heun"}),
     ],
 )
