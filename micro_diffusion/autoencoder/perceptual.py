@@ -69,7 +69,6 @@ class Perceptual:
             self._network = _network(self.kind, self.path)
         return self._network
 
-
     def load_without_weights(self) -> None:
         """Have the network on the meta device, to count what it costs; nothing is read."""
         with torch.device("meta"):

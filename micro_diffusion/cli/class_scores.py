@@ -48,7 +48,11 @@ def _of_classes(
         lambda names: generate_images(pipeline, names, generation, **settings), real, count=count
     )
     about = described(run, settings)
-    return {**report, "parameters": parameter_count(run.backbone), "weights": run.weights, "settings": about}, grid, about
+    return (
+        {**report, "parameters": parameter_count(run.backbone), "weights": run.weights, "settings": about},
+        grid,
+        about,
+    )
 
 
 def _of_autoencoder(

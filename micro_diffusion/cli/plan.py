@@ -74,7 +74,9 @@ def plan(
         count = 1
     else:
         share, known = 0.4 if mfu is None else mfu, plan.machine_named(machine, devices)
-        stages = [plan.plan_stage(stage, config, known, share, data["images"]) for stage, config in stage_configs.items()]
+        stages = [
+            plan.plan_stage(stage, config, known, share, data["images"]) for stage, config in stage_configs.items()
+        ]
         count = known.devices
         number = f"{count} devices" if count > 1 else "1 device"
         basis = f"{number}, speed assumed, at an MFU of {share:g}"

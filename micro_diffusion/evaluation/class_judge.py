@@ -106,7 +106,9 @@ def accuracies(found: Tensor, wanted: Tensor, names: Sequence[str]) -> dict[str,
     """Share of images of each class, by its name, that the judge takes for it; classes without images are left out."""
     right = (found == wanted).double()
     return {
-        name: float(right[wanted == number].mean()) for number, name in enumerate(names) if bool((wanted == number).any())
+        name: float(right[wanted == number].mean())
+        for number, name in enumerate(names)
+        if bool((wanted == number).any())
     }
 
 

@@ -19,6 +19,7 @@ from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.optimizers.gradient_clipping import clip_gradients
 from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
+
 Model = LatentDiffusion | AutoencoderTraining
 LATE = 2**31
 """A step of training when everything that begins some time has begun."""
