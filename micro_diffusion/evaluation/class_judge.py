@@ -1,7 +1,7 @@
 """A judge of classes that needs no download: a small network that learns to tell the real images' classes apart.
 
-It learns from the training's images and is examined on held-out ones, so that its own accuracy is known; what it says of
-generated images cannot be more exact than that. Its features give a Fréchet distance too (Heusel et al. 2017, arXiv
+It learns from the training's images and is examined on held-out ones, so that its own accuracy is known; what it says
+of generated images cannot be more exact than that. Its features give a Fréchet distance too (Heusel et al. 2017, arXiv
 1706.08500, eq. 6), which compares with other distances by the same judge alone.
 
 Legend: B images, K classes, F features.
@@ -9,6 +9,7 @@ Legend: B images, K classes, F features.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class ClassJudge(nn.Module):
         widths = [3, 16, 32, FEATURES]
         blocks = [
             [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.SiLU(), nn.AvgPool2d(2)]
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         ]
         self.body = nn.Sequential(*(layer for block in blocks for layer in block))
         self.head = nn.Linear(FEATURES, classes)
@@ -113,7 +114,7 @@ def accuracies(found: Tensor, wanted: Tensor, names: Sequence[str]) -> dict[str,
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """|m1 − m2|² + tr(C1 + C2 − 2 (C1 C2)^½) of two sets of features (B, F), at least two images each; 0 for equal ones.
+    """|m1 − m2|² + tr(C1 + C2 − 2 (C1 C2)^½) of two sets of features (B, F) of at least two images; 0 for equal ones.
 
     Few images make it too large, by about as much for all sets of the same size.
     """
