@@ -48,11 +48,8 @@ def _of_classes(
         lambda names: generate_images(pipeline, names, generation, **settings), real, count=count
     )
     about = described(run, settings, generation)
-    return (
-        {**report, "parameters": parameter_count(run.backbone), "weights": run.weights, "settings": about},
-        grid,
-        about,
-    )
+    report |= {"parameters": parameter_count(run.backbone), "weights": run.weights, "settings": about}
+    return report, grid, about
 
 
 def _of_autoencoder(

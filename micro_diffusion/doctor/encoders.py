@@ -31,3 +31,9 @@ def check_encoder(node: Mapping[str, Any], *, download: bool, made: set[Path]) -
             f"{place} is neither a folder nor in the cache of the Hugging Face hub; fetch it with --download"
         ) from error
     return f"{place} in the hub's cache"
+
+
+def check_perceptual(model: Any) -> str:
+    """The weights of LPIPS are there."""
+    model.perceptual.load()
+    return f"LPIPS by {model.perceptual.path}"
