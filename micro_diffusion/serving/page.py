@@ -25,16 +25,16 @@ from micro_diffusion.sampling.image_file import save_image
 from micro_diffusion.serving.following import followed
 from micro_diffusion.serving.form import IMAGE, MASK, STARTS, WAY, Form
 from micro_diffusion.serving.limits import Limits
+from micro_diffusion.serving.painting import SCRIPT, STYLE, TEMPLATE, to_paint_on
 
 OWN = "the run's own"
 KEPT = 60
 """Images that one visitor finds again below the newest ones."""
 DAY = 24 * 3600
-DRAWABLE = 512
-"""Pixels of the shorter side, at least, of an image that somebody paints on."""
-IDLE, BUSY = ([gr.update(visible=shown), gr.update(visible=not shown)] for shown in (True, False))
-"""Of the buttons that generate and stop."""
-CSS = "footer {display: none !important} .gradio-container {max-width: 1200px !important}"
+CSS = """
+footer {display: none !important}
+.gradio-container {max-width: 1200px !important}
+"""
 
 
 class Shown(NamedTuple):
@@ -97,7 +97,7 @@ class Page:
             with gr.Column(scale=2, min_width=320):
                 names = list(self.pipelines)
                 self.run = gr.Dropdown(names, value=names[0], label="Run", visible=len(names) > 1)
-                self.prompt = gr.Textbox(label="Prompt", lines=2, max_length=limits.prompt)
+                self.prompt = gr.Textbox("", label="Prompt", lines=2, max_length=limits.prompt)
                 self.kind = gr.Dropdown([], label="Class")
                 self.button = gr.Button("Generate", variant="primary")
                 self.stop = gr.Button("Stop", visible=False)
@@ -105,39 +105,38 @@ class Page:
                 self._build_starts()
                 with gr.Row():
                     self.count = gr.Slider(1, limits.images, 1, step=1, label="Images", min_width=140)
-                    self.seed = gr.Number(None, precision=0, label="Seed", placeholder="a new one", min_width=140)
+                    self.seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, min_width=140)
                 self._build_details()
             with gr.Column(scale=3, min_width=320):
                 self.status = gr.Markdown("Press *Generate*.")
                 self.gallery = gr.Gallery(
-                    label="Images", columns=4, object_fit="contain", height="auto", format="png", buttons=["download"]
+                    label="Images",
+                    columns=3,
+                    fit_columns=False,
+                    object_fit="contain",
+                    height="auto",
+                    format="png",
+                    buttons=["download"],
                 )
                 self.again = gr.Button("Start from this image", size="sm", visible=False)
-                self.recipe = gr.Textbox(label="Recipe", lines=4, buttons=["copy"], visible=False)
+                self.recipe = gr.Textbox(label="Recipe", lines=4, max_lines=12, buttons=["copy"], visible=False)
         self._connect()
 
     def _build_starts(self) -> None:
-        with gr.Group(visible=False) as self.from_image:
-            self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260)
-            self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change")
-        with gr.Group(visible=False) as self.from_drawn:
-            brush = gr.Brush(default_size=50, colors=["#ff00c8"], color_mode="fixed")
-            self.drawn = gr.ImageEditor(
-                type="pil",
-                label="Paint what is to change",
-                sources=["upload"],
-                layers=False,
-                transforms=(),
-                brush=brush,
-            )
-        with gr.Group(visible=False) as self.on_way:
-            self.to_prompt = gr.Textbox(label="To the prompt", max_length=self.limits.prompt)
+        self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260, visible=False)
+        self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change", visible=False)
+        self.painting = gr.HTML(
+            html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, label="Paint over what is to change",
+            show_label=True, container=True, visible="hidden",
+        )  # fmt: skip
+        with gr.Column(visible=False) as self.on_way:
+            self.to_prompt = gr.Textbox("", label="To the prompt", max_length=self.limits.prompt)
             self.to_kind = gr.Dropdown([], label="To the class")
-            self.to_seed = gr.Number(None, precision=0, label="To the seed", placeholder="the same")
+            self.to_seed = gr.Textbox("", label="To the seed", placeholder="the same", max_lines=1)
 
     def _build_details(self) -> None:
         with gr.Accordion("Details", open=False):
-            self.negative = gr.Textbox(label="Negative prompt", max_length=self.limits.prompt)
+            self.negative = gr.Textbox("", label="Negative prompt", max_length=self.limits.prompt)
             self.guidance = gr.Slider(0, 15, 3, step=0.1, label="Guidance scale")
             self.steps = gr.Slider(1, self.limits.steps, 18, step=1, label="Steps")
             samplers = sorted(path.stem for path in (configs_folder() / "sampler").glob("*.yaml"))
@@ -152,28 +151,32 @@ class Page:
         self.fields = {
             "start": self.start, "prompt": self.prompt, "negative_prompt": self.negative, "seed": self.seed,
             "count": self.count, "steps": self.steps, "guidance_scale": self.guidance, "height": self.height,
-            "width": self.width, "image": self.image, "strength": self.strength, "drawn": self.drawn,
+            "width": self.width, "image": self.image, "strength": self.strength, "painting": self.painting,
             "to_prompt": self.to_prompt, "to_seed": self.to_seed,
         }  # fmt: skip
         of_run = [self.prompt, self.kind, self.to_prompt, self.to_kind, self.negative, self.guidance, self.steps]
         of_run += [self.width, self.height]
         gr.on([self.blocks.load, self.run.change], self._own_values, self.run, of_run, **private)
         self.start.change(
-            lambda start: [gr.update(visible=start == one) for one in (IMAGE, MASK, WAY)],
+            lambda start: [
+                gr.update(visible=start in (IMAGE, MASK)),
+                gr.update(visible=start == IMAGE),
+                gr.update(visible=True if start == MASK else "hidden"),
+                gr.update(visible=start == WAY),
+            ],
             self.start,
-            [self.from_image, self.from_drawn, self.on_way],
+            [self.image, self.strength, self.painting, self.on_way],
             **private,
         )
-        outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.button, self.stop]
+        self.image.change(to_paint_on, self.image, self.painting, **private)
+        outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.stop]
         asked = {*self.fields.values(), self.run, self.kind, self.to_kind, self.sampler, self.kept}
-        works = gr.on([self.button.click, self.prompt.submit], self._generate, asked, outcome, **private)
-        buttons = [self.button, self.stop]
-        works.failure(lambda: [*IDLE, ""], None, [*buttons, self.status], **private)
-        self.stop.click(lambda: [*IDLE, "stopped"], None, [*buttons, self.status], cancels=[works], **private)
+        works = self.button.click(self._generate, asked, outcome, **private)
+        works.failure(lambda: [gr.update(visible=False), ""], None, [self.stop, self.status], **private)
+        stopped = [gr.update(visible=False), "stopped"]
+        self.stop.click(lambda: stopped, None, [self.stop, self.status], cancels=[works], **private)
         self.gallery.select(_chosen, self.kept, [self.chosen, self.recipe], **private)
-        self.again.click(
-            self._start_from, [self.kept, self.chosen, self.start], [self.image, self.drawn, self.start], **private
-        )
+        self.again.click(_start_from, [self.kept, self.chosen, self.start], [self.image, self.start], **private)
 
     def _own_values(self, run: str) -> list[Any]:
         """Of the fields `of_run`: what the run generates by itself."""
@@ -197,7 +200,7 @@ class Page:
     def _generate(self, values: dict[Any, Any]) -> Iterator[list[Any]]:
         """Of `outcome`, again and again while images are generated."""
         earlier, begun = values[self.kept], time.monotonic()
-        yield [*[gr.skip()] * 4, "waiting for the network", gr.skip(), *BUSY]
+        yield [*[gr.skip()] * 4, "waiting for the network", gr.skip(), gr.update(visible=True)]
         try:
             form = self._form(values)
             pipeline = self._pipeline(values[self.run], values[self.sampler])
@@ -215,7 +218,7 @@ class Page:
                     new = self._saved(images, recipe, pipeline, moves=form.start == WAY)
                 kept = [*new, *earlier]
                 said = said or f"{len(images)} image{'s' * (len(images) > 1)} in {time.monotonic() - begun:.1f} s"
-                yield [*_seen(kept[:KEPT]), said, gr.update(visible=True), *(IDLE if new[0].is_finished else BUSY)]
+                yield [*_seen(kept[:KEPT]), said, gr.update(visible=True), gr.update(visible=not new[0].is_finished)]
             _forget(kept[KEPT:])
         except (ValueError, torch.OutOfMemoryError) as error:
             small = "the memory of the GPU is too small for this; ask for fewer or smaller images"
@@ -225,7 +228,7 @@ class Page:
     def _form(self, values: dict[Any, Any]) -> Form:
         filled = {name: values[field] for name, field in self.fields.items()}
         if _classes(self.pipelines[values[self.run]]):
-            filled |= {"prompt": values[self.kind], "to_prompt": values[self.to_kind]}
+            filled |= {"prompt": values[self.kind] or "", "to_prompt": values[self.to_kind] or ""}
         return Form(**filled)
 
     def _saved(self, images: list[Image.Image], recipe: Recipe, pipeline: Pipeline, *, moves: bool) -> list[Shown]:
@@ -241,14 +244,14 @@ class Page:
             found.insert(0, Shown(str(path), written(described)))
         return found
 
-    def _start_from(self, kept: list[Shown], chosen: int, start: str) -> list[Any]:
-        """The chosen image as that to start from, or to paint on."""
-        image = kept[chosen].image
-        image = (Image.open(image) if isinstance(image, str) else image).convert("RGB")
-        times = -(-DRAWABLE // min(image.size))
-        large = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-        drawn = {"background": large, "layers": [], "composite": None}
-        return [image, drawn, start if start in (IMAGE, MASK) else IMAGE]
+
+def _start_from(kept: list[Shown], chosen: int, start: str) -> list[Any]:
+    """The chosen image as that to start from or to paint on, large enough to be seen."""
+    image = kept[chosen].image
+    image = (Image.open(image) if isinstance(image, str) else image).convert("RGB")
+    times = max(1, 512 // min(image.size))
+    large = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    return [large, start if start == MASK else IMAGE]
 
 
 def _classes(pipeline: Pipeline) -> list[str]:
