@@ -81,16 +81,20 @@ def plan(
         number = f"{count} devices" if count > 1 else "1 device"
         basis = f"{number}, speed assumed, at an MFU of {share:g}"
     of_latents = [config for config in stage_configs.values() if "backbone" in config]
-    size = of_latents and data_size(
-        of_latents,
-        configs=folder,
-        images=data["images"],
-        latents=data["latent_format"],
-        captions=data["caption_format"],
-        tokens=data["caption_tokens"],
+    size = (
+        None
+        if not of_latents
+        else data_size(
+            of_latents,
+            configs=folder,
+            images=data["images"],
+            latents=data["latent_format"],
+            captions=data["caption_format"],
+            tokens=data["caption_tokens"],
+        )
     )
     print(f"{machine}: {basis}\n")
-    print(plan.report(stages, devices=count, price=price, data=size or None))
+    print(plan.report(stages, devices=count, price=price, data=size))
     if formulae:
         print(f"\n{plan.__doc__}")
 

@@ -41,7 +41,7 @@ class Form:
     to_prompt: str = ""
     to_seed: str = ""
 
-    def recipe(self, pipeline: Pipeline) -> tuple[Recipe, dict[str, Image.Image]]:
+    def recipe(self, pipeline: Pipeline) -> tuple[Recipe, dict[str, Any]]:
         """The recipe, and image and mask for `Pipeline.make`.
 
         Raises:
@@ -68,13 +68,13 @@ class Form:
         return recipe, given
 
     def _given(self) -> dict[str, Any]:
-        if self.start in (IMAGE, MASK) and self.image is None:
+        if self.start not in (IMAGE, MASK):
+            return {}
+        if self.image is None:
             raise ValueError("there is no image to start from; give one, or start from noise")
         if self.start == IMAGE:
             return {"image": self.image}
-        if self.start == MASK:
-            return {"image": self.image, "mask": painted(self.painting, self.image.size)}
-        return {}
+        return {"image": self.image, "mask": painted(self.painting, self.image.size)}
 
     def _way(self, seed: int) -> tuple[list[Any], list[Any]]:
         prompts = [self.prompt] if self.to_prompt in ("", self.prompt) else [self.prompt, self.to_prompt]

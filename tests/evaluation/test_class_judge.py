@@ -1,15 +1,10 @@
 """The judge of classes: what it learns, what it says, and the distance between its features."""
 
-import math
-
-import pytest
 import torch
-from torch import Tensor
 
 from micro_diffusion.evaluation.class_judge import (
     LabelledImages,
     accuracies,
-    frechet_distance,
     train_judge,
     verdicts,
 )
@@ -49,31 +44,3 @@ def test_training_a_judge_leaves_the_global_random_numbers_alone():
 def test_accuracies_are_by_name_and_leave_out_what_is_not_there():
     found, wanted = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1])
     assert accuracies(found, wanted, ["a", "b", "c"]) == {"a": 0.5, "b": 0.5}
-
-
-def gaussian(mean: Tensor, deviation: Tensor, count: int = 200_000) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return mean + deviation * torch.randn(count, len(mean), generator=generator)
-
-
-def test_the_distance_is_that_of_gaussians():
-    means, deviations = torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([[1.0, 2.0], [3.0, 2.0]])
-    one, other = (gaussian(*pair) for pair in zip(means, deviations, strict=True))
-    assert frechet_distance(one, other) == pytest.approx(4 + (3 - 1) ** 2, rel=0.01)
-    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(one, other) == pytest.approx(frechet_distance(other, one))
-
-
-def test_the_distance_sees_how_features_go_together():
-    """Closed form for covariances [[1, r], [r, 1]] and its opposite, which commute."""
-    r = 0.8
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.randn(200_000, 2, generator=generator)
-    second = r * draws[:, 0] + math.sqrt(1 - r * r) * draws[:, 1]
-    one, other = torch.stack([draws[:, 0], second], 1), torch.stack([draws[:, 0], -second], 1)
-    assert frechet_distance(one, other) == pytest.approx(2 * (math.sqrt(1 + r) - math.sqrt(1 - r)) ** 2, rel=0.02)
-
-
-def test_a_single_image_has_no_distance():
-    with pytest.raises(ValueError, match="distance of 1 images says nothing; give at least 2"):
-        frechet_distance(torch.zeros(1, 4), torch.zeros(5, 4))
