@@ -6,6 +6,7 @@ Legend: B batch, C latent channels, C' channels of a conditioning image, h w lat
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -138,10 +139,9 @@ def _saved_program(program: Any, path: Path, inputs: dict[str, Tensor]) -> Tenso
 
 def _saved_graph(program: Any, path: Path, inputs: dict[str, Tensor]) -> Tensor:
     """Write a graph, read it again and run it."""
-    from onnxruntime import InferenceSession  # pyright: ignore[reportMissingImports]
-
+    session_of = import_module("onnxruntime").InferenceSession  # no requirement; `_check_onnx` asks for it
     torch.onnx.export(program, (), path, kwargs=inputs, dynamo=True, external_data=False, verbose=False)
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = session_of(path, providers=["CPUExecutionProvider"])
     wanted = {one.name for one in session.get_inputs()}
     (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in wanted})
     return torch.from_numpy(found)

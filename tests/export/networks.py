@@ -33,6 +33,16 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "attention": [1],
         "cross_attention": True,
     },
+    "pixel_unet": {
+        "_target_": "micro_diffusion.backbone.pixel_unet.PixelUNet",
+        **SIZES,
+        "max_text_length": 16,
+        "dim": 8,
+        "dim_mults": [1, 2],
+        "heads": 2,
+        "head_dim": 4,
+        "text_latents": 2,
+    },
 }
 
 

@@ -71,6 +71,8 @@ def test_an_exported_run_makes_the_same_images(tmp_path: Path, opened, name: str
     assert own.shape == (2, 16, 16, 3)
     drawn = [pipe("a star", generator=torch.Generator().manual_seed(seed)).images[0] for seed in (1, 1, 2)]
     assert drawn[0].tobytes() == drawn[1].tobytes() != drawn[2].tobytes()
+    away = pipe(PROMPTS, negative_prompt="a star", seed=5, guidance_scale=2.0, num_inference_steps=2, output_type="pt")
+    assert not torch.equal(away.images, made)
     with pytest.raises(ValueError, match="both a seed and a generator"):
         pipe("a star", seed=1, generator=torch.Generator())
     with pytest.raises(ValueError, match="output_type is 'latent'"):
