@@ -34,6 +34,7 @@ DAY = 24 * 3600
 CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 1200px !important}
+.grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important}
 """
 
 
@@ -119,7 +120,9 @@ class Page:
                     buttons=["download"],
                 )
                 self.again = gr.Button("Start from this image", size="sm", visible=False)
-                self.recipe = gr.Textbox(label="Recipe", lines=4, max_lines=12, buttons=["copy"], visible=False)
+                self.recipe = gr.Textbox(
+                    label="Recipe", elem_id="recipe", lines=4, max_lines=12, buttons=["copy"], visible=False
+                )
         self._connect()
 
     def _build_starts(self) -> None:

@@ -92,6 +92,6 @@ def painted(value: str | None, size: tuple[int, int]) -> Image.Image:
         with Image.open(io.BytesIO(base64.b64decode(value[len(MASK + DATA) :])), formats=["PNG"]) as drawn:
             if max(drawn.size) > SIDE:
                 raise ValueError(f"the mask has a side of {max(drawn.size)} pixels; it is at most {SIDE}")
-            return drawn.convert("RGBA").getchannel("A").point([0, *[255] * 255]).resize(size, 0)
+            return drawn.convert("RGBA").getchannel("A").point([0] + [255] * 255).resize(size, 0)
     except (Image.UnidentifiedImageError, binascii.Error) as error:
         raise ValueError("what is painted cannot be read; clear it, and paint again") from error

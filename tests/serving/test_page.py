@@ -80,7 +80,7 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
     """Fails when the page asks another machine for something, or a script of its own fails."""
     size = {"desktop": (1200, 1000), "phone": (390, 844)}[request.param]
     opened, outside, errors = browser.new_page(viewport=dict(zip(("width", "height"), size, strict=True))), [], []
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(30_000)
     opened.on("request", lambda one: outside.append(one.url) if one.url.startswith("http") else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(address)
@@ -117,7 +117,7 @@ def test_type_press_start_from_it_and_paint(page, tmp_path):
     assert all(seen(file) == [("blue", "square")] for file in files)
     (tmp_path / "image.png").write_bytes(files[1])
     assert read_recipe(tmp_path / "image.png")["seeds"] == [[3, 1]]
-    assert "a large blue square" in page.get_by_label("Recipe").input_value()
+    assert "a large blue square" in page.locator("#recipe textarea").input_value()
 
     page.get_by_role("button", name="Start from this image").click()
     page.get_by_label("Strength of the change").first.wait_for()
@@ -153,7 +153,7 @@ def test_ways_classes_and_errors(page):
     page.get_by_label("Class", exact=True).click()
     page.get_by_role("option", name="a cow").click()
     press(page, 1)
-    assert "prompts: a cow" in page.get_by_label("Recipe").input_value()
+    assert "prompts: a cow" in page.locator("#recipe textarea").input_value()
 
 
 def test_a_page_with_a_token_shows_nothing_without_it():
