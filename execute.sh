@@ -4,6 +4,9 @@
 #   bash execute.sh quickstart [key=value ...]   data, latents, four short stages, samples and score; on a CPU, minutes
 #   bash execute.sh cascade [key=value ...]      a cascade in pixel space, 16 to 32 to 64 px; on a CPU, minutes
 #   bash execute.sh mine FOLDER [preset=laptop]  your own images: look, convert, autoencoder, four stages, samples
+#   bash execute.sh ldm [key=value ...]          autoencoder, adversarially, and images by class; on a CPU, minutes
+#                                                source.path=FOLDER: with your folder for each class
+#                                                preset=wikiart_512: at the full size, on GPUs, days
 #   bash execute.sh [key=value ...]              the four full-size stages; on GPUs and prepared data, days
 #   bash execute.sh test [pytest options]        style, types and tests; --slow adds the slow tests
 #
@@ -107,7 +110,7 @@ read_overrides() {
         exp_name=* | init_from=*)
             fail "$override is set by execute.sh for each stage; leave it out, or run train.py for a single stage." ;;
         *=* | ~*) ;;
-        *) fail "'$override' is neither quickstart, cascade, mine, test nor a Hydra override (key=value)." ;;
+        *) fail "'$override' is neither quickstart, cascade, mine, ldm, test nor a Hydra override (key=value)." ;;
         esac
     done
 }
@@ -302,6 +305,51 @@ mine() {
     line next "micro-diffusion generate $final \"...\" --out out.png; tensorboard --logdir $output_dir"
 }
 
+# ldm KEY=VALUE...: preset chooses the stages, source.* and preparation.* go to convert, the rest to every training.
+ldm() {
+    local preset=ldm source=() overrides=() word split data=data/ldm launcher=python
+    local vaes=(ldm_vae_l1 ldm_vae_gan) unet=ldm_unet
+    for word in "$@"; do
+        case $word in
+        preset=*) preset=${word#*=} ;;
+        source.* | preparation.*) source+=("$word") ;;
+        *) overrides+=("$word") ;;
+        esac
+    done
+    if [[ $preset == wikiart_512 ]]; then
+        data=data launcher=composer vaes=(vae_256_l1 vae_256_gan vae_256_lpips vae_512) unet=unet_512
+    elif [[ $preset != ldm ]]; then
+        fail "There is no preset=$preset; leave it out, or set it to wikiart_512."
+    fi
+    set -- ${overrides[@]+"${overrides[@]}"}
+    local final=$output_dir/$unet encoder=$output_dir/${vaes[${#vaes[@]} - 1]}/autoencoder
+    if [[ " ${source[*]-}" != *" source.path="* ]]; then
+        [[ $preset == ldm ]] || fail "preset=$preset has no images; add source.path=FOLDER, with a folder for each class."
+        once classes "$data/classes" python scripts/class_folders.py "$data/classes"
+    fi
+    examine "$unet" --data-later "${vaes[@]}" "$unet" "$@"
+    mkdir -p "$output_dir"
+    for split in train eval; do
+        step "convert_$split" "$data/images/$split/index.json" \
+            python scripts/convert.py --config-name "${preset%_*}_convert" preparation.split="$split" \
+            out="$data/images/$split" ${source[@]+"${source[@]}"}
+    done
+    stages "$launcher" "${vaes[@]}" -- "$@"
+    for split in train eval; do
+        step "precompute_$split" "$data/latents/$split/index.json" \
+            python scripts/precompute.py --config-name "${preset%_*}_precompute" autoencoder.path="$encoder" \
+            images="$data/images/$split" out="$data/latents/$split"
+    done
+    stages "$launcher" "$unet" -- "$@"
+    # generated again where the training went on since
+    [[ $final/samples.png -nt $final/complete.json ]] || rm -f "$final/samples.png"
+    [[ $final/metrics.json -nt $final/complete.json ]] || rm -f "$final/metrics.json"
+    once samples "$final/samples.png" micro-diffusion generate "$final" --count 8 --out "$final/samples.png"
+    once score "$final/metrics.json" \
+        micro-diffusion evaluate "$final" --images "$data/images" --out "$final/metrics.json"
+    add_seconds "$final/metrics.json"
+}
+
 # with FILE COMMAND...: the command with the lines of a file as its last arguments.
 with() {
     local more
@@ -316,23 +364,17 @@ full() {
 }
 
 case ${1-} in
--h | --help) sed -n '2,9s/^# \{0,1\}//p' execute.sh ;;
+-h | --help) sed -n '2,13s/^# \{0,1\}//p' execute.sh ;;
 test)
     use_environment
     python -c 'import hypothesis, pyright, pytest, ruff' 2>/dev/null ||
         fail "The active environment lacks the packages of the tests; run: python -m pip install -e '.[test]'"
     exec python -m pytest "${@:2}"
     ;;
-quickstart)
+quickstart | cascade | ldm)
     read_overrides "${@:2}"
     use_environment
-    quickstart "${@:2}"
-    printf '\n%s\n' "Summary:" "${report[@]}"
-    ;;
-cascade)
-    read_overrides "${@:2}"
-    use_environment
-    cascade "${@:2}"
+    "$1" "${@:2}"
     printf '\n%s\n' "Summary:" "${report[@]}"
     ;;
 mine)

@@ -3,9 +3,12 @@
 composer train.py --config-path ./configs --config-name 256_pretrain.yaml exp_name=masked model.train_mask_ratio=0.75
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
+from micro_diffusion.training.config_checks.command_line import quote_texts
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
@@ -23,4 +26,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_sentence_errors():
+        quote_texts(Path(__file__).resolve().parent / "configs", "quickstart_32_pretrain")
         main()

@@ -29,6 +29,7 @@ class LatentBatch(TypedDict):
     caption_mask: (B, L) bool, true up to and including end-of-text.
     caption: B strings, the captions themselves.
     key: B strings, the names of the images in their data set.
+    repeated: (B,) bool, true for a sample that only fills up a rank of an evaluation, and is counted elsewhere.
     """
 
     latents: Tensor
@@ -37,6 +38,7 @@ class LatentBatch(TypedDict):
     caption_mask: Tensor
     caption: list[str]
     key: list[str]
+    repeated: NotRequired[Tensor]
 
 
 class ImageBatch(TypedDict):

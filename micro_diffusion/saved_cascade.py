@@ -16,13 +16,14 @@ from micro_diffusion.checkpoint import Run, Weights, build, choose_weights, expo
 from micro_diffusion.files.run_folders import CONFIG_FILE
 from micro_diffusion.files.whole_file import whole_file
 from micro_diffusion.sampling.cascade import Cascade, Stage
+from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.pipeline import Pipeline
 
 CASCADE_FILE = "cascade.yaml"
 
 
-def pipeline_of(run: Run) -> Pipeline:
-    """The parts of a run, joined."""
+def pipeline_of(run: Run, weaker: WeakerRun | None = None) -> Pipeline:
+    """The parts of a run, joined, with a run that guidance leads away from."""
     return Pipeline(
         text_encoder=run.text_encoder,
         autoencoder=run.autoencoder,
@@ -30,6 +31,7 @@ def pipeline_of(run: Run) -> Pipeline:
         objective=run.objective,
         sampler=run.sampler,
         image_conditioner=run.image_conditioner,
+        weaker=weaker,
         thresholding=run.thresholding,
     )
 

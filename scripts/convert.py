@@ -3,9 +3,12 @@
 python scripts/convert.py source=image_folder source.path=my/images out=data/mine/images
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
+from micro_diffusion.training.config_checks.command_line import quote_texts
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 from micro_diffusion.training.config_checks.schema import validate_command
 
@@ -20,4 +23,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_sentence_errors():
+        quote_texts(Path(__file__).resolve().parents[1] / "configs", "convert")
         main()

@@ -43,6 +43,7 @@ ORDER = (
     ("training.build",),
     ("training.run_config",),
     ("evaluation",),
+    ("export",),
     ("performance",),
     ("doctor",),
     ("serving",),

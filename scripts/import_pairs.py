@@ -4,9 +4,12 @@ python scripts/import_pairs.py pairs.latents=mj_latents.npy pairs.features=mj_te
 python scripts/import_pairs.py pairs=hdf5 pairs.path=latents.hdf5 pairs.captions=metadata.csv out=data/mine/latents
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
+from micro_diffusion.training.config_checks.command_line import quote_texts
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 from micro_diffusion.training.config_checks.schema import validate_command
 
@@ -21,4 +24,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_sentence_errors():
+        quote_texts(Path(__file__).resolve().parents[1] / "configs", "import_pairs")
         main()

@@ -4,10 +4,13 @@ python scripts/precompute.py images=data/mine/images out=data/mine/latents resol
 composer -n 8 scripts/precompute.py images=... out=...
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
 from micro_diffusion.data.prepare.ranks import joined
+from micro_diffusion.training.config_checks.command_line import quote_texts
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from micro_diffusion.training.config_checks.schema import validate_command
@@ -26,4 +29,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_sentence_errors():
+        quote_texts(Path(__file__).resolve().parents[1] / "configs", "precompute")
         main()

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from micro_diffusion import cli
+from micro_diffusion.checkpoint import choose_weights, load_backbone, save_weights
+from micro_diffusion.files.run_folders import find_run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -45,6 +48,9 @@ def test_the_commands_of_sampling(tmp_path: Path, monkeypatch, capsys):
     mask = Image.new("L", (64, 64))
     mask.paste(255, (32, 0, 64, 64))
     mask.save("mask.png")
+    early = shutil.copytree(find_run("demo"), "trained_models/early")
+    state = {key: value * 0.9 for key, value in load_backbone(early).state_dict().items()}
+    save_weights(early, state, choose_weights(early))
     commands = [line for block in blocks("sampling.md", "bash") for line in block.splitlines()]
     assert len(commands) >= 10
     for command in commands:

@@ -25,6 +25,7 @@ for argument in "$@"; do
     esac
 done
 case $1 in
+scripts/class_folders.py) mkdir -p "$2" ;;
 train.py) mkdir -p "$folder" && echo $RANDOM >"$folder/complete.json" ;;
 scripts/*) mkdir -p "$folder" && echo >"$folder/index.json" ;;
 export) mkdir -p "${{@: -1}}" && echo >"${{@: -1}}/cascade.yaml" ;;
@@ -152,6 +153,43 @@ def test_a_cascade_trains_each_stage_by_itself_and_scores_them_together(checkout
     assert checkout.run("cascade").returncode == 0
     again = [call.split()[1] for call in checkout.calls() if not call.split()[1].startswith("scripts")]
     assert again == ["train.py", "export", "generate", "evaluate", "evaluate", "evaluate"]
+
+
+def test_latent_diffusion_by_class_begins_with_the_autoencoder(checkout: Checkout):
+    result = checkout.run("ldm", "seed=3")
+    assert result.returncode == 0, result.stderr
+    calls = checkout.calls()
+    assert calls[0] == "python scripts/class_folders.py data/ldm/classes"
+    stages = [call.split("--config-name ")[1] for call in calls if "train.py" in call]
+    names = ["ldm_vae_l1", "ldm_vae_gan", "ldm_unet"]
+    starts = ["", "init_from=trained_models/ldm_vae_l1 ", ""]
+    assert stages == [f"{n}.yaml exp_name={n} {start}seed=3" for n, start in zip(names, starts, strict=True)]
+    encoder = "autoencoder.path=trained_models/ldm_vae_gan/autoencoder"
+    assert [encoder in call for call in calls if "precompute" in call] == [True, True]
+    assert "generate trained_models/ldm_unet --count 8" in calls[-2]
+    assert "evaluate trained_models/ldm_unet --images data/ldm/images" in calls[-1]
+    assert "score" in json.loads((checkout.folder / "trained_models/ldm_unet/metrics.json").read_text())["seconds"]
+
+
+def test_latent_diffusion_at_the_full_size_takes_somebody_s_own_classes(checkout: Checkout):
+    result = checkout.run("ldm", "preset=wikiart_512", "source.path=my/art", "preparation.minimum_side=256")
+    assert result.returncode == 0, result.stderr
+    calls = checkout.calls()
+    assert "scripts/convert.py --config-name wikiart_convert preparation.split=train" in calls[0]
+    assert calls[0].endswith("source.path=my/art preparation.minimum_side=256")
+    trained = [call.split("exp_name=")[1].split()[0] for call in calls if call.startswith("composer train.py")]
+    assert trained == ["vae_256_l1", "vae_256_gan", "vae_256_lpips", "vae_512", "unet_512"]
+    assert all("source.path" not in call for call in calls if "train.py" in call)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("preset=wikiart_512", "has no images; add source.path=FOLDER"), ("preset=huge", "There is no preset=huge")],
+)
+def test_a_preset_without_images_or_of_another_name_is_refused(checkout: Checkout, argument: str, message: str):
+    result = checkout.run("ldm", argument)
+    assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1
+    assert checkout.calls() == []
 
 
 def test_the_doctor_is_asked_first_unless_all_is_done(checkout: Checkout):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ONLY_IN = {"composer": "training", "streaming": "data"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 TORCH_ALONE = {"batch", "condition", "layers", "diffusion", "backbone", "sampling"}
-NEEDS_PILLOW = {"micro_diffusion.sampling.grid", "micro_diffusion.sampling.image_file"}
+NEEDS_PILLOW = {f"micro_diffusion.sampling.{name}" for name in ("caption_font", "grid", "image_file")}
 
 
 SOURCES = {module: path for module, path in MODULES.items() if path != PACKAGE / "__init__.py"}

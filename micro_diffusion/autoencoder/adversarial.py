@@ -106,7 +106,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.
         for loss in (reconstruction, adversarial)
     ]
     weight = (norms[0] / (norms[1] + 1e-4)).clamp(max=LARGEST_WEIGHT)
-    if not torch.isfinite(torch.stack(norms)).all():
+    if not weight.is_meta and not torch.isfinite(torch.stack(norms)).all():  # what is only counted has no value
         raise FloatingPointError(
             f"the adversarial weight is not finite: at the last layer, the gradient of the reconstruction is "
             f"{norms[0].item()} and the adversarial one {norms[1].item()}; lower optimizer.lr or "

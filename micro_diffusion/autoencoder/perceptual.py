@@ -69,17 +69,27 @@ class Perceptual:
             self._network = _network(self.kind, self.path)
         return self._network
 
+    def load_without_weights(self) -> None:
+        """Have the network on the meta device, to count what it costs; nothing is read."""
+        with torch.device("meta"):
+            self._network = _untrained(self.kind)
 
-def _network(kind: Network, path: Path) -> nn.Module:
+
+def _untrained(kind: Network) -> Any:
+    """The heads from torchmetrics, the backbone random."""
     from torchmetrics.functional.image.lpips import _NoTrainLpips  # takes seconds, and only this needs it
 
+    return _NoTrainLpips(pretrained=True, net=kind, pnet_rand=True).requires_grad_(False)
+
+
+def _network(kind: Network, path: Path) -> nn.Module:
     backbone = BACKBONES[kind]
     if not path.is_file():
         raise FileNotFoundError(
             f"there are no LPIPS weights at {path}; put torchvision's {backbone.file} there, set model.perceptual.path "
             "to it, or leave the term out with model.perceptual=null"
         )
-    network: Any = _NoTrainLpips(pretrained=True, net=kind, pnet_rand=True)  # heads from torchmetrics, backbone random
+    network = _untrained(kind)
     names = {key: re.sub(r"^slices?\.?\d+\.", "features.", key) for key in network.net.state_dict()}
     shapes = {names[key]: tuple(value.shape) for key, value in network.net.state_dict().items()}
     state = _read(path)
@@ -92,7 +102,7 @@ def _network(kind: Network, path: Path) -> nn.Module:
             "the network of that file"
         )
     network.net.load_state_dict({key: state[name] for key, name in names.items()})
-    return network.requires_grad_(False)
+    return network
 
 
 def _read(path: Path) -> dict[str, Tensor]:

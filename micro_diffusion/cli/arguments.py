@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,25 @@ import click
 from click.shell_completion import CompletionItem
 
 from micro_diffusion.files.configs import configs_folder
+from micro_diffusion.files.outputs import make_folder
 from micro_diffusion.files.run_folders import BUNDLED, RUNS, run_folders
 
 FILE = click.Path(path_type=Path)
 """A path, which need not exist."""
+
+
+class OutputPath(click.Path):
+    """A file or a folder to be written; what ends in a slash is a folder, whatever dots are in its name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a folder that is named so is made at once, or click says why it cannot be."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if str(value).endswith(("/", os.sep)):
+            try:
+                make_folder(path)
+            except OSError as error:
+                self.fail(str(error), param, ctx)
+        return path
 
 
 class Positive(click.ParamType):
@@ -63,6 +79,8 @@ class Resolution(click.ParamType):
             sides = [int(side) for side in value.lower().split("x")]
         except ValueError:
             self.fail(f"{value!r} is no size; use one number of pixels, or HEIGHTxWIDTH", param, ctx)
+        if min(sides) < 1:
+            self.fail(f"{value} is no size; use at least 1 pixel", param, ctx)
         if len(sides) > 2:
             self.fail(f"{value!r} has {len(sides)} sides; use one number, or HEIGHTxWIDTH", param, ctx)
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
@@ -110,4 +128,5 @@ class ConfigName(click.ParamType):
 
 
 NUMBERS, POSITIVE, PRICE, RESOLUTION, RUN = Numbers(), Positive(), Price(), Resolution(), RunName()
+OUT = OutputPath(path_type=Path)
 WEIGHTS = click.Choice(["ema", "raw"])

@@ -33,9 +33,19 @@ def stages_before_prompts(run: str, words: Sequence[str]) -> tuple[list[Path], l
     count = 0
     while count < len(words) and _is_run(words[count]):
         count += 1
+    _refuse_files(words[count:])
     runs = [find_run(name) for name in (run, *words[:count])]
     several = len(runs) > 1 or (runs[0] / CASCADE_FILE).is_file()
     return (runs if several else []), list(words[count:])
+
+
+def _refuse_files(prompts: Sequence[str]) -> None:
+    """Raise ValueError for a prompt that is the name of a file."""
+    for prompt in prompts:
+        if len(prompt) < 200 and Path(prompt).suffix and Path(prompt).is_file():
+            raise ValueError(
+                f"the prompt {prompt!r} is a file; give its lines as prompts, each in quotes, or with --prompts-file"
+            )
 
 
 def _is_run(word: str) -> bool:
@@ -44,10 +54,11 @@ def _is_run(word: str) -> bool:
 
 def cascade_of(runs: Sequence[Path], options: GenerationOptions) -> Cascade:
     """The cascade of these runs; ValueError for options that no cascade takes."""
-    for name, value in (("--sampler", options.sampler), ("--configs", options.configs), ("--compile", options.compile)):
-        if value:
+    for name in ("sampler", "levels", "configs", "guidance_rescale", "weaker", "compile"):
+        if getattr(options, name):
             raise ValueError(
-                f"{name} has no effect on a cascade, whose stages have samplers of their own; leave it out"
+                f"--{name.replace('_', '-')} has no effect on a cascade, whose stages have samplers and guidance of "
+                "their own; leave it out"
             )
     place = usable_device(options.device)
     keep_freed_memory(place.type)

@@ -30,13 +30,15 @@ def describe(folder: Path, out: Path | None, samples: int, autoencoder: str | No
     """
     from micro_diffusion.cli.contact_sheet import IMAGE_SIDE, IMAGES, contact_sheet, decoded_sheet, lines
     from micro_diffusion.data.prepare.description import DataFolder
-    from micro_diffusion.sampling.image_file import make_folder, save_image
+    from micro_diffusion.files.outputs import check_output_file, named_folder
+    from micro_diffusion.sampling.image_file import save_image
 
+    folder = named_folder(folder)
     data = DataFolder(folder, count=samples)
     out = out or folder.with_name(f"{folder.name}.json")
     if out.suffix != ".json":
         raise ValueError(f"--out {out} does not end in .json; the contact sheet gets the same name with .png")
-    make_folder(out.parent)
+    check_output_file(out)
     if data.holds_images and autoencoder is not None:
         raise ValueError(f"{folder} holds images, which need no --autoencoder; leave it out")
     described = data.describe()

@@ -22,9 +22,12 @@ from micro_diffusion.cli.import_tld import import_tld
 from micro_diffusion.cli.look import look
 from micro_diffusion.cli.nearest import nearest
 from micro_diffusion.cli.plan import plan
+from micro_diffusion.cli.report import compare, report
+from micro_diffusion.cli.score import score
 from micro_diffusion.cli.serve import serve
 from micro_diffusion.cli.show import show
 from micro_diffusion.cli.super_resolve import super_resolve
+from micro_diffusion.machine.terminal import escape_unknown_characters
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
 
 PROGRAM = "micro-diffusion"
@@ -33,6 +36,9 @@ COMMANDS: tuple[click.Command, ...] = (
     show,
     super_resolve,
     evaluate,
+    score,
+    report,
+    compare,
     export,
     import_microdit,
     import_tld,
@@ -67,6 +73,7 @@ program = InOrder(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after an error, which is one sentence on stderr."""
     redact_output()
+    escape_unknown_characters()
     try:
         with plain_warnings():
             return program.main(arguments, PROGRAM, standalone_mode=False) or 0
@@ -85,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted")
         return 130
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            return _fail("the memory of this machine does not hold this; lower --batch-size or --resolution")
         if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported for its name alone
             raise
         return _fail("the GPU ran out of memory; lower --batch-size or --resolution")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from micro_diffusion.cli.arguments import FILE, POSITIVE, RESOLUTION
+from micro_diffusion.cli.arguments import FILE, OUT, POSITIVE, RESOLUTION
 from micro_diffusion.cli.cascade_options import CascadeOptions, cascade_options
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 
@@ -21,13 +21,18 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @click.option("--resolution", type=RESOLUTION, help="Pixels: 256, or HEIGHTxWIDTH.  [default: the run's]")
 @click.option("--strength", type=float, help="Of the change to --image, above 0 and at most 1.")
 @click.option("--mask", type=FILE, help="Of the size of --image: only what is white in it is generated.")
+@click.option(
+    "--region",
+    type=click.Choice(["left", "right", "top", "bottom", "all"]),
+    help="Half of --image that is generated, or all of it, instead of a --mask.",
+)
 @click.option("--resamplings", type=POSITIVE, help="How often --mask goes over each part of the way.  [default: 5]")
 @click.option("--extend", metavar="SIDE=PIXELS", help="Make --image larger: left, right, top or bottom=96.")
 @click.option("--frames", type=POSITIVE, help="Images on the way from each prompt or seed to the next.")
 @click.option("--fps", type=float, default=10, show_default=True, help="Frames a second of a GIF or MP4.")
 @click.option("--sharpness", type=float, default=0.0, help="Added to channel 3 of SDXL's latents, such as 0.1.")
 @click.option("--brightness", type=float, default=0.0, help="Added to channel 0 of SDXL's latents, such as 0.1.")
-@click.option("--out", type=FILE, help="Image file or folder; .gif or .mp4 for --frames.  [default: generated.png]")
+@click.option("--out", type=OUT, help="Image file or folder; .gif or .mp4 for --frames.  [default: generated.png]")
 @cascade_options
 def generate(
     generation: GenerationOptions,

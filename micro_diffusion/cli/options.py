@@ -20,9 +20,12 @@ class GenerationOptions:
     run: str
     seeds: tuple[int, ...]
     sampler: str | None
+    levels: str | None
     steps: int | None
     guidance_scale: float | None
     guidance_interval: tuple[float, float] | None
+    guidance_rescale: float | None
+    weaker: str | None
     weights: Literal["ema", "raw"] | None
     device: str | None
     precision: Literal["auto", "fp32", "bf16"]
@@ -50,6 +53,11 @@ _OPTIONS = (
     click.option(
         "--sampler", type=ConfigName("sampler"), help="A name of configs/sampler.  [default: the run's own sampler]"
     ),
+    click.option(
+        "--levels",
+        type=ConfigName("levels"),
+        help="Noise levels, a name of configs/levels.  [default: those of the run's sampler]",
+    ),
     click.option("--steps", type=POSITIVE, help="Sampling steps.  [default: those of the sampler]"),
     click.option(
         "--guidance-scale",
@@ -63,6 +71,18 @@ _OPTIONS = (
         metavar="LOW HIGH",
         help="Guide between these noise levels only; the others cost half.  [default: everywhere]",
     ),
+    click.option(
+        "--guidance-rescale",
+        type=float,
+        metavar="PHI",
+        help="From 0 to 1: how far guided images get the contrast of unguided ones.  [default: 0]",
+    ),
+    click.option(
+        "--weaker",
+        type=RUN,
+        metavar="RUN",
+        help="Guide away from this less trained or smaller run instead of from no prompt (autoguidance).",
+    ),
     click.option("--weights", type=WEIGHTS, help="[default: ema where the run has them, else raw]"),
     click.option("--device", help="cpu, cuda, cuda:1.  [default: cuda where there is one, else cpu]"),
     click.option(
@@ -74,7 +94,7 @@ _OPTIONS = (
     ),
     click.option("--compile", is_flag=True, help="Compile the network first; pays for many images."),
     click.option("--batch-size", type=POSITIVE, default=16, show_default=True, help="Images generated at once."),
-    click.option("--configs", type=FILE, help="Where --sampler is.  [default: the project's configs]"),
+    click.option("--configs", type=FILE, help="Where --sampler and --levels are.  [default: the project's configs]"),
 )
 
 

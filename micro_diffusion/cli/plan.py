@@ -70,21 +70,28 @@ def plan(
     folder = configs or configs_folder()
     stage_configs = plan.stage_configs(folder, names, changes)
     if machine == "here":
-        stages, basis = _measured(stage_configs, batch_size)
+        stages, basis = _measured(stage_configs, batch_size, data["images"])
         count = 1
     else:
         share, known = 0.4 if mfu is None else mfu, plan.machine_named(machine, devices)
-        stages = [plan.plan_stage(stage, config, known, share) for stage, config in stage_configs.items()]
+        stages = [
+            plan.plan_stage(stage, config, known, share, data["images"]) for stage, config in stage_configs.items()
+        ]
         count = known.devices
         number = f"{count} devices" if count > 1 else "1 device"
         basis = f"{number}, speed assumed, at an MFU of {share:g}"
-    size = data_size(
-        list(stage_configs.values()),
-        configs=folder,
-        images=data["images"],
-        latents=data["latent_format"],
-        captions=data["caption_format"],
-        tokens=data["caption_tokens"],
+    of_latents = [config for config in stage_configs.values() if "backbone" in config]
+    size = (
+        None
+        if not of_latents
+        else data_size(
+            of_latents,
+            configs=folder,
+            images=data["images"],
+            latents=data["latent_format"],
+            captions=data["caption_format"],
+            tokens=data["caption_tokens"],
+        )
     )
     print(f"{machine}: {basis}\n")
     print(plan.report(stages, devices=count, price=price, data=size))
@@ -92,7 +99,7 @@ def plan(
         print(f"\n{plan.__doc__}")
 
 
-def _measured(configs: dict[str, Any], batch_size: int | None) -> tuple[list[Any], str]:
+def _measured(configs: dict[str, Any], batch_size: int | None, images: int) -> tuple[list[Any], str]:
     """The stages, timed here, and a phrase that says so."""
     import torch
 
@@ -100,7 +107,8 @@ def _measured(configs: dict[str, Any], batch_size: int | None) -> tuple[list[Any
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stages = [
-        plan.measure_stage(stage, config, device=device, batch_size=batch_size) for stage, config in configs.items()
+        plan.measure_stage(stage, config, device=device, batch_size=batch_size, images=images)
+        for stage, config in configs.items()
     ]
     timed = ", ".join(str(stage.timed) for stage in stages)
     return stages, f"speed measured on this machine, with {timed} images at once"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from micro_diffusion.files.outputs import check_writable
 from micro_diffusion.generation.frames import MOVING, check_moving, save_moving, strip
 from micro_diffusion.generation.recipe import Recipe
 from micro_diffusion.sampling.grid import captioned_grid, from_pil
 from micro_diffusion.sampling.image_file import check_image_file, free_path, make_folder, save_image
 from micro_diffusion.sampling.start import Between
+
+MOST_COLUMNS = 8
+"""Up to so many images of a prompt make a row of their own."""
 
 
 def check_out(out: Path | None, *, moves: bool) -> Path:
@@ -26,6 +31,9 @@ def check_out(out: Path | None, *, moves: bool) -> Path:
         check_moving(out)
     elif not _is_folder(out):
         check_image_file(out)
+    else:
+        make_folder(out)
+        check_writable(out)
     return out
 
 
@@ -56,7 +64,14 @@ def arranged(images: Sequence[Image.Image], recipe: Recipe, *, as_strip: bool) -
         return images[0]
     if as_strip:
         return strip(images)
-    return captioned_grid(torch.stack([from_pil(image) for image in images]), [said(text) for text in recipe.prompts])
+    texts = [said(text) for text in recipe.prompts]
+    return captioned_grid(torch.stack([from_pil(image) for image in images]), texts, columns=_columns(texts))
+
+
+def _columns(texts: Sequence[str]) -> int | None:
+    """A row for each prompt where each has as many images, and a few; else None."""
+    counts = [len(list(same)) for _, same in itertools.groupby(texts)]
+    return counts[0] if len(counts) > 1 and set(counts) == {counts[0]} and 1 < counts[0] <= MOST_COLUMNS else None
 
 
 def said(prompt: str | Between) -> str:

@@ -22,20 +22,27 @@ def open_pipeline(options: GenerationOptions) -> Pipeline:
     """The run that the options name, with its network compiled where they say so.
 
     Raises:
-        ValueError: for a folder of configs without a sampler to look for.
+        ValueError: for a folder of configs without a sampler or levels to look for.
     """
-    if options.sampler is None and options.configs is not None:
-        raise ValueError(f"--configs {options.configs} has no effect without --sampler; name one, or leave it out")
+    if options.sampler is None and options.levels is None and options.configs is not None:
+        raise ValueError(
+            f"--configs {options.configs} has no effect without --sampler or --levels; name one, or leave it out"
+        )
     pipeline = Pipeline.from_run(
         options.run,
         weights=options.weights,
         device=options.device,
         precision=options.precision,
         sampler=options.sampler,
+        levels=options.levels,
+        weaker=options.weaker,
         configs=options.configs,
     )
     if options.compile:
-        pipeline.run.backbone.compile(fullgraph=True)
+        weaker = pipeline.tensors.weaker
+        networks: list[Any] = [pipeline.run.backbone, *([] if weaker is None else [weaker.backbone])]
+        for network in networks:
+            network.compile(fullgraph=True)
     return pipeline
 
 
@@ -50,6 +57,8 @@ def open_run(options: GenerationOptions) -> tuple[Run, tensors.Pipeline, dict[st
         if chosen["guidance_scale"] == 1:
             raise ValueError("a guidance interval has no effect with a guidance scale of 1; leave one of them out")
         chosen["guidance_interval"] = tuple(options.guidance_interval)
+    if options.guidance_rescale:
+        chosen["guidance_rescale"] = options.guidance_rescale
     return run, pipeline, chosen
 
 
@@ -59,6 +68,7 @@ def settings(options: GenerationOptions) -> dict[str, Any]:
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "guidance_interval": options.guidance_interval,
+        "guidance_rescale": options.guidance_rescale,
     }
 
 
@@ -72,6 +82,8 @@ def generate_images(
         return pipeline.generate(prompts, batch_size=options.batch_size, on_batch=bar.update, **settings)
 
 
-def described(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+def described(run: Run, settings: Mapping[str, Any], options: GenerationOptions) -> dict[str, Any]:
     """What images were generated with, as it is kept beside them."""
-    return {"run": run.folder.name, "weights": run.weights, "sampler": type(run.sampler).__name__, **settings}
+    named = {"levels": options.levels, "weaker": options.weaker}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    return {"run": run.folder.name, "weights": run.weights, "sampler": type(run.sampler).__name__, **chosen, **settings}

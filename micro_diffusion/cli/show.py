@@ -43,6 +43,8 @@ def show(file: Path, again: bool, out: Path | None, device: str | None) -> None:
         device=device,
         precision=recipe.precision,
         sampler=recipe.sampler,
+        levels=recipe.levels,
+        weaker=recipe.weaker,
         configs=recipe.configs,
     )
     pipeline.check_weights(recipe)

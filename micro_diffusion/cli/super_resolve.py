@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from micro_diffusion.cli.arguments import FILE
+from micro_diffusion.cli.arguments import FILE, OUT
 from micro_diffusion.cli.options import GenerationOptions, generation_options
 
 
@@ -14,7 +14,7 @@ from micro_diffusion.cli.options import GenerationOptions, generation_options
 @generation_options
 @click.argument("image", metavar="IMAGE", type=FILE)
 @click.option("--prompt", default="", help="What the image shows.  [default: unconditional]")
-@click.option("--out", type=FILE, help="Image file.  [default: a new enlarged.png]")
+@click.option("--out", type=OUT, help="Image file.  [default: a new enlarged.png]")
 def super_resolve(generation: GenerationOptions, image: Path, prompt: str, out: Path | None) -> None:
     """Enlarge IMAGE, of any size, with RUN: a run that was trained with image_conditioner=low_resolution."""
     from dataclasses import replace
@@ -29,6 +29,8 @@ def super_resolve(generation: GenerationOptions, image: Path, prompt: str, out: 
     check_image_file(out)
     if not prompt and generation.guidance_scale not in (None, 0.0):
         raise ValueError("--guidance-scale has no effect without a --prompt; give one, or leave it out")
+    if not prompt and generation.weaker is not None:
+        raise ValueError("--weaker has no effect without a --prompt; give one, or leave it out")
     run, pipeline, settings = open_run(generation if prompt else replace(generation, guidance_scale=0.0))
     small = image_tensor(image)
     large = enlarged(
@@ -36,5 +38,5 @@ def super_resolve(generation: GenerationOptions, image: Path, prompt: str, out: 
         small,
         lambda **given: generate_images(pipeline, [prompt], generation, **settings, **given),
     )
-    save_image(to_pil(large), out, {"prompts": [prompt], **described(run, settings)})
+    save_image(to_pil(large), out, {"prompts": [prompt], **described(run, settings, generation)})
     print(f"{out}: {large.shape[-1]}×{large.shape[-2]} pixels of {small.shape[-1]}×{small.shape[-2]}")

@@ -76,6 +76,7 @@ def check_encoders(content: Mapping[str, Any]) -> str:
 
 def _check_latents(metadata: LatentMetadata, content: Mapping[str, Any]) -> None:
     metadata.latent_size(content["resolution"])
+    metadata.check_factor(content["autoencoder"].get("downsampling"))
     backbone = content["backbone"]
     metadata.check(in_channels=backbone["in_channels"], caption_dim=backbone["caption_dim"])
     made = metadata.encoders.get("text_encoder", {})  # `check_encoders` compares it with the config's

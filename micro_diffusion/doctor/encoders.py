@@ -13,9 +13,11 @@ from hydra.utils import get_object, instantiate
 ENCODERS = ("autoencoder", "text_encoder")
 
 
-def check_encoder(node: Mapping[str, Any], *, download: bool) -> str:
-    """An encoder is bundled, local or in the hub's cache; or is fetched where `download` says so."""
-    target = get_object(node["_target_"])
+def check_encoder(node: Mapping[str, Any], *, download: bool, made: set[Path]) -> str:
+    """An encoder is bundled, local, in the hub's cache or left by the runs `made` before; or `download` fetches it."""
+    target, path = get_object(node["_target_"]), Path(str(node.get("path")))
+    if not path.exists() and not made.isdisjoint(path.resolve().parents):
+        return f"of {path}, which an earlier stage makes"
     if download or not hasattr(target, "repository"):
         return instantiate(node, _convert_="all").name
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
@@ -29,3 +31,9 @@ def check_encoder(node: Mapping[str, Any], *, download: bool) -> str:
             f"{place} is neither a folder nor in the cache of the Hugging Face hub; fetch it with --download"
         ) from error
     return f"{place} in the hub's cache"
+
+
+def check_perceptual(model: Any) -> str:
+    """The weights of LPIPS are there."""
+    model.perceptual.load()
+    return f"LPIPS by {model.perceptual.path}"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.doctor.data import LOADERS, check_data, check_encoders, parts
 from micro_diffusion.doctor.disk import Outlay, check_disk, outlays_of
-from micro_diffusion.doctor.encoders import ENCODERS, check_encoder
+from micro_diffusion.doctor.encoders import ENCODERS, check_encoder, check_perceptual
 from micro_diffusion.doctor.finding import Doubt, Finding, find
 from micro_diffusion.doctor.machine import check_device, check_libraries, check_python, check_shared_memory
 from micro_diffusion.doctor.run import check_first_weights, check_remote_folder, check_run_folder, run_folder
@@ -110,9 +110,11 @@ def examine_stage(
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():
         draws = any("pipeline" in (node or {}) for node in content["callbacks"].values())
-        check = partial(check_encoder, content[kind], download=download)
+        check = partial(check_encoder, content[kind], download=download, made=made)
         here.append(find(f"{stage} {kind}", check, needed=needed and draws))
     yield from here
+    if getattr(built["model"], "perceptual", None) is not None:
+        yield find(f"{stage} perceptual", partial(check_perceptual, built["model"]), needed=needed)
     whole = []
     for loader in LOADERS:
         expected = not data_later or all(folder.exists() for folder in folders[loader])

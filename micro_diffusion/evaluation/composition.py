@@ -7,6 +7,7 @@ from itertools import permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from micro_diffusion.data.sources.shape_scenes import RELATIONS, Description, HeldOut, caption, parse_caption, scene
 from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition, recognise
@@ -82,6 +83,14 @@ def score(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, fl
     judgements = [judge(image, text) for image, text in zip(images, captions, strict=True)]
     statements = {name: float(np.mean([getattr(j, name) for j in judgements])) for name in Judgement._fields}
     return {"correct": float(np.mean([j.correct for j in judgements])), **statements}
+
+
+class CompositionMetrics:
+    """`score` of generated images, as a metric while training on the shapes data set."""
+
+    def __call__(self, images: Tensor, captions: Sequence[str]) -> dict[str, float]:
+        """uint8 (N, 3, H, H) and N captions of that data set -> fractions that are right."""
+        return score(list(images.permute(0, 2, 3, 1).cpu().numpy()), captions)
 
 
 PromptKind = Literal["single", "two", "held_out"]

@@ -1,7 +1,7 @@
 """A pipeline prepared to start from an image, in the way that its run allows.
 
 A run that was trained on images takes them as it was trained; any other is started from the noised image (a strength),
-or inpaints by RePaint (a mask).
+or inpaints by RePaint (a mask or a region).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micro_diffusion.generation.given import Picture, fitted, fitted_mask
+from micro_diffusion.generation.given import ImageSource, fitted, fitted_mask, region_mask
 from micro_diffusion.generation.recipe import Recipe
 from micro_diffusion.sampling.from_image import FromImage
 from micro_diffusion.sampling.given_image import GivenImage
@@ -35,7 +35,7 @@ class Edit:
         return images if self.given is None else self.given.restored(images)
 
 
-def prepare(pipeline: Pipeline, recipe: Recipe, image: Picture | None, mask: Picture | None) -> Edit:
+def prepare(pipeline: Pipeline, recipe: Recipe, image: ImageSource | None, mask: ImageSource | None) -> Edit:
     """Give the pipeline, a copy, the sampler that starts from the image; says what else generating needs.
 
     Raises:
@@ -47,6 +47,8 @@ def prepare(pipeline: Pipeline, recipe: Recipe, image: Picture | None, mask: Pic
         return Edit()
     size = recipe.resolution
     region = None if mask is None else fitted_mask(mask, image, size)
+    if recipe.region is not None:
+        region = region_mask(recipe.region, size)
     if pipeline.image_conditioner is not None:
         given = fitted(image, pipeline.image_conditioner.given_pixels(size))
         return Edit(arguments={"image": given, "region": region})
@@ -66,14 +68,22 @@ def prepare(pipeline: Pipeline, recipe: Recipe, image: Picture | None, mask: Pic
     return Edit(given=given)
 
 
-def _refuse_without_effect(recipe: Recipe, image: Picture | None, mask: Picture | None, *, trained: bool) -> None:
+def _refuse_without_effect(
+    recipe: Recipe, image: ImageSource | None, mask: ImageSource | None, *, trained: bool
+) -> None:
     """Raise ValueError for settings of an image that do nothing, and for an image that would do nothing."""
-    if image is None and mask is not None:
-        raise ValueError("a mask is given without an image; give the image that it belongs to")
-    for name, value, needs in (("strength", recipe.strength, image), ("resamplings", recipe.resamplings, mask)):
+    if mask is not None and recipe.region is not None:
+        raise ValueError(f"a mask and the region {recipe.region} are both given; leave one of them out")
+    part = recipe.region if mask is None else mask
+    if image is None and part is not None:
+        kind = "region" if mask is None else "mask"
+        raise ValueError(f"a {kind} is given without an image; give the image that it belongs to")
+    for name, value, needs in (("strength", recipe.strength, image), ("resamplings", recipe.resamplings, part)):
         if value is not None and (needs is None or trained):
-            kind = "an image" if name == "strength" else "an image and a mask"
+            kind = "an image" if name == "strength" else "an image and a mask or region"
             without = "for a run that was trained on images" if trained else f"without {kind}"
             raise ValueError(f"{name}={value} has no effect {without}; leave it out")
-    if image is not None and mask is None and recipe.strength is None and not trained:
-        raise ValueError("an image is given without strength and mask; give a strength, such as 0.6, or a mask")
+    if image is not None and part is None and recipe.strength is None and not trained:
+        raise ValueError(
+            "an image is given without strength and mask; give a strength, such as 0.6, a mask or a region"
+        )

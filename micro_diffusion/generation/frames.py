@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from micro_diffusion.files.outputs import check_output_file
 from micro_diffusion.sampling.grid import from_pil
-from micro_diffusion.sampling.image_file import make_folder
 from micro_diffusion.sampling.start import Between
 
 MOVING = (".gif", ".mp4")
@@ -65,7 +65,7 @@ def check_moving(path: Path) -> None:
         raise ValueError(f"{path} ends in {path.suffix!r}, which does not move; use one of {', '.join(MOVING)}")
     if path.suffix.lower() == ".mp4":
         _video_library(path)
-    make_folder(path.parent)
+    check_output_file(path)
 
 
 def save_moving(images: Sequence[Image.Image], path: Path, *, fps: float, description: Mapping[str, Any]) -> None:

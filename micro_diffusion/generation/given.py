@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from micro_diffusion.diffusion.known_region import REGIONS, cells_of
 from micro_diffusion.sampling.grid import from_pil
 
-Picture = Image.Image | str | Path
+ImageSource = Image.Image | str | Path
 """An image of Pillow, or the file of one."""
 
 
-def opened(image: Picture) -> Image.Image:
+def opened(image: ImageSource) -> Image.Image:
     """The image itself, turned as its EXIF data say.
 
     Raises:
@@ -31,13 +33,13 @@ def opened(image: Picture) -> Image.Image:
         raise ValueError(f"{image} is no image that can be read; give a PNG, JPEG or WebP file") from error
 
 
-def fitted(image: Picture, size: tuple[int, int]) -> Tensor:
+def fitted(image: ImageSource, size: tuple[int, int]) -> Tensor:
     """The middle of the image at the size (H, W) -> uint8 (3, H, W)."""
     height, width = size
     return from_pil(ImageOps.fit(opened(image).convert("RGB"), (width, height), Image.Resampling.LANCZOS))
 
 
-def fitted_mask(mask: Picture, image: Picture, size: tuple[int, int]) -> Tensor:
+def fitted_mask(mask: ImageSource, image: ImageSource, size: tuple[int, int]) -> Tensor:
     """A mask for `fitted` of the same image -> bool (H, W), true where the mask is white: there is to be generated.
 
     Raises:
@@ -54,3 +56,14 @@ def fitted_mask(mask: Picture, image: Picture, size: tuple[int, int]) -> Tensor:
     if not white.any():
         raise ValueError("nothing in the mask is white, so there is nothing to generate; paint white what is to change")
     return white
+
+
+def region_mask(region: str, size: tuple[int, int]) -> Tensor:
+    """The mask of a region by its name -> bool (H, W), true where there is to be generated.
+
+    Raises:
+        ValueError: when there is no such region.
+    """
+    if region not in REGIONS:
+        raise ValueError(f"there is no region {region!r}; choose one of {', '.join(REGIONS)}, or give a mask")
+    return cells_of(torch.tensor([REGIONS[region]]), size)[0, 0]

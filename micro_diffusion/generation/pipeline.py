@@ -19,14 +19,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from micro_diffusion.checkpoint import WEIGHT_FILES, Run, load_run
+from micro_diffusion.checkpoint import Run, load_run
 from micro_diffusion.files.run_folders import find_run
 from micro_diffusion.generation.edit import prepare
-from micro_diffusion.generation.given import Picture, opened
+from micro_diffusion.generation.given import ImageSource, opened
 from micro_diffusion.generation.outpainting import extended
 from micro_diffusion.generation.preview import Preview, previews
-from micro_diffusion.generation.recipe import Recipe, file_digest
-from micro_diffusion.generation.samplers import find_sampler
+from micro_diffusion.generation.recipe import Recipe, weights_file_digest
+from micro_diffusion.generation.samplers import find_levels, find_sampler
+from micro_diffusion.generation.weaker import NamedRun, weaker_run
 from micro_diffusion.machine.device import usable_device
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
@@ -47,10 +48,12 @@ class Pipeline:
         name: by which `find_run` finds it again.
         precision: of the network's matrix products.
         sampler: an option of configs/sampler, in place of the run's own.
-        configs: the folder of another configs/sampler.
+        levels: an option of configs/levels, in place of the run's own.
+        weaker: a run that guidance leads away from, in place of the null condition (autoguidance, arXiv 2406.02507).
+        configs: the folder of another configs/sampler and configs/levels.
 
     Raises:
-        ValueError: when the parts of the run do not fit one another.
+        ValueError: when the parts of the run, or those of the weaker run, do not fit one another.
     """
 
     def __init__(
@@ -60,16 +63,20 @@ class Pipeline:
         name: str | None = None,
         precision: Precision = "auto",
         sampler: str | None = None,
+        levels: str | None = None,
+        weaker: NamedRun | None = None,
         configs: str | Path | None = None,
     ) -> None:
         self.run = run
         self.precision: Precision = precision
         self._name = name or str(run.folder)
-        self._sampler, self._configs = sampler, configs
-        self.tensors = pipeline_of(run)
-        if sampler is not None:
-            self.tensors.sampler = find_sampler(sampler, None if configs is None else Path(configs))
-            self.tensors.sampler.levels = run.sampler.levels
+        self._sampler, self._levels, self._weaker, self._configs = sampler, levels, weaker, configs
+        self.tensors = pipeline_of(run, None if weaker is None else weaker_run(weaker.run, run))
+        folder = None if configs is None else Path(configs)
+        if sampler is not None or levels is not None:
+            chosen = copy.copy(run.sampler) if sampler is None else find_sampler(sampler, folder)
+            chosen.levels = run.sampler.levels if levels is None else find_levels(levels, run, folder)
+            self.tensors.sampler = chosen
 
     @classmethod
     def from_run(
@@ -80,6 +87,8 @@ class Pipeline:
         device: str | torch.device | None = None,
         precision: Precision = "auto",
         sampler: str | None = None,
+        levels: str | None = None,
+        weaker: str | Path | None = None,
         configs: str | Path | None = None,
     ) -> Pipeline:
         """Load a run.
@@ -90,17 +99,23 @@ class Pipeline:
             device: such as "cuda"; None is the GPU where there is one.
             precision: "auto", "fp32" or "bf16", of the network's matrix products.
             sampler: such as "dpmpp_2m", an option of configs/sampler; None is the run's own.
-            configs: the folder of another configs/sampler.
+            levels: such as "exponential", an option of configs/levels; None is the run's own.
+            weaker: a run as above, that guidance leads away from in place of the null condition; its averaged weights
+                where it has them.
+            configs: the folder of another configs/sampler and configs/levels.
 
         Raises:
-            FileNotFoundError: when there is no such run or sampler, or the run has no weights yet.
+            FileNotFoundError: when there is no such run, sampler or levels, or a run has no weights yet.
             ValueError: for a device that is not there, or a run that cannot be loaded.
         """
         place = usable_device(device)
         keep_freed_memory(place.type)
         yield_when_busy(place.type)
         loaded = load_run(find_run(run), weights=weights, device=place)
-        return cls(loaded, name=str(run), precision=precision, sampler=sampler, configs=configs)
+        other = None if weaker is None else NamedRun(str(weaker), load_run(find_run(weaker), device=place))
+        return cls(
+            loaded, name=str(run), precision=precision, sampler=sampler, levels=levels, weaker=other, configs=configs
+        )
 
     @property
     def device(self) -> torch.device:
@@ -125,8 +140,8 @@ class Pipeline:
         seed: int | Sequence[int | Between] | None = None,
         generator: torch.Generator | None = None,
         count: int = 1,
-        image: Picture | None = None,
-        mask: Picture | None = None,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         batch_size: int = 16,
         on_preview: Callable[[Preview], object] | None = None,
         progress: bool | None = None,
@@ -146,9 +161,8 @@ class Pipeline:
             batch_size: images generated at once.
             on_preview: called after every network call with a `Preview`.
             progress: whether to show a bar; None does where somebody watches.
-            **settings: `steps`, `guidance_scale`, `guidance_interval`, `resolution`, `strength`, `resamplings` and
-                `extend`, see
-                `recipe`.
+            **settings: `steps`, `guidance_scale`, `guidance_interval`, `guidance_rescale`, `resolution`, `region`,
+                `strength`, `resamplings` and `extend`, see `recipe`.
 
         Raises:
             ValueError: for settings that are wrong or have no effect, and sizes that do not fit.
@@ -182,9 +196,11 @@ class Pipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
         resolution: int | tuple[int, int] | None = None,
         image: str | None = None,
         mask: str | None = None,
+        region: str | None = None,
         strength: float | None = None,
         resamplings: int | None = None,
         extend: str | None = None,
@@ -202,9 +218,11 @@ class Pipeline:
             steps: sampling steps; None for those of the sampler.
             guidance_scale: 0 unconditional, 1 conditional, above 1 guided; None for the run's own.
             guidance_interval: noise levels low < sigma <= high that are guided; None for all.
+            guidance_rescale: from 0 to 1, how far a guided image gets the deviation that it has without guidance.
             resolution: H = W, or (H, W), in pixels; None for `resolution`.
             image: name of the image to start from.
             mask: name of the mask.
+            region: in place of a mask, the half that is generated: left, right, top or bottom; or all.
             strength: share of the steps that is gone from an image, for runs that were not trained on images.
             resamplings: how often each part of the way is gone in inpainting, for such runs.
             extend: the image made larger on one side, such as "right=96", with windows of `resolution`.
@@ -235,12 +253,17 @@ class Pipeline:
             steps=self.tensors.sampler.steps if steps is None else steps,
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
             guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale or None,
             resolution=(sides, sides) if isinstance(sides, int) else sides,
             sampler=self._sampler,
+            levels=self._levels,
+            weaker=None if self._weaker is None else self._weaker.name,
+            weaker_digest=None if self._weaker is None else weights_file_digest(self._weaker.run),
             configs=None if self._configs is None else str(self._configs),
             precision="bf16" if computes_in_bf16(self.device.type, self.precision) else "fp32",
             image=image,
             mask=mask,
+            region=region,
             strength=strength,
             resamplings=resamplings,
             extend=extend,
@@ -255,22 +278,27 @@ class Pipeline:
 
     def check_weights(self, recipe: Recipe) -> None:
         """Warn when the recipe is of other weights than these."""
-        if recipe.digest != self._digest:
-            warnings.warn(
-                f"the {self.run.weights} weights of {self.run.folder} are not those of the recipe; images will differ",
-                stacklevel=1,
-            )
+        used = [
+            (self.run, recipe.digest),
+            *([] if self._weaker is None else [(self._weaker.run, recipe.weaker_digest)]),
+        ]
+        for run, digest in used:
+            if digest != weights_file_digest(run):
+                warnings.warn(
+                    f"the {run.weights} weights of {run.folder} are not those of the recipe; images will differ",
+                    stacklevel=1,
+                )
 
     @cached_property
     def _digest(self) -> str:
-        return file_digest(self.run.folder / WEIGHT_FILES[self.run.weights])
+        return weights_file_digest(self.run)
 
     def make(
         self,
         recipe: Recipe,
         *,
-        image: Picture | None = None,
-        mask: Picture | None = None,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         seeds: Sequence[Seed] | None = None,
         batch_size: int = 16,
         on_preview: Callable[[Preview], object] | None = None,
@@ -307,8 +335,8 @@ class Pipeline:
         self,
         recipe: Recipe,
         *,
-        image: Picture | None = None,
-        mask: Picture | None = None,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         seeds: Sequence[Seed] | None = None,
         batch_size: int = 16,
         on_preview: Callable[[Preview], object] | None = None,
@@ -328,6 +356,7 @@ class Pipeline:
                 seed=seeds or recipe.seeds,
                 guidance_scale=recipe.guidance_scale,
                 guidance_interval=recipe.guidance_interval or EVERY_LEVEL,
+                guidance_rescale=recipe.guidance_rescale or 0.0,
                 resolution=recipe.resolution,
                 steps=recipe.steps,
                 edit=LatentEdit(sharpness=recipe.sharpness or 0.0, brightness=recipe.brightness or 0.0),
@@ -337,10 +366,14 @@ class Pipeline:
             )
         return edit.restored(images)
 
-    def _extended(self, recipe: Recipe, image: Picture | None, mask: Picture | None, **how: Any) -> list[Image.Image]:
+    def _extended(
+        self, recipe: Recipe, image: ImageSource | None, mask: ImageSource | None, **how: Any
+    ) -> list[Image.Image]:
         """One larger image for each prompt and seed of the recipe; window k starts from k more than its index."""
-        if image is None or mask is not None:
-            raise ValueError(f"extend={recipe.extend} needs an image and no mask; give the image to be made larger")
+        if image is None or mask is not None or recipe.region is not None:
+            raise ValueError(
+                f"extend={recipe.extend} needs an image and no mask or region; give the image to be made larger"
+            )
         whole = opened(image)
         found = []
         for one in (recipe.only(index) for index in range(len(recipe.prompts))):
@@ -361,7 +394,7 @@ def _started(seed: int | Between, index: int) -> Any:
     return (seed, index)
 
 
-def _file(image: Picture | None) -> str | None:
+def _file(image: ImageSource | None) -> str | None:
     """What a recipe calls the image."""
     if isinstance(image, Image.Image):
         return getattr(image, "filename", "") or "in memory"

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from micro_diffusion.checkpoint import Weights
+from micro_diffusion.checkpoint import WEIGHT_FILES, Run, Weights
 from micro_diffusion.machine.precision import Precision
 from micro_diffusion.sampling.image_file import TEXT_ENTRY
 from micro_diffusion.sampling.start import Between
@@ -27,10 +27,11 @@ class Recipe:
 
     run: its folder or name, as `find_run` takes it. weights: "ema" or "raw". digest: of these weights' file.
     prompts: B texts or points between two. seeds: B pairs (seed, index) or points between two. negative_prompts: B
-    texts, "" for none. sampler: an option of configs/sampler, None for the run's own; configs: the folder of another
-    configs/sampler. resolution: (H, W) in pixels. image, mask: files. strength, resamplings: for an image without
-    training on it. extend: such as right=96, what is added to the image.
-    sharpness, brightness: see `LatentEdit`.
+    texts, "" for none. sampler: an option of configs/sampler, None for the run's own; levels: likewise of
+    configs/levels; configs: the folder of another configs/sampler and configs/levels. weaker: the run that guidance
+    leads away from; weaker_digest: of its weights' file. resolution: (H, W) in pixels. image, mask: files. region: its
+    name, in place of a mask. strength, resamplings: for an image without training on it. extend: such as right=96, what
+    is added to the image. sharpness, brightness: see `LatentEdit`.
     """
 
     run: str
@@ -43,11 +44,16 @@ class Recipe:
     resolution: tuple[int, int]
     negative_prompts: tuple[str, ...] = ()
     guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
     sampler: str | None = None
+    levels: str | None = None
+    weaker: str | None = None
+    weaker_digest: str | None = None
     configs: str | None = None
     precision: Precision = "auto"
     image: str | None = None
     mask: str | None = None
+    region: str | None = None
     strength: float | None = None
     resamplings: int | None = None
     extend: str | None = None
@@ -109,6 +115,11 @@ def recipe_of(described: Mapping[str, Any], source: str | Path) -> Recipe:
             f"{source} does not say all that its image follows from ({error}); it can be shown, but not made again"
         ) from error
     return recipe
+
+
+def weights_file_digest(run: Run) -> str:
+    """That of the weights that a run was loaded with."""
+    return file_digest(run.folder / WEIGHT_FILES[run.weights])
 
 
 def written(described: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 
@@ -12,6 +13,13 @@ KILLED_WORKER = re.compile(
     r"DataLoader worker \(pid\S* (?P<pid>[\d, ]+)\) (is killed by signal: \w+|exited unexpectedly)"
 )
 """How torch says that a process of a loader was killed; an error of its own comes with its traceback."""
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use: `taskset`, containers and Slurm may leave it fewer than there are."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(allowed, int(slurm)) if slurm.isdecimal() and int(slurm) else allowed
 
 
 def exit_with_parent(signal: int) -> None:

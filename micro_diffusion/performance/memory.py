@@ -78,8 +78,9 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
         model = build_model(config)
     network, fsdp = model.network, config.parallelism.fsdp
     parameters = parameter_count(network)
-    copies = sum(AUTOCAST * weight.numel() for weight in network.parameters() if weight.dtype == torch.float32)
-    weights = sum(weight.nbytes for weight in network.parameters())  # and their gradients as much
+    trained = [weight for group in model.parameter_groups() for weight in group["parameters"]]  # a discriminator's too
+    copies = sum(AUTOCAST * weight.numel() for weight in trained if weight.dtype == torch.float32)
+    weights = sum(weight.nbytes for weight in trained)  # and their gradients as much
     kept = weights + optimizer_bytes(config) + _average(config) * parameters
     fixed, sampling = kept + weights + copies, 0
     if fsdp is not None:
@@ -91,7 +92,7 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
     elif devices > 1:
         fixed += weights  # the buckets
     each = activation_bytes(config, half=half)
-    if config.backbone.activation_checkpointing:
+    if config.get("backbone", {}).get("activation_checkpointing"):
         each += LARGEST_LAYER * activation_bytes(without_checkpointing(config), half=half) // len(layers(network))
     return Memory(parameters, fixed, each, sampling, kept)
 

@@ -143,8 +143,10 @@ def stage_configs(folder: Path, stages: Sequence[str], overrides: Sequence[str])
         raise ValueError(sentence(error)) from error
 
 
-def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float) -> StagePlan:
+def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float, images: int | None = None) -> StagePlan:
     """A stage on a machine of `MACHINES`, where MFU is the share of the data sheet's rate that training reaches.
+
+    images: of the data set, for a length in epochs.
 
     Raises:
         ValueError: for an MFU outside (0, 1].
@@ -152,7 +154,7 @@ def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float) -> 
     if not 0 < mfu <= 1:
         raise ValueError(f"the MFU is {mfu}; choose a share of the peak rate, above 0 and at most 1")
     flops = training_flops(config, recomputed=True)
-    return _plan(stage, config, flops, machine.devices * machine.flops_per_second * mfu / flops, machine)
+    return _plan(stage, config, flops, machine.devices * machine.flops_per_second * mfu / flops, machine, images)
 
 
 def measure_stage(
@@ -164,6 +166,7 @@ def measure_stage(
     steps: int = 20,
     precision: Precision = "auto",
     clock: Clock = "wall",
+    images: int | None = None,
 ) -> StagePlan:
     """A stage on this very machine, from the medians of some passes and updates, which a batch needs once.
 
@@ -176,10 +179,11 @@ def measure_stage(
         steps: passes and updates that are timed.
         precision: of the network's matrix products.
         clock: by which they are timed.
+        images: of the data set, for a length in epochs.
     """
     keep_freed_memory(device.type)  # as training does
     machine, flops = this_machine(device), training_flops(config, recomputed=True)
-    plan = _plan(stage, config, flops, math.nan, machine)
+    plan = _plan(stage, config, flops, math.nan, machine, images)
     in_time = int(TIMED_SECONDS * machine.flops_per_second / flops)
     timed = batch_size or max(1, min(plan.microbatch, plan.largest, in_time))
     step = TrainingStep(config=config, batch_size=timed, device=device, precision=precision, compile=False)
@@ -190,10 +194,9 @@ def measure_stage(
     return plan._replace(images_per_second=speed, timed=timed)
 
 
-def _plan(stage: str, config: DictConfig, flops: int, images_per_second: float, machine: Machine) -> StagePlan:
-    duration = str(config.trainer.max_duration)
-    if not duration.endswith("ba"):
-        raise ValueError(f"trainer.max_duration is {duration}; a plan needs steps, such as 1000ba")
+def _plan(
+    stage: str, config: DictConfig, flops: int, images_per_second: float, machine: Machine, images: int | None
+) -> StagePlan:
     batch = config.train_loader.batch_size
     if batch % machine.devices:
         raise ValueError(
@@ -204,7 +207,7 @@ def _plan(stage: str, config: DictConfig, flops: int, images_per_second: float, 
     memory = memory_of(config, devices=machine.devices, half=machine.half)
     return StagePlan(
         stage=stage,
-        images=int(duration.removesuffix("ba")) * batch,
+        images=steps_of(str(config.trainer.max_duration), batch, images) * batch,
         flops_per_image=flops,
         images_per_second=images_per_second,
         memory=memory,
@@ -213,8 +216,21 @@ def _plan(stage: str, config: DictConfig, flops: int, images_per_second: float, 
     )
 
 
-def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: DataSize) -> str:
-    """The plan as a table; `price`: dollars for an hour of one device."""
+def steps_of(duration: str, batch: int, images: int | None) -> int:
+    """Steps of a length in batches, or in epochs of so many images.
+
+    Raises:
+        ValueError: for any other length.
+    """
+    if duration.endswith("ba"):
+        return int(duration.removesuffix("ba"))
+    if duration.endswith("ep") and images is not None:
+        return int(duration.removesuffix("ep")) * (images // batch)
+    raise ValueError(f"trainer.max_duration is {duration}; a plan needs steps, such as 1000ba")
+
+
+def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, data: DataSize | None) -> str:
+    """The plan as a table; `price`: dollars for an hour of one device; `data`: None for none."""
     heading = (
         "stage", "images", "GFLOP", "images/s", "hours", "dollars",
         "fixed GB", "GB/image", "microbatch", "GB", "largest",
@@ -244,4 +260,5 @@ def report(stages: Sequence[StagePlan], *, devices: int, price: float | None, da
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
     checkpoint = max(plan.memory.checkpoint for plan in stages)
-    return "\n".join([*lines, "", f"disk: {data}; {checkpoint / 1e9:,.1f} GB for each checkpoint"])
+    disk = f"{checkpoint / 1e9:,.1f} GB for each checkpoint"
+    return "\n".join([*lines, "", f"disk: {disk if data is None else f'{data}; {disk}'}"])

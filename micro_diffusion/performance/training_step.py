@@ -14,14 +14,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
+from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.optimizers.gradient_clipping import clip_gradients
 from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
+Model = LatentDiffusion | AutoencoderTraining
+LATE = 2**31
+"""A step of training when everything that begins some time has begun."""
+
 
 class TrainingStep:
-    """Forward, backward, clipping and optimizer step of a configured model on random latents and captions.
+    """Forward, backward, clipping and optimizer step of a configured model on random latents and captions, or images.
 
     Args:
         config: a training configuration.
@@ -41,7 +46,7 @@ class TrainingStep:
         if compile:
             self.model.network.compile(fullgraph=True)
         self.optimizer = instantiate(config.optimizer, _convert_="all")(self.model.parameter_groups())
-        self.batch = random_batch(config, batch_size)
+        self.batch, self.batch_size = random_batch(config, batch_size), batch_size
         self.steps = 0
 
     def __call__(self) -> torch.Tensor:
@@ -52,12 +57,10 @@ class TrainingStep:
 
     def backward(self) -> torch.Tensor:
         """Forward and backward of the batch -> its loss; gradients add to those that are there."""
-        draws = Draws.of(self.steps, size=len(self.batch["latents"]))
-        drawn = {
-            key: value.to(self.device, non_blocking=True) for key, value in self.model.draw(self.batch, draws).items()
-        }
+        draws = Draws.of(self.steps, size=self.batch_size, step=LATE)
+        drawn = moved(self.model.draw(self.batch, draws), self.device)
         with autocast(self.device.type, self.precision):
-            loss = self.model.loss(self.model(drawn), drawn)
+            loss = total_loss(self.model, drawn)
         loss.backward()
         return loss.detach()
 
@@ -69,21 +72,45 @@ class TrainingStep:
         self.steps += 1
 
 
-def build_model(config: DictConfig) -> LatentDiffusion:
-    """The model of a training configuration.
+def build_model(config: DictConfig) -> Model:
+    """The model of a training configuration, without the weights of LPIPS.
 
     Raises:
-        ValueError: when it is no latent diffusion model.
+        ValueError: when it is of an unknown kind.
     """
     model = instantiate(config.model, _convert_="all")
-    if not isinstance(model, LatentDiffusion):
-        raise ValueError(f"model._target_ is {config.model._target_}; choose a stage that trains LatentDiffusion")
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model._target_ is {config.model._target_}; choose a stage that trains LatentDiffusion or "
+            "AutoencoderTraining"
+        )
+    if (perceptual := getattr(model, "perceptual", None)) is not None:
+        perceptual.load_without_weights()
     return model
 
 
+def total_loss(model: Model, batch: Batch) -> torch.Tensor:
+    """The loss of a batch with its random numbers, ()."""
+    loss = model.loss(model(batch), batch)
+    return loss["total"] if isinstance(loss, dict) else loss
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
 def random_batch(config: DictConfig, size: int) -> Batch:
-    """Latents (B, C, h, w) and captions (B, L, D), B = `size`, as a loader of this configuration would yield them."""
+    """Latents (B, C, h, w) and captions (B, L, D), B = `size`, as a loader of this configuration would yield them.
+
+    For an autoencoder images (B, 3, H, H).
+    """
     generator = torch.Generator().manual_seed(0)
+    if "backbone" not in config:
+        return {"images": torch.randint(256, (size, 3, *[config.resolution] * 2), generator=generator).to(torch.uint8)}
     backbone, length = config.backbone, config.text_encoder.max_length
     cells = [backbone.input_size] * 2 if isinstance(backbone.input_size, int) else list(backbone.input_size)
     return {
@@ -103,12 +130,14 @@ def training_flops(config: DictConfig, *, recomputed: bool = False) -> int:
     """
     with torch.device("meta"):
         model = build_model(config if recomputed else without_checkpointing(config)).train()
-    batch = {key: value.to("meta") for key, value in _drawn(model, config, 1).items()}
-    return count_flops(lambda: model.loss(model(batch), batch).backward())
+    batch = moved(_drawn(model, config, 1), torch.device("meta"))
+    return count_flops(lambda: total_loss(model, batch).backward())
 
 
 def without_checkpointing(config: DictConfig) -> DictConfig:
     """The same training, in which activations are kept rather than computed again."""
+    if "backbone" not in config:
+        return config
     return cast(DictConfig, OmegaConf.merge(config, {"backbone": {"activation_checkpointing": False}}))
 
 
@@ -121,14 +150,27 @@ def activation_bytes(config: DictConfig, *, half: bool = False) -> int:
     model.cpu_autocast = lambda device: torch.autocast("cpu", torch.float16, enabled=half)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model.to_empty(device="cpu")  # tensors without data that choose the kernels of real ones
+        if isinstance(model, AutoencoderTraining):
+            _keep_shapes_alone(model)
 
         def saved(batch: Batch) -> int:
-            fake = {key: mode.from_tensor(value) for key, value in batch.items()}
-            return count_saved_bytes(lambda: model.loss(model(fake), fake), model)
+            fake = {
+                key: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+                for key, value in batch.items()
+            }
+            return count_saved_bytes(lambda: total_loss(model, fake), model)
 
         return saved(two) - saved(one)
 
 
-def _drawn(model: LatentDiffusion, config: DictConfig, size: int) -> Batch:
+def _keep_shapes_alone(model: AutoencoderTraining) -> None:
+    """Take out of the loss what needs values, which tensors without data have not; it keeps nothing for backward."""
+    if model.perceptual is not None:
+        model.perceptual.load().to_empty(device="cpu")
+    if model.adversarial is not None:
+        model.adversarial.adaptive = False
+
+
+def _drawn(model: Model, config: DictConfig, size: int) -> Batch:
     """A random batch with its random numbers."""
-    return model.draw(random_batch(config, size), Draws.of(0, size=size))
+    return model.draw(random_batch(config, size), Draws.of(0, size=size, step=LATE))

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from micro_diffusion.sampling.caption_font import CaptionFont
 
 MARK_COLOURS = {True: (20, 140, 60), False: (200, 40, 40), None: (40, 40, 40)}
 """Caption colour of an image that was judged right, judged wrong, or not judged."""
@@ -57,10 +59,11 @@ def captioned_grid(
             "give at least one image, and one caption and mark for each"
         )
     columns = columns or min(8, math.ceil(math.sqrt(len(images))))
-    font = ImageFont.load_default(font_size)
+    font = CaptionFont(font_size)
     cells = [_enlarged(to_pil(image), cell_width) for image in images]
     width, height = cells[0].size
-    texts = [wrapped(MARK_SIGNS[mark] + caption, font, width) for caption, mark in zip(captions, marks, strict=True)]
+    said = font.drawable(captions)
+    texts = [wrapped(MARK_SIGNS[mark] + caption, font, width) for caption, mark in zip(said, marks, strict=True)]
 
     gap, line = font_size // 2, math.ceil(font_size * 1.3)
     starts = range(0, len(cells), columns)
@@ -77,14 +80,13 @@ def captioned_grid(
             left = gap + (index - start) * (width + gap)
             sheet.paste(cells[index], (left, top))
             for row, text in enumerate(texts[index]):
-                draw.text(
-                    (left, top + height + gap // 2 + row * line), text, font=font, fill=MARK_COLOURS[marks[index]]
-                )
+                place = (left, top + height + gap // 2 + row * line)
+                font.draw(draw, place, text, MARK_COLOURS[marks[index]])
         top += height + text_height + 2 * gap
     return sheet
 
 
-def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: CaptionFont, width: int) -> list[str]:
     """Text cut into lines of at most `width` pixels, between words, and inside one that is wider than a line."""
     lines = [""]
     for word in text.split():

@@ -20,6 +20,9 @@ from micro_diffusion.diffusion.objective import Objective
 EVERY_LEVEL = (0.0, math.inf)
 """The guidance interval of plain guidance."""
 
+MOST_GUIDANCE = 1000.0
+"""Beyond it nothing is left of an image, and far beyond it numbers overflow; useful scales are below 30."""
+
 
 class WeakerRun(NamedTuple):
     """Objective and backbone of a run with less training or a smaller network, which takes the same conditions."""
@@ -126,8 +129,10 @@ def _check(
 ) -> None:
     """Raise ValueError for settings that mean nothing, or have no effect beside others."""
     low, high = interval
-    if not math.isfinite(scale):
-        raise ValueError(f"the guidance scale is {scale}; choose a finite number, such as 5")
+    if not abs(scale) <= MOST_GUIDANCE:  # nan is not, either
+        raise ValueError(
+            f"the guidance scale is {scale:g}; choose one from -{MOST_GUIDANCE:g} to {MOST_GUIDANCE:g}, such as 5"
+        )
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
     if sigmas and not any(low < sigma <= high for sigma in sigmas):

@@ -10,6 +10,10 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from micro_diffusion.files.outputs import check_output_file, make_folder
+
+__all__ = ["FORMATS", "TEXT_ENTRY", "check_image_file", "free_path", "make_folder", "save_image"]
+
 TEXT_ENTRY = "micro_diffusion"
 """Of a PNG, for the JSON that says how it was made."""
 
@@ -21,19 +25,14 @@ def check_image_file(path: Path) -> None:
 
     Raises:
         ValueError: when the ending is none of FORMATS.
-        NotADirectoryError: when a parent of the file is a file.
+        OSError: when the file cannot be written, in a sentence that says why.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}")
-    make_folder(path.parent)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents; a NotADirectoryError names the file that stands in the way."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"{folder} cannot be a folder, because a file stands there; choose another") from error
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}, which is no image; use one of {', '.join(FORMATS)}, or end the name of a "
+            "folder in /"
+        )
+    check_output_file(path)
 
 
 def save_image(image: Image.Image, path: Path, description: Mapping[str, Any]) -> None:

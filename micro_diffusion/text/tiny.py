@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from unicodedata import category
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.text.truncation import warn_of_cut
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+|[^\w\s\x00-\x7f]")
 _START, _END = "<start>", "<end>"  # no word of a caption contains "<"
 _POSITION_AMPLITUDE = 0.5
 
@@ -26,6 +27,7 @@ _POSITION_AMPLITUDE = 0.5
 class TinyTextEncoder:
     """Every word is a fixed random vector of signs; a token is its word and the two words before it.
 
+    Emoji and other symbols beyond ASCII are words of one character. Punctuation and the symbols of ASCII are left out.
     The window of three words binds neighbours ("small red circle") without any attention or training. All entries
     have about unit variance. The same caption gives the same features on every machine and in every version of the
     libraries: the signs are the bits of a cryptographic hash, not draws of a random generator.
@@ -58,8 +60,8 @@ class TinyTextEncoder:
         """There are no weights to move."""
 
     def _words(self, caption: str) -> list[str]:
-        """Lower-cased words of the caption that fit before end-of-text."""
-        words = _WORD.findall(caption.lower())
+        """Lower-cased words and symbols of the caption that fit before end-of-text."""
+        words = [word for word in _WORD.findall(caption.lower()) if word.isalnum() or category(word).startswith("S")]
         fitting = self.max_length - 1
         if len(words) > fitting:
             warn_of_cut(caption, " ".join(words[fitting:]), self.max_length)

@@ -169,7 +169,7 @@ class AutoencoderTraining(ComposerModel):
     def forward(self, batch: Batch) -> Reconstruction:
         """A batch with its random numbers drawn -> reconstructions from one draw of the posterior."""
         originals = normalise(batch["images"])
-        with self._cpu_autocast(originals):
+        with self.cpu_autocast(originals.device):
             mean, logvar = (moment.float() for moment in self.autoencoder.posterior(originals))
             latents = mean + (logvar / 2).exp() * batch["noise"]
             images = self.autoencoder.reconstruct(latents)
@@ -179,7 +179,7 @@ class AutoencoderTraining(ComposerModel):
     def loss(self, outputs: Reconstruction, batch: Batch) -> dict[str, Tensor]:
         """The terms, and their weighted sum as "total"."""
         originals = normalise(batch["images"])
-        with self._cpu_autocast(originals):
+        with self.cpu_autocast(originals.device):
             terms, likeness = self._likeness(outputs.images, originals)
             terms["kl"] = outputs.divergence.mean()
             total = likeness + self.kl_weight * terms["kl"]
@@ -251,9 +251,9 @@ class AutoencoderTraining(ComposerModel):
         with whole_file(folder / "autoencoder" / "latents.json") as unfinished:
             unfinished.write_text(json.dumps(measured, indent=2) + "\n")
 
-    def _cpu_autocast(self, images: Tensor) -> AbstractContextManager[object]:
+    def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The precision of the networks on a CPU; elsewhere Composer's holds."""
-        return autocast("cpu", self.cpu_precision) if images.device.type == "cpu" else nullcontext()
+        return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
 
     def _check_size(self, side: int, factor: int) -> None:
         """Raise ValueError when crops of this side are too small for the discriminator or LPIPS."""

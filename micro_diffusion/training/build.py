@@ -252,6 +252,7 @@ def _check_encoders(metadata: LatentMetadata | None, config: DictConfig) -> None
     """
     if metadata is None:
         return
+    metadata.check_factor(config.autoencoder.get("downsampling"))
     for kind in metadata.encoders:
         node = config[kind]
         if not metadata.states_encoder(kind, node):

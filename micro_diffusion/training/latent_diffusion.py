@@ -187,8 +187,9 @@ class LatentDiffusion(ComposerModel):
         return {} if is_train else self.metrics
 
     def update_metric(self, batch: Batch, outputs: Loss, metric: Metric) -> None:
-        """Count the losses of a batch that fall into the metric's band."""
-        metric.update(outputs.per_sample, outputs.sigma)
+        """Count the losses of a batch that fall into the metric's band, each sample once over all ranks."""
+        counted = ~batch["repeated"] if "repeated" in batch else slice(None)
+        metric.update(outputs.per_sample[counted], outputs.sigma[counted])
 
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
         """Write the backbone's weights with plain keys."""

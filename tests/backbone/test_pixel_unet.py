@@ -45,8 +45,8 @@ def condition(batch=3, length=4, image=0, level=False) -> Condition:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(batch, length, 5, generator=generator)
     mask = torch.arange(length) < torch.tensor([[2], [3], [4]])[:batch]
-    picture = torch.randn(batch, image, 8, 8, generator=generator) if image else None
-    return Condition(tokens, mask, picture, torch.linspace(0.1, 0.3, batch) if level else None)
+    seen = torch.randn(batch, image, 8, 8, generator=generator) if image else None
+    return Condition(tokens, mask, seen, torch.linspace(0.1, 0.3, batch) if level else None)
 
 
 def inputs(batch=3):
@@ -219,7 +219,7 @@ SIZES = {
     "imagen_sr_1024": (1024, 721_637_778, 12_458),
     # with captions of 18 tokens of width 192
     "pixel_small": (16, 2_343_202, 0.1600),
-    "pixel_sr_small": (32, 2_506_596, 0.1657),
+    "pixel_sr_small": (32, 2_512_980, 0.17865),
 }
 
 

@@ -249,7 +249,7 @@ def test_another_sampler_takes_the_place_of_the_runs_own(capsys: pytest.CaptureF
         (["--configs", "configs"], "--configs configs has no effect without --sampler"),
         (["--guidance-scale", "1", "--guidance-interval", "0.1", "2"], "a guidance interval has no effect with a guid"),
         (["--guidance-interval", "1000", "2000"], "interval 1000 to 2000 holds none of the noise levels"),
-        (["--guidance-scale", "inf"], "the guidance scale is inf; choose a finite number"),
+        (["--guidance-scale", "inf"], "the guidance scale is inf; choose one from -1000 to 1000"),
     ],
 )
 def test_options_without_effect_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], problem: str):
@@ -318,7 +318,7 @@ def test_help_and_wrong_arguments_answer_before_torch_is_imported():
         ("micro-diffusion gen", {"generate"}),
         ("micro-diffusion generate fi", {"first"}),
         ("micro-diffusion generate de", {"demo"}),
-        ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval"}),
+        ("micro-diffusion generate demo --guid", {"--guidance-scale", "--guidance-interval", "--guidance-rescale"}),
         ("micro-diffusion generate demo --sampler he", {"heun"}),
     ],
 )

@@ -64,6 +64,25 @@ def test_all_is_well(latents: Path):
     assert not (latents.parent / "runs").exists()  # it looks, and changes nothing
 
 
+def test_what_an_earlier_stage_makes_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    stages = ["ldm_vae_gan", "ldm_unet"]
+    found = {finding.subject: finding for finding in examine(CONFIGS, stages, ["machine=cpu"], data_later=True)}
+    assert (
+        found["ldm_unet autoencoder"].text == "of trained_models/ldm_vae_gan/autoencoder, which an earlier stage makes"
+    )
+    assert found["ldm_unet configuration"].state == "good"
+    alone = {finding.subject: finding for finding in examine(CONFIGS, ["ldm_unet"], ["machine=cpu"], data_later=True)}
+    assert alone["ldm_unet autoencoder"].state == "bad"
+
+
+def test_lpips_without_weights_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    found = examine(CONFIGS, ["vae_512"], ["machine=cpu", "model.perceptual.path=gone.pth"], data_later=True)
+    (finding,) = [finding for finding in found if finding.subject == "vae_512 perceptual"]
+    assert finding.state == "bad" and "there are no LPIPS weights at gone.pth" in finding.text
+
+
 @pytest.mark.parametrize(
     ("change", "subject", "sentence"),
     [

@@ -63,6 +63,21 @@ def test_counts_are_those_of_a_real_step(mask_ratio):
     assert training_flops(small) == real
 
 
+@pytest.mark.parametrize("stage", ["ldm_vae_gan", "vae_256_lpips"])
+def test_an_autoencoder_s_stage_counts_the_networks_of_its_loss_and_takes_epochs(stage):
+    small = config(stage, "resolution=32", "model.crop=32")
+    alone = config(stage, "resolution=32", "model.crop=32", "model.adversarial=null", "model.perceptual=null")
+    with torch.device("meta"):
+        model = build_model(small)
+    plan = plan_stage("s", config(stage, "trainer.max_duration=3ep"), Machine(1, 1e12, 1e11), mfu=0.5, images=1000)
+    batch = small.train_loader.batch_size
+    assert plan.images == 3 * (1000 // batch) * batch
+    trained = sum(p.numel() for p in model.parameters())
+    assert plan.memory.fixed == (16 + 2) * trained + 4 * plan.memory.parameters  # no average of the discriminator
+    assert training_flops(small) > 1.1 * training_flops(alone)
+    assert activation_bytes(small) > activation_bytes(alone)
+
+
 def test_the_formulae():
     small, machine = config("quickstart_64_finetune", *SMALL, *ADAMW), Machine(2, 1e12, 1e9)
     plan = plan_stage("s", small, machine, mfu=0.5)

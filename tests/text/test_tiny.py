@@ -54,3 +54,24 @@ def test_a_long_caption_is_cut_with_a_warning_naming_the_words():
 def test_a_width_that_is_no_multiple_of_3_is_refused():
     with pytest.raises(ValueError, match="is 100; set it to"):
         TinyTextEncoder(dim=100)
+
+
+def test_emoji_and_symbols_are_words_and_nothing_else_has_changed():
+    encoder = TinyTextEncoder()
+    assert encoder._words("a 🦊🏽 at 20 °C, “fine” – €5 + x_y") == [
+        "a",
+        "🦊",
+        "🏽",
+        "at",
+        "20",
+        "°",
+        "c",
+        "fine",
+        "€",
+        "5",
+        "x",
+        "y",
+    ]
+    assert encoder._words("Ünïcode 狐 и 2 words!") == ["ünïcode", "狐", "и", "2", "words"]
+    fox, fish = encoder.encode(["🦊", "🐟"]).tokens
+    assert not torch.equal(fox, fish)

@@ -101,6 +101,13 @@ def test_a_prompt_of_no_class_is_known_before_training(images, tmp_path):
         train_here(tmp_path, "exp_name=run", "text_encoder=classes", *SHORT, "prompts.captions=[blue]")
 
 
+def test_an_autoencoder_of_another_factor_than_the_latents_is_refused(images, tmp_path):
+    make_latents(images, tmp_path / "latents", ClassEncoder(names=None))
+    other = ["autoencoder.downsampling=8", "backbone.input_size=4"]
+    with pytest.raises(ValueError, match=r"downsampling is 8, but .*, which made the data, has 4; set autoencoder to"):
+        train_here(tmp_path, "exp_name=run", "text_encoder=classes", *SHORT, *other, "prompts.captions=[lime]")
+
+
 def test_names_of_other_classes_than_those_of_the_data_are_refused(images, tmp_path):
     make_latents(images, tmp_path / "latents", ClassEncoder(names=None))
     arguments = ["text_encoder=classes", "text_encoder.names=[lime,navy,blue]", *SHORT, "prompts.captions=[lime]"]

@@ -131,6 +131,7 @@ class CaptionIds:
     """The tokens' numbers, 2 bytes each; the text encoder runs in the training step."""
 
     name: ClassVar[str] = "token_ids"
+    kind: ClassVar[type[np.unsignedinteger]] = np.uint16
     encoded: ClassVar[bool] = False
 
     @property
@@ -140,7 +141,7 @@ class CaptionIds:
 
     def columns(self, length: int, dim: int) -> dict[str, str]:
         """The numbers, and how many there are up to and including end-of-text."""
-        return {IDS: ndarray_encoding(np.uint16, (length,)), LENGTH: "int"}
+        return {IDS: ndarray_encoding(self.kind, (length,)), LENGTH: "int"}
 
     def encode(self, text_encoder: TextEncoder, captions: Sequence[str]) -> dict[str, Entries]:
         """Exact, for encoders that know token ids and have at most 65,536 of them."""
@@ -151,21 +152,29 @@ class CaptionIds:
             )
         ids, mask = text_encoder.tokenize(captions)
         largest = int(ids.max())
-        if largest > np.iinfo(np.uint16).max:
+        if largest > np.iinfo(self.kind).max:
             raise ValueError(
-                f"{text_encoder.name} has a token {largest}, which 2 bytes cannot hold; set caption_format to another "
-                "one than token_ids"
+                f"{text_encoder.name} has a token {largest}, which {self.kind().nbytes} bytes cannot hold; set "
+                "caption_format to token_ids_4, or to another one than token ids"
             )
-        return {IDS: ids.numpy().astype(np.uint16), LENGTH: _lengths(mask, text_encoder)}
+        return {IDS: ids.numpy().astype(self.kind), LENGTH: _lengths(mask, text_encoder)}
 
     def decode(self, columns: RawColumns, length: int, dim: int, memory: CaptionMemory) -> dict[str, Tensor]:
         """caption_ids (B, L) int64 and caption_mask (B, L)."""
-        ids = array_column(columns[IDS], np.uint16, (length,)).astype(np.int64)
+        ids = array_column(columns[IDS], self.kind, (length,)).astype(np.int64)
         return {"caption_ids": torch.from_numpy(ids), "caption_mask": _mask(columns[LENGTH], length)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptionLongIds(CaptionIds):
+    """The same in 4 bytes each, for vocabularies of more than 65,536 tokens, such as those of Qwen and Gemma."""
+
+    name: ClassVar[str] = "token_ids_4"
+    kind: ClassVar[type[np.unsignedinteger]] = np.uint32
+
+
 EXACT_CAPTIONS = CaptionFeatures()
-CAPTION_FORMATS = {kind.name: kind for kind in (CaptionFeatures, CaptionIds)}
+CAPTION_FORMATS = {kind.name: kind for kind in (CaptionFeatures, CaptionIds, CaptionLongIds)}
 
 
 def restore_caption_format(described: Mapping[str, Any]) -> CaptionFormat:

@@ -134,6 +134,18 @@ class LatentMetadata:
                 "encoder"
             )
 
+    def check_factor(self, downsampling: int | None) -> None:
+        """Compare with the factor that a config states of its autoencoder; None states nothing.
+
+        Raises:
+            ValueError: that says what to set.
+        """
+        if downsampling is not None and downsampling != self.downsampling:
+            raise ValueError(
+                f"autoencoder.downsampling is {downsampling}, but {self.autoencoder}, which made the data, has "
+                f"{self.downsampling}; set autoencoder to that one, or precompute again with the other"
+            )
+
     def check_captions(self, *, masked: bool, text_encoder: Mapping[str, Any] | None) -> None:
         """Compare how the captions are stored with what becomes of them.
 

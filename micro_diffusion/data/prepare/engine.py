@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from micro_diffusion.bounds import PositiveFloat, PositiveInt
+from micro_diffusion.machine.processes import usable_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,7 +33,7 @@ class Processes:
     """Processes of this machine, which end with the one that started them, however that ends.
 
     Args:
-        count: of processes; None for one on each processor core, 1 for none beside this one.
+        count: of processes; None for one on each processor core that this program may use, 1 for none beside this one.
     """
 
     count: PositiveInt | None = None
@@ -43,7 +44,7 @@ class Processes:
         Raises:
             ChildProcessError: when a process is killed.
         """
-        count = min(self.count or os.cpu_count() or 1, len(tasks))
+        count = min(self.count or usable_cores(), len(tasks))
         if count <= 1:
             yield from map(work, tasks)
             return

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from micro_diffusion.data.format.record import RECORD, write_record
-from micro_diffusion.data.prepare.parts import PARTS, PartRecord, whole_parts
+from micro_diffusion.data.prepare.fingerprint import FILES, Fingerprint
+from micro_diffusion.data.prepare.parts import PARTS, PartRecord, record_name, shard_names, whole_parts
 from micro_diffusion.data.prepare.storage import (
     LocalStorage,
     RemoteStorage,
@@ -30,11 +31,14 @@ from micro_diffusion.data.stream.integrity import INDEX
 from micro_diffusion.files.file_lock import NoLocks, locked_file
 from micro_diffusion.files.json_text import parse_json
 from micro_diffusion.files.old_names import renamed
+from micro_diffusion.files.outputs import named_folder
 
 log = logging.getLogger(__name__)
 
 REJECTS = "rejects.jsonl"
 RECIPE = "recipe.json"
+SOURCE_FILES = "source_files"
+"""In a recipe: digest of the files that the data were made from."""
 SHOWN = 4
 """How many settings an error names; of another source, nearly all differ."""
 
@@ -48,15 +52,23 @@ class OutputFolder:
         out: folder to make, local or remote. A remote one has no lock; two jobs of the same recipe would write the
             same bytes there.
         recipe: everything that decides what the data will be, as it goes into the record; JSON values.
+        made_from: the files that the data are made from. Parts that were made from others are made again.
+        update: whether a complete local data set that was made from other files is made again; or it is an error.
         renew: turns the recipe of a complete data set, which an earlier version may have recorded, into today's terms.
     """
 
     def __init__(
-        self, out: str | Path, recipe: Mapping[str, Any], *, renew: Callable[[Mapping[str, Any]], Mapping] = dict
+        self,
+        out: str | Path,
+        recipe: Mapping[str, Any],
+        *,
+        made_from: Fingerprint | None = None,
+        update: bool = False,
+        renew: Callable[[Mapping[str, Any]], Mapping] = dict,
     ) -> None:
-        self.out = str(out).rstrip("/") if is_remote(out) else str(Path(out).expanduser())
+        self.out = str(out).rstrip("/") if is_remote(out) else str(named_folder(Path(out)))
         self.recipe = json.loads(json.dumps(recipe))
-        self._renew = renew
+        self._made_from, self._update, self._renew = made_from, update, renew
         self._lock: TextIO | None = None
         self.finished = RemoteStorage(self.out) if is_remote(out) else LocalStorage(Path(self.out))
         self._unfinished = self.out if is_remote(out) else self.out + ".unfinished"
@@ -92,16 +104,34 @@ class OutputFolder:
                 return None
         if isinstance(self.storage, LocalStorage):
             self.storage.clear_scratch()
-            if self.storage.read(RECORD) is not None:  # killed between the last file and the renaming
-                self._check(self._recipe_of(self.storage), self._unfinished)
+            ended = self.storage.read(RECORD) is not None  # killed between the last file and the renaming
+            if ended and not self._differences(self._recipe_of(self.storage), self._unfinished):
                 self._rename()
                 return None
         whole = whole_parts(self.storage)
         if whole:
-            self._check(_content(self.storage, RECIPE), self._unfinished)
+            recent = {} if self._made_from is None else {SOURCE_FILES: self.recipe[SOURCE_FILES]}
+            self._differences({**recent, **_content(self.storage, RECIPE)}, self._unfinished)
+            whole = self._still_right(whole)
             log.info("%s goes on: %d parts are there already", self.out, len(whole))
-        self._publish({RECIPE: json.dumps(self.recipe, indent=2, ensure_ascii=False)})
+        files = {} if self._made_from is None else {FILES: self._made_from.text()}
+        self._publish({RECIPE: json.dumps(self.recipe, indent=2, ensure_ascii=False), **files})
         return whole
+
+    def _still_right(self, whole: set[int]) -> set[int]:
+        """Those of the whole parts whose files are what they were."""
+        if self._made_from is None:
+            return whole
+        right = dict(enumerate(self._made_from.parts))
+        records = {number: PartRecord.read(self.storage, number).made_from for number in whole}
+        kept = {number for number in whole if number in right and records[number] in ("", right[number])}
+        if isinstance(self.storage, LocalStorage):
+            (self.storage.root / RECORD).unlink(missing_ok=True)
+            for number in whole - kept:
+                self.storage.remove(record_name(number), *shard_names(self.storage, number))
+        if kept != whole:
+            log.warning("%s: %d parts are made again, whose files have changed", self.out, len(whole - kept))
+        return kept
 
     def merge(self, count: int) -> tuple[int, Counter[str], list[Mapping[str, Any]]]:
         """Write the index and the list of rejected images of all parts together.
@@ -141,25 +171,50 @@ class OutputFolder:
     def _is_complete(self) -> bool:
         """Whether the folder already holds, completely, what the recipe makes."""
         if self.finished.read(RECORD) is not None:
-            self._check(self._recipe_of(self.finished), self.out)
-            log.info("%s is complete already", self.out)
-            return True
+            if not self._differences(self._recipe_of(self.finished), self.out):
+                log.info("%s is complete already", self.out)
+                return True
+            self._check_update()
+            return False
         if isinstance(self.finished, LocalStorage) and self.finished.root.exists():
             root = self.finished.root
             if not root.is_dir() or any(root.iterdir()):
                 raise FileExistsError(f"{root} exists and was not made by this command; remove it or set another out")
         return False
 
-    def _check(self, made: Mapping[str, Any], place: str) -> None:
-        """Raise FileExistsError where a recipe is not this one, with the values that differ."""
+    def _check_update(self) -> None:
+        """Raise FileExistsError where a complete data set was made from other files and shall not be replaced."""
+        assert self._made_from is not None
+        changes = self._made_from.changes_since(self.finished.read(FILES))
+        if not isinstance(self.finished, LocalStorage):
+            raise FileExistsError(
+                f"what {self.out} was made from has changed since ({changes}); remove it, or set another out"
+            )
+        if not self._update:
+            raise FileExistsError(
+                f"what {self.out} was made from has changed since ({changes}); set update=true to make it again, or "
+                "another out"
+            )
+        log.info("%s is made again: %s", self.out, changes)
+
+    def _differences(self, made: Mapping[str, Any], place: str) -> bool:
+        """Whether it was made from other files, with the same settings.
+
+        Raises:
+            FileExistsError: where its settings are others, with the values that differ.
+        """
         theirs, ours = _leaves(made), _leaves(self.recipe)
         different = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
+        if self._made_from is not None and SOURCE_FILES in different and set(different) <= {SOURCE_FILES, "images"}:
+            return True
         if different:
+            different = [name for name in different if name != SOURCE_FILES]
             shown = [f"{name} {_text(theirs.get(name))}, not {_text(ours.get(name))}" for name in different[:SHOWN]]
             rest = [f"{len(different) - SHOWN} more differ"] if len(different) > SHOWN else []
             raise FileExistsError(
                 f"{place} was made with other settings ({'; '.join([*shown, *rest])}); remove it or set another out"
             )
+        return False
 
     def _recipe_of(self, storage: Storage) -> Mapping[str, Any]:
         """Of the record of a complete data set."""
@@ -178,9 +233,14 @@ class OutputFolder:
         self.storage.clear_scratch()  # of a process that outlived its killed parent for a moment
         shutil.rmtree(self.storage.root / PARTS, ignore_errors=True)
         (self.storage.root / RECIPE).unlink(missing_ok=True)
-        if self.finished.root.exists():
+        replaced = self.finished.root.with_name(self.finished.root.name + ".replaced")
+        if self.finished.read(RECORD) is not None:  # made from files that have changed since
+            shutil.rmtree(replaced, ignore_errors=True)
+            self.finished.root.rename(replaced)
+        elif self.finished.root.exists():
             self.finished.root.rmdir()  # empty, or begin would have said so
         self.storage.root.rename(self.finished.root)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _leaves(recipe: Any, name: str = "") -> dict[str, Any]:

@@ -32,12 +32,14 @@ class PartRecord:
         shards: their entries in the index, in order.
         rejected: images that were left out.
         statistics: what the writer adds; JSON values.
+        made_from: digest of what it was made from, "" where that was not looked at.
     """
 
     samples: int
     shards: Sequence[Mapping[str, Any]]
     rejected: Sequence[Rejected]
     statistics: Mapping[str, Any]
+    made_from: str = ""
 
     @classmethod
     def read(cls, storage: Storage, number: int) -> PartRecord:
@@ -54,6 +56,11 @@ def record_name(number: int) -> str:
     return f"{PARTS}/{number:05}.json"
 
 
+def shard_names(storage: Storage, number: int) -> list[str]:
+    """Names of the shards of a part that are there."""
+    return [name for name in storage.names("") if name.startswith(f"shard.{number:05}.")]
+
+
 def whole_parts(storage: Storage) -> set[int]:
     """Numbers of the parts that are whole."""
     return {int(Path(name).stem) for name in storage.names(PARTS)}
@@ -67,6 +74,7 @@ class Part:
     samples: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
+    made_from: str = ""
 
     def write(self, row: Mapping[str, Any] | Rejected) -> None:
         """Add a row, or list an image as rejected."""
@@ -96,7 +104,7 @@ def writing(storage: Storage, number: int, *, columns: Mapping[str, str], size_l
         yield part
         writer.finish()
         shards = _numbered(scratch, number)
-        record = PartRecord(part.samples, shards, part.rejected, part.statistics)
+        record = PartRecord(part.samples, shards, part.rejected, part.statistics, part.made_from)
         (scratch / PARTS).mkdir()
         (scratch / record_name(number)).write_text(json.dumps(vars(record), ensure_ascii=False), encoding="utf-8")
         storage.publish(scratch, [*(shard["raw_data"]["basename"] for shard in shards), record_name(number)])

@@ -26,7 +26,7 @@ from micro_diffusion.data.prepare import ranks
 from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
-from micro_diffusion.data.prepare.output_folder import REJECTS, OutputFolder
+from micro_diffusion.data.prepare.output_folder import REJECTS, SOURCE_FILES, OutputFolder
 from micro_diffusion.data.prepare.parts import writing
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.images import Batches, ImageDataset, ImageSample, decoded, runs
@@ -146,7 +146,7 @@ def _recipe_of_images(images: Path) -> dict[str, Any]:
         record = read_record(images)
         if "recipe" not in record:
             raise ValueError(f"{images / RECORD} lacks the recipe of the images; make the folder again")
-        made = record["recipe"]
+        made = {name: value for name, value in record["recipe"].items() if name != SOURCE_FILES}
     # the index has the hashes of the shards
     return {"images": made, "images_index": xxhash.xxh64_hexdigest((images / INDEX).read_bytes())}
 

@@ -65,7 +65,11 @@ class Preparation:
 
     def wants(self, key: str) -> bool:
         """Whether an image belongs to the split."""
-        return self.split == "all" or (uniform(key) < self.eval_fraction) == (self.split == "eval")
+        return self.takes(uniform(key))
+
+    def takes(self, place: float) -> bool:
+        """Whether the split has a place in [0, 1), which follows from an image's key."""
+        return self.split == "all" or (place < self.eval_fraction) == (self.split == "eval")
 
     def expected(self, count: int) -> int:
         """About how many of `count` images belong to the split."""

@@ -105,10 +105,15 @@ class LocalStorage:
             source.replace(target)
             sync(target.parent)
 
+    def remove(self, *names: str) -> None:
+        """Remove files, one after another; those that are not there are left."""
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
+
     def clear_scratch(self) -> None:
         """Remove what killed processes were writing."""
         for left in self.root.glob(_SCRATCH + "*"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)  # its process may be ending, and remove it at the same time
 
 
 @dataclass(frozen=True)

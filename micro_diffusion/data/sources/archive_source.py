@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -72,3 +72,7 @@ class ArchiveSource(ABC):
         if self.index is not None:
             self.index.make()
         return self._parts
+
+    def files_of(self, part: str) -> Iterable[Path]:
+        """The archive, and where the captions are."""
+        return [self.root / part, *([] if self.index is None else [self.index.annotations])]

@@ -126,9 +126,12 @@ def read_zip(path: Path, *, suffixes: Collection[str] | None = None) -> Iterator
 
 
 def estimate_images(paths: Sequence[Path]) -> int:
-    """About how many images tar archives hold, from their sizes and the first images of the first one."""
-    first = (file for file in read_tar(paths[0]) if isinstance(file, File) and suffix(file.name) in IMAGES)
-    sampled = list(islice(first, _SAMPLED))
+    """About how many images tar archives hold, from their sizes and the first images of the first one with any."""
+    sampled: list[File] = []
+    for path in paths:
+        images = (file for file in read_tar(path) if isinstance(file, File) and suffix(file.name) in IMAGES)
+        if sampled := list(islice(images, _SAMPLED)):
+            break
     size = sum(path.stat().st_size for path in paths)
     return max(len(sampled), round(len(sampled) * size / sampled[-1].end)) if sampled else 0
 

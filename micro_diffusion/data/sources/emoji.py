@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +69,10 @@ class Emoji:
     def parts(self) -> Sequence[Sequence[Entry]]:
         """Runs of entries."""
         return [_entries()[start : start + PART] for start in range(0, len(self), PART)]
+
+    def files_of(self, part: Sequence[Entry]) -> Iterable[Path]:
+        """The font."""
+        return [Path(self.font)]
 
     def read(self, part: Sequence[Entry]) -> Iterator[CaptionedImage | Rejected]:
         """Draw some entries."""

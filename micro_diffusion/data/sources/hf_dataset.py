@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.data.image.file_names import files_below
 from micro_diffusion.data.sources.optional import optional
 from micro_diffusion.data.sources.source import CaptionedImage, Rejected, check_captions, kinds_of
 from micro_diffusion.data.sources.table import read_cells
@@ -72,13 +73,17 @@ class HfDataset:
         """Ranges of rows."""
         return [range(start, min(start + PART, len(self))) for start in range(0, len(self), PART)]
 
+    def files_of(self, part: range) -> Iterable[Path]:
+        """All files of a folder; none of what is on the hub."""
+        return _folder_files(self.path)
+
     def read(self, part: range) -> Iterator[CaptionedImage | Rejected]:
         """The rows of a range."""
         datasets = optional("datasets", extra="data")
         rows = _load(self).select_columns(self._columns)
         if isinstance(rows.features[self.image], datasets.Image):
             rows = rows.cast_column(self.image, datasets.Image(decode=False))
-        folder = Path(self.path).expanduser()
+        folder = _folder(self.path)
         root = folder if folder.is_dir() else Path(datasets.config.HF_CACHE_HOME)
         kinds = kinds_of(self.caption)
         names = [self.class_names or _label(rows.features[name]) for name in kinds]
@@ -87,6 +92,17 @@ class HfDataset:
             key = f"{self.split}-{number}" if self.key is None else str(row[self.key])
             captions = [row[name] for name in kinds]
             yield read_cells(row[self.image], captions, key, root=root, count=self.captions, names=names)
+
+
+def _folder(path: str) -> Path:
+    """An absolute path, from which the library makes those of the images in a folder."""
+    return Path(path).expanduser().absolute()
+
+
+@lru_cache(maxsize=2)
+def _folder_files(path: str) -> tuple[Path, ...]:
+    folder = _folder(path)
+    return tuple(sorted(files_below(folder))) if folder.is_dir() else ()
 
 
 def _label(feature: Any) -> list[str] | None:
@@ -104,14 +120,14 @@ def _is_numbered(feature: Any) -> bool:
 def _load(source: HfDataset) -> Any:
     """The data set of a source, memory-mapped; once a process."""
     datasets = optional("datasets", extra="data")
-    path = Path(source.path).expanduser()
+    path = _folder(source.path)
     try:
         if (path / "state.json").is_file():
             return datasets.load_from_disk(str(path))
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(path))[source.split]
         return datasets.load_dataset(str(path) if path.is_dir() else source.path, source.name, split=source.split)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"the data set {source.path}, split {source.split}, cannot be loaded ({' '.join(str(error).split())}); "
             "set source.path to its name on the hub or a folder, and source.split to one of its splits"

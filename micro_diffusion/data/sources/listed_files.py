@@ -6,7 +6,7 @@ import errno
 import os
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ from micro_diffusion.data.sources.source import CaptionedImage, Rejected, captio
 from micro_diffusion.files.json_text import parse_json
 
 PART = 32
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP)
+"""Of one file, which is left out; other errors of the system, such as of a network, end a conversion."""
 
 
 class Entry(NamedTuple):
@@ -88,8 +90,22 @@ class ListedFiles(ABC):
             if isinstance(image, str):
                 yield Rejected(key, image)
             else:
-                texts = (_beside(root / name) or self.instead_of_text(name)) if captions is None else captions
+                try:
+                    texts = (_beside(root / name) or self.instead_of_text(name)) if captions is None else captions
+                except OSError as error:
+                    if error.errno not in UNREADABLE:
+                        raise
+                    yield Rejected(key, f"caption cannot be read ({os.strerror(error.errno or 0).lower()})")
+                    continue
                 yield captioned(image, key, texts, count=self.captions)
+
+    def files_of(self, part: Sequence[Entry]) -> Iterable[Path]:
+        """The images of some entries, and the captions beside them; what a list says of them is in the entries."""
+        root = self.images(Path(self.path).expanduser())
+        for name, captions, _ in part:
+            yield root / name
+            if captions is None and (text := _text_beside(root / name)):
+                yield text
 
 
 CAPTION_FILES = (".txt", ".TXT", ".caption", ".CAPTION")
@@ -98,8 +114,14 @@ CAPTION_FILES = (".txt", ".TXT", ".caption", ".CAPTION")
 
 def _beside(image: Path) -> tuple[str, ...]:
     """The caption in the text file beside an image."""
+    text = _text_beside(image)
+    return () if text is None else (text_of(text.read_bytes()),)
+
+
+def _text_beside(image: Path) -> Path | None:
+    """The text file beside an image."""
     texts = (image.with_suffix(suffix) for suffix in CAPTION_FILES)
-    return next(((text_of(text.read_bytes()),) for text in texts if text.is_file()), ())
+    return next((text for text in texts if text.is_file()), None)
 
 
 def read_file(root: Path, name: str) -> bytes | str:
@@ -118,6 +140,8 @@ def read_file(root: Path, name: str) -> bytes | str:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return "no such image"
+        if error.errno in UNREADABLE:
+            return f"file cannot be read ({os.strerror(error.errno).lower()})"
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +99,10 @@ class Parquet:
     def parts(self) -> Sequence[RowGroup]:
         """The row groups of all files, in the order of their names."""
         return self._groups
+
+    def files_of(self, part: RowGroup) -> Iterable[Path]:
+        """The parquet file; images that it names by their paths are not looked at."""
+        return [self._root / part.name]
 
     def read(self, part: RowGroup) -> Iterator[CaptionedImage | Rejected]:
         """The rows of a group."""

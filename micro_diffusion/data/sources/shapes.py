@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -39,6 +40,10 @@ class Shapes:
     def parts(self) -> Sequence[range]:
         """Ranges of scene numbers."""
         return [range(start, min(start + PART, self.count)) for start in range(0, self.count, PART)]
+
+    def files_of(self, part: range) -> Iterable[Path]:
+        """None."""
+        return ()
 
     def read(self, part: range) -> Iterator[CaptionedImage]:
         """Draw the scenes of one range."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
@@ -110,3 +111,7 @@ class Source(Protocol):
     def read(self, part: Any) -> Iterator[CaptionedImage | Rejected]:
         """The images of one part, in order, one at a time: a part may be larger than memory."""
         ...
+
+    def files_of(self, part: Any) -> Iterable[Path]:
+        """The files that a part is read from, by whose sizes and times a change is noticed; none of what is drawn."""
+        return ()

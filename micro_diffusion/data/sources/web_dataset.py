@@ -24,6 +24,8 @@ from micro_diffusion.data.sources.source import (
 from micro_diffusion.data.sources.table import NO_CLASS
 from micro_diffusion.files.json_text import parse_json
 
+UNSORTED = "its files do not follow each other in the archive, which tar --sort=name makes them do"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(ArchiveSource):
@@ -74,8 +76,14 @@ class WebDataset(ArchiveSource):
     def read(self, part: str) -> Iterator[CaptionedImage | Rejected]:
         """The images of an archive, their keys prefixed with its name."""
         wanted = {*IMAGES, *(suffix(f"x.{ending}") for ending, _ in self._kinds)}
+        seen: set[int] = set()
         for key, files in groupby(read_tar(self.root / part, suffixes=wanted), key=lambda file: _sample(file[0])):
-            yield from self._images(f"{PurePosixPath(part).with_suffix('')}/{key}", list(files))
+            name = f"{PurePosixPath(part).with_suffix('')}/{key}"
+            if hash(key) in seen:
+                yield Rejected(name, UNSORTED)
+                continue
+            seen.add(hash(key))
+            yield from self._images(name, list(files))
 
     def _images(self, key: str, files: Sequence[File | Rejected]) -> Iterator[CaptionedImage | Rejected]:
         """The images of one sample; more than one are told apart by their endings.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
 from streaming import LocalDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -77,6 +78,10 @@ class ImageDataset(Dataset):
         crops = {resolution: to_tensor(crop(image, size, place)) for resolution, size in sizes.items()}
         enlarged = tuple(r for r, (height, width) in sizes.items() if image.width < width or image.height < height)
         return ImageSample(crops, _captions(row), row["key"], enlarged)
+
+    def whole(self, index: int) -> Image.Image:
+        """One image as it was stored, in RGB; an UnreadableImage when it cannot be decoded."""
+        return read_image(self._row(index)["image"]).rgb
 
     def _row(self, index: int) -> dict[str, Any]:
         """A row of a shard whose bytes are those that were written."""

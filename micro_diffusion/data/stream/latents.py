@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from time import sleep, time_ns
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.batching import generate_work
 from streaming.base.constant import TICK
 from streaming.base.format.mds import MDSReader
 
@@ -17,10 +21,13 @@ from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.format.batch_memory import CaptionMemory
 from micro_diffusion.data.stream.column_reader import ColumnReader, Columns
 from micro_diffusion.data.stream.copies import claim
+from micro_diffusion.data.stream.exclusion import Exclusion
 from micro_diffusion.data.stream.integrity import DamagedShard, check_shard, shard_path
 from micro_diffusion.data.stream.mixture import Part, check_weights, common_metadata, identity
 from micro_diffusion.data.stream.shard_stream import ShardStream
 from micro_diffusion.data.stream.shared_memory import registration
+
+log = logging.getLogger(__name__)
 
 _REMOTE, _LOCAL = 1, 3  # streaming's numbers for a shard that is to be fetched, and for one that is there
 _ATTEMPTS = 7  # at a shard that another process may remove from a full cache at any time
@@ -47,6 +54,7 @@ class LatentDataset(StreamingDataset):
             not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
+        exclude: text file of the keys of samples that are left out, one a line; None leaves out none.
 
     Raises:
         FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
@@ -67,13 +75,17 @@ class LatentDataset(StreamingDataset):
         cache_limit: str | None = None,
         predownload: int | None = None,
         keep_zip: bool = False,
+        exclude: str | None = None,
     ) -> None:
         check_weights(parts)
+        exclusion = None if exclude is None else Exclusion(exclude)
+        if exclusion is not None:
+            exclusion.check(parts)
         if cache_limit:
             _check_removable(parts, cache_limit)
         held = [part.open() for part in parts]
         self.metadata = common_metadata(parts, held, resolution)
-        self.identity = identity(parts, held)
+        self.identity = identity(parts, held) + (f" without {exclusion.digest}" if exclusion else "")
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
         self._prepared: set[int] = set()
@@ -82,6 +94,7 @@ class LatentDataset(StreamingDataset):
         self._memory = CaptionMemory()
         self._failure: BaseException | None = None
         self._due, self._epoch = 0, 0
+        self._repeats: NDArray[np.bool_] | None = None
         for part in parts:
             if part.remote is not None:
                 claim(part.folder, self)
@@ -94,6 +107,11 @@ class LatentDataset(StreamingDataset):
                 cache_limit=cache_limit,
                 predownload=predownload,
             )
+        self._kept = None if exclusion is None else exclusion.kept(self.shards)
+        if self._kept is not None:
+            self.epoch_size = int(self._kept.sum())
+            self.length = math.ceil(self.epoch_size / self._parallel_rank_world.num_ranks)
+            log.info("%d of %d samples are left out", len(self._kept) - self.epoch_size, len(self._kept))
         self._readers: list[list[ColumnReader]] = []  # by part and caption
         for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
             form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
@@ -104,16 +122,27 @@ class LatentDataset(StreamingDataset):
         """A sample's number and the epoch, by which `read` finds it and draws its caption."""
         return int(sample_id), self._epoch
 
-    def read(self, samples: Sequence[tuple[int, int]]) -> LatentBatch:
-        """The batch of some samples, each with its epoch.
+    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many samples of each shard make an epoch, and their numbers, without those that are left out."""
+        units, numbers = super().resample_streams(epoch, stream_id)
+        if self._kept is None:
+            return units, numbers
+        kept = self._kept[numbers]
+        remaining = [int(part.sum()) for part in np.split(kept, np.cumsum(units)[:-1])]
+        return np.array([count for count in remaining if count], np.int64), numbers[kept]
+
+    def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool]]) -> LatentBatch:
+        """The batch of some samples, each with its epoch, and in an evaluation on several ranks whether it is a repeat.
 
         Raises:
             OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
         """
         columns = self._readers[0][0].allocate(len(samples))
-        for row, (sample, epoch) in enumerate(samples):
+        for row, (sample, epoch, *_) in enumerate(samples):
             self._read_row(sample, epoch, row, columns)
-        return self.metadata.row_format.batch(columns, self.resolution, self._memory)
+        batch = self.metadata.row_format.batch(columns, self.resolution, self._memory)
+        repeats = [repeat for _, _, *given in samples for repeat in given]
+        return {**batch, "repeated": torch.tensor(repeats)} if repeats else batch
 
     def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
         """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""
@@ -208,6 +237,12 @@ class LatentDataset(StreamingDataset):
         """This worker's sample numbers; -1 stands for none."""
         work = super()._get_work(epoch, sample_in_epoch)
         self._due, self._epoch = int(np.count_nonzero(work >= 0)), epoch
+        self._repeats = None
+        world = self._parallel_worker_world
+        if not self.shuffle and world.num_ranks > 1:
+            everyone = generate_work(self.batching_method, self, world, epoch, sample_in_epoch)
+            mine = repeats(everyone, self.epoch_size)[world.node, world.rank_of_node, world.worker_of_rank].flatten()
+            self._repeats = mine[work >= 0]
         return work
 
     def __iter__(self) -> Iterator[Any]:
@@ -218,8 +253,8 @@ class LatentDataset(StreamingDataset):
         """
         self._due, given = 0, 0
         for sample in super().__iter__():
+            yield sample if self._repeats is None else (*sample, bool(self._repeats[given]))
             given += 1
-            yield sample
         if self._failure is not None:
             raise self._failure
         if given != self._due:
@@ -227,6 +262,27 @@ class LatentDataset(StreamingDataset):
                 f"the epoch ended after {given} of {self._due} samples; check the shards of the data, or make them "
                 "again"
             )
+
+
+def repeats(work: NDArray[np.int64], epoch_size: int) -> NDArray[np.bool_]:
+    """Which entries are repeats that fill up the ranks, so that an evaluation can count each sample once.
+
+    Those of a mixture that repeats samples of its own accord are not told apart from these, and none is marked there.
+
+    Args:
+        work: sample numbers of all ranks and workers, of any shape; -1 stands for none.
+        epoch_size: samples of an epoch.
+
+    Returns:
+        Of the same shape; true at all places of a number but the first.
+    """
+    numbers, first = np.unique(work, return_index=True)
+    marked = np.zeros(work.size, bool)
+    if np.count_nonzero(numbers >= 0) == epoch_size:
+        marked[:] = True
+        marked[first] = False
+        marked &= work.ravel() >= 0
+    return marked.reshape(work.shape)
 
 
 def _check_removable(parts: Sequence[Part], cache_limit: str) -> None:

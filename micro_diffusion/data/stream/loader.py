@@ -32,6 +32,7 @@ def build_loader(
     cache_limit: str | None = None,
     predownload: PositiveInt | None = None,
     keep_zip: bool = False,
+    exclude: str | None = None,
 ) -> DataLoader:
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
 
@@ -52,6 +53,8 @@ def build_loader(
             not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
+        exclude: text file with the keys of samples to leave out, one a line, as `key` in the data and `rejects.jsonl`
+            have them; every key of local data is read once at the start. None leaves out none.
 
     Raises:
         FileNotFoundError: when the folder is missing, empty or incomplete; the message names the command to make it.
@@ -70,6 +73,7 @@ def build_loader(
         cache_limit=cache_limit,
         predownload=predownload,
         keep_zip=keep_zip,
+        exclude=exclude,
     )
     if drop_last and dataset.epoch_size < batch_size:
         named = " and ".join(part.path for part in parts)

@@ -114,9 +114,13 @@ class ImageLogger(Callback):
             network = self._whole_network(model.network)
             if dist.get_global_rank() == 0:
                 images, captions = self._images(network, model, state)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                captioned_grid(images, captions).save(self.folder / f"step_{step:07d}.png")
-                logger.log_images(list(images), name="samples", channels_last=False, step=step)
+                self._show(images, captions, step, logger)
+
+    def _show(self, images: Tensor, captions: list[str], step: int, logger: Logger) -> None:
+        """Write the grid and give the images to the loggers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        captioned_grid(images, captions).save(self.folder / f"step_{step:07d}.png")
+        logger.log_images(list(images), name="samples", channels_last=False, step=step)
 
     def _whole_network(self, network: nn.Module) -> nn.Module:
         """The network itself, or on the first rank its copy with the weights that all ranks hold together."""

@@ -118,11 +118,13 @@ def _differences(before: Any, after: Any, path: str = "") -> Iterator[Change]:
 
 def _within_run(config: Config) -> Config:
     """A configuration whose paths within the run folder begin with `.`, wherever that folder is."""
-    run = f"{Path(config['output_dir'], config['exp_name'])}/"
+    folder, name = config["output_dir"], config["exp_name"]
+    ways = (f"{Path(folder, name)}/", f"{folder}/{name}/")  # the latter with both slashes of a folder that ends in one
 
     def relative(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: relative(child) for key, child in value.items()}
-        return f"./{value.removeprefix(run)}" if isinstance(value, str) and value.startswith(run) else value
+        run = next((way for way in ways if isinstance(value, str) and value.startswith(way)), None)
+        return value if run is None else f"./{value.removeprefix(run)}"
 
     return relative(config)

@@ -26,9 +26,11 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from micro_diffusion.machine.terminal import escape_unknown_characters
+from micro_diffusion.training.config_checks.command_line import line_to_type
 from micro_diffusion.training.config_checks.schema import ROOT, unknown_key
 from micro_diffusion.training.config_checks.secrets import redact_output, redacted
-from micro_diffusion.training.distributed.machine_faults import machine_fault, way_on
+from micro_diffusion.training.distributed.machine_faults import MORE_MEMORY, machine_fault, way_on
 from micro_diffusion.training.nodes import accepted
 
 _FULL = "HYDRA_FULL_ERROR"
@@ -56,7 +58,10 @@ _OVERRIDES = {
 }
 """What Hydra says about an override that does not fit the configuration, as sentences."""
 _PACKAGE = "micro_diffusion."
-EXPECTED = (ValueError, OSError, ArithmeticError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
+EXPECTED = (
+    *(ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError),
+    *(HydraException, OmegaConfBaseException),
+)
 """Errors that bad input, a bad machine or a diverged training raise."""
 _SPEAKING = (OSError, ImportError, HydraException, OmegaConfBaseException, torch.OutOfMemoryError)
 """Errors of others that are sentences, or become such."""
@@ -70,6 +75,7 @@ def one_sentence_errors() -> Iterator[None]:
     when an exception leaves that function. By then Hydra has set up the log, whose lines lose their secrets too.
     """
     redact_output()
+    escape_unknown_characters()
     within = _active.get()
     if not within and os.environ.get(_FULL, "0") not in ("", "0"):
         yield
@@ -99,6 +105,8 @@ def _sentence(error: BaseException) -> str:
         return _of_node(error.__cause__, _NODE.search(str(error)))
     if (fault := machine_fault(error)) is not None:
         return fault
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine does not hold what this needs ({_one_line(str(error))}); {MORE_MEMORY}"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a microbatch, or what else this step needs; set "
@@ -115,7 +123,7 @@ def _sentence(error: BaseException) -> str:
         return f"{text} (wanted by {error.full_key}{_expression(error)})"
     if isinstance(error, OverrideParseException):
         reason = _one_line(error.message.split("See https")[0])
-        return f"the override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
+        return f"the override {error.override!r} cannot be read ({reason}); type {line_to_type(error.override)}"
     if isinstance(error, MissingConfigException):
         return f"{_one_line(str(error).split('Config search path')[0])}; choose another"
     for pattern, remedy in _OVERRIDES.items():

@@ -12,7 +12,13 @@ _WAY_ON = "way_on"
 """Attribute of an error that has ended a training."""
 GOES_ON = "the same command goes on from the last checkpoint"
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*\n[\w.]+: (?P<message>[^\n]+)\s*\Z", re.DOTALL)
+MORE_MEMORY = (
+    "use smaller batches (trainer.device_train_microbatch_size, batch_size), fewer workers, or a smaller resolution"
+)
 _FAULTS = {
+    re.compile(r"DefaultCPUAllocator: (can't allocate memory|not enough memory).*?(?P<bytes>\d+) bytes", re.DOTALL): (
+        f"the memory of this machine does not hold another {{bytes}} bytes; {MORE_MEMORY}"
+    ),
     KILLED_WORKER: (
         "a loader worker (process {pid}) was killed, by the system if memory was short; lower train_loader.workers, or "
         "see to the memory; {way_on}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from streaming import LocalDataset
 
-from micro_diffusion.data.prepare.convert import convert
+from micro_diffusion.data.prepare.convert import _tasks, convert
 from micro_diffusion.data.prepare.engine import Processes
 from micro_diffusion.data.prepare.preparation import Preparation
 from micro_diffusion.data.sources.image_folder import ImageFolder
@@ -265,3 +266,26 @@ def test_an_image_that_would_fill_the_memory_is_rejected():
     bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
     assert Image.open(io.BytesIO(encoded(Image.new("L", (1, 1)), "png"))).size == (1, 1)
     assert list(Preparation().rows(CaptionedImage(bomb, "10 gigapixels", "k"))) == [Rejected("k", "unreadable image")]
+
+
+@pytest.mark.parametrize("split", ["eval", "train"])
+def test_a_split_without_images_says_which_share_takes_one(tmp_path, split):
+    fraction = {"eval": 1e-6, "train": 1 - 1e-6}[split]
+    source = Shapes(seed=0, count=20, resolution=8)
+    options = {"source": source, "engine": Processes(count=1)}
+    with pytest.raises(ValueError, match=f"none of 20 images is in the split {split} .* set preparation") as caught:
+        convert(out=tmp_path / "a", preparation=Preparation(split=split, eval_fraction=fraction), **options)
+    enough = float(re.findall(r"eval_fraction=([\d.]+)", str(caught.value))[1])
+    convert(out=tmp_path / "b", preparation=Preparation(split=split, eval_fraction=enough), **options)
+    assert len(rows(tmp_path / "b")) == 1
+
+
+def test_archives_of_unknown_length_are_tasks_of_their_own():
+    class Unknown(Shapes):
+        def __len__(self) -> int:
+            return 0
+
+        def parts(self):
+            return [range(0), range(1), range(2)]
+
+    assert len(_tasks(Unknown(seed=0, count=1, resolution=8), 1)) == 3

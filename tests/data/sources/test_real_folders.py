@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from micro_diffusion.data.sources.hf_dataset import HfDataset
 from micro_diffusion.data.sources.image_folder import ImageFolder
 from micro_diffusion.data.sources.listed_files import read_file
-from micro_diffusion.data.sources.source import Rejected, Source
-from micro_diffusion.data.sources.web_dataset import WebDataset
+from micro_diffusion.data.sources.source import CaptionedImage, Rejected, Source
+from micro_diffusion.data.sources.web_dataset import UNSORTED, WebDataset
 
 
 def save(path: Path, caption: str | None = "a thing", suffix: str = ".txt") -> Path:
@@ -123,3 +124,58 @@ def test_sample_names_with_dots_and_leftovers_of_macos(tmp_path):
         "a/x.input": "of x.txt",
         "a/y": "of y.txt",
     }
+
+
+def test_a_file_that_may_not_be_read_is_left_out_and_the_rest_is_used(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}.png")
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name in ("a.png", "b.txt"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert folder(tmp_path) == {
+        "a.png": "file cannot be read (permission denied)",
+        "b.png": "caption cannot be read (permission denied)",
+        "c.png": "a thing",
+    }
+
+
+def test_archives_that_are_not_sorted_say_so(tmp_path):
+    names = [save(tmp_path / "files" / f"{name}.png") for name in "ab"]
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for path in [*names, *(name.with_suffix(".txt") for name in names)]:
+            tar.add(path, path.name)
+    source = WebDataset(path=str(tmp_path))
+    items = [item for part in source.parts() for item in source.read(part)]
+    assert all(isinstance(item, Rejected) for item in items)
+    assert {item.reason for item in items if isinstance(item, Rejected)} == {"no caption", UNSORTED}
+
+
+def test_an_empty_archive_says_nothing_of_the_number_of_images(tmp_path):
+    images = [save(tmp_path / "files" / f"{name}.png") for name in "abcd"]
+    with tarfile.open(tmp_path / "0.tar", "w"):
+        pass
+    with tarfile.open(tmp_path / "1.tar", "w") as tar:
+        for path in images:
+            tar.add(path, path.name)
+    assert len(WebDataset(path=str(tmp_path))) >= 4
+    assert len(WebDataset(path=str(tmp_path), shards="0.tar")) == 0
+
+
+def test_a_relative_path_to_a_folder_of_the_library_datasets(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in "ab":
+        save(tmp_path / "mine" / f"{name}.png", caption=None)
+    (tmp_path / "mine" / "a.png").write_bytes(b"damaged")
+    lines = [json.dumps({"file_name": f"{name}.png", "caption": name}) + "\n" for name in "ab"]
+    (tmp_path / "mine" / "metadata.jsonl").write_text("".join(lines))
+    monkeypatch.chdir(tmp_path)
+    source = HfDataset(path="mine")
+    (damaged, whole) = [item for part in source.parts() for item in source.read(part)]
+    assert isinstance(damaged, CaptionedImage) and damaged.image == b"damaged"  # which the conversion rejects
+    assert isinstance(whole, CaptionedImage) and whole.image == (tmp_path / "mine" / "b.png").read_bytes()

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from composer.utils import get_free_tcp_port
 from streaming import MDSWriter
 
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS
@@ -14,7 +16,10 @@ from micro_diffusion.data.format.columns import describe
 from micro_diffusion.data.format.latent_formats import EXACT_LATENTS
 from micro_diffusion.data.format.record import write_record
 from micro_diffusion.data.prepare.description import DataFolder
+from micro_diffusion.data.stream.latents import repeats
 from micro_diffusion.data.stream.loader import build_loader
+from micro_diffusion.data.stream.mixture import Part
+from tests.forked_process import fork, wait
 
 COUNT = 50
 
@@ -291,3 +296,66 @@ def test_bad_arguments_say_what_to_set(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="batch_size 8 does not divide among 3 ranks"):
         load(folder)
+
+
+@pytest.mark.parametrize(("count", "workers"), [(7, 0), (6, 0), (9, 2)])
+def test_an_evaluation_counts_each_sample_once_however_many_ranks_there_are(tmp_path, count, workers):
+    folder, port = make_latents(tmp_path / "latents", count=count), get_free_tcp_port()
+
+    def evaluate(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+        batches = list(load(folder, batch_size=4, workers=workers))
+        pairs = [pair for batch in batches for pair in zip(numbers([batch]), batch["repeated"], strict=True)]
+        kept = [number for number, again in pairs if not again]
+        (tmp_path / f"{rank}.json").write_text(json.dumps([kept, len(batches)]))
+
+    children = [fork(partial(evaluate, rank), tmp_path / f"{rank}.log") for rank in range(2)]
+    assert wait(children, seconds=60) == [0, 0]
+    (first, batches), (second, as_many) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert sorted(first + second) == list(range(count))
+    assert batches == as_many  # sharded networks compute each batch together
+
+
+def test_what_a_mixture_repeats_of_its_own_accord_is_counted():
+    work = np.array([[0, 1, 2, 2], [3, 4, 5, -1]])
+    assert repeats(work, epoch_size=6).tolist() == [[False, False, False, True], [False] * 4]
+    assert not repeats(work, epoch_size=7).any()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_samples_of_a_list_are_left_out_also_after_a_resumption(folder, tmp_path, shuffle):
+    listed = [0, 3, *range(10, 19), COUNT - 1]  # a shard's first, all of another, and the last of all
+    (tmp_path / "bad.txt").write_text("\n".join(map(str, listed)) + "\n\nunknown\n")
+    options = {"exclude": str(tmp_path / "bad.txt"), "shuffle": shuffle, "drop_last": False}
+    loader = load(folder, **options)
+    first, second = numbers(loader), numbers(loader)
+    assert sorted(first) == sorted(second) == sorted(set(range(COUNT)) - set(listed))
+    assert (first != second) == shuffle
+    del loader
+    interrupted = load(folder, **options)
+    batches = iter(interrupted)
+    begun = numbers(next(batches) for _ in range(2))
+    state = interrupted.state_dict()
+    del batches, interrupted
+    resumed = load(folder, **options)
+    resumed.load_state_dict(state)
+    assert begun + numbers(resumed) == first
+
+
+def test_lists_of_keys_that_leave_out_nothing_or_cannot_are_errors(folder, tmp_path):
+    path = tmp_path / "keys.txt"
+    with pytest.raises(FileNotFoundError, match="set exclude to a list of keys, one a line"):
+        load(folder, exclude=str(path))
+    for text, said in (("\n", "names no samples"), ("x\ny", "have none of the 2 keys"), (None, "every sample")):
+        path.write_text("\n".join(map(str, range(COUNT))) if text is None else text)
+        with pytest.raises(ValueError, match=said):
+            load(folder, exclude=str(path))
+    with pytest.raises(ValueError, match="exclude needs samples that come once an epoch"):
+        build_loader(
+            mixture={"a": Part(path=str(folder), repeat=2)},
+            resolution=8,
+            batch_size=8,
+            shuffle=False,
+            exclude=str(path),
+        )

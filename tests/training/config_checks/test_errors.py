@@ -143,3 +143,12 @@ def test_an_error_of_a_loader_worker_is_its_own_sentence():
     with pytest.raises(ValueError, match="Original Traceback") as caught:
         wrapped.reraise()
     assert sentence(caught.value) == "the shard a.mds cannot be had; make it again"
+
+
+def test_a_machine_without_memory_is_a_sentence():
+    refused = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"
+    )
+    assert "does not hold another 4000000000000 bytes; use smaller batches" in sentence(refused)
+    assert "does not hold what this needs (7 GiB); use smaller batches" in sentence(MemoryError("7 GiB"))

@@ -1,0 +1,69 @@
+"""A look at somebody's folder: what can be used, where captions come from, what is proposed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from micro_diffusion.cli.look import described, resolution, steps
+from micro_diffusion.data.prepare.look import look
+from micro_diffusion.data.sources.image_folder import words
+
+
+def fill(folder: Path, names: list[str], side: int = 48) -> Path:
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side + number), (number % 256, 0, 0)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("media-playback_start2.png", "media playback start png"), ("redApple", "red apple"), ("IMG_0001", "img")],
+)
+def test_words_of_a_name(name, said):
+    assert words(name) == said
+
+
+def test_names_say_what_images_show(tmp_path):
+    fill(tmp_path, [f"small thing{chr(97 + i)}.png" for i in range(20)])
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    found = look(tmp_path)
+    assert (found.images, found.expected, found.without_text) == (21, 20, "name")
+    assert found.reasons == {"unreadable image": 1} and found.captions[0].startswith("small thing")
+    said = "\n".join(described(found, "laptop"))
+    assert "21 images, about 20 can be used" in said and "unreadable image (1" in said and "learned by heart" in said
+    asked = steps(found, "laptop")
+    assert "source.without_text=name" in asked["convert"] and asked["precompute"] == ["resolutions=[32,64]"]
+    assert "machine=24gb" in steps(found, "24gb")["train"]
+
+
+def test_folders_say_it_where_names_do_not(tmp_path):
+    fill(tmp_path, [f"{kind}/{i:04d}.png" for kind in ("cats", "dogs") for i in range(10)], side=300)
+    found = look(tmp_path)
+    assert found.without_text == "folder" and set(found.captions) == {"cats", "dogs"}
+    assert [resolution(found, preset) for preset in ("laptop", "80gb")] == [64, 256]
+
+
+def test_texts_come_first(tmp_path):
+    fill(tmp_path, [f"red apple {i}.png" for i in range(16)])
+    for i in range(16):
+        (tmp_path / f"red apple {i}.txt").write_text("an apple, 'red'")
+    found = look(tmp_path)
+    assert found.without_text == "reject" and found.captions[0] == "an apple, 'red'"
+    assert b"prompts.captions=['an apple, \\'red\\''," in steps(found, "laptop")["train"][0].encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ([f"{i:03d}.png" for i in range(20)], "nothing says what the images of .* show; put a caption into a .txt"),
+        ([f"a thing {i}.png" for i in "abc"], "has 3 images that can be used, and training needs at least 16"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, names, error):
+    with pytest.raises(ValueError, match=error):
+        look(fill(tmp_path, names))
