@@ -204,7 +204,10 @@ MEANINGLESS = {
     *((network, "512_finetune") for network in ("pixel_small", "pixel_sr_small")),
     *(("ema_tld", stage) for stage in ("512_finetune", "quickstart_32_pretrain")),  # which set how much is clipped
 }
-NEEDS = {("text_encoder", "classes"): ("text_encoder.names=[cat,dog]",)}
+NEEDS = {
+    ("prompts", "classes"): ("text_encoder=classes", "text_encoder.names=[cat,dog]"),
+    ("text_encoder", "classes"): ("text_encoder.names=[cat,dog]",),
+}
 """What an option needs beside it, whatever the stage."""
 
 
