@@ -7,8 +7,6 @@ Legend: B captions, D width of the space that CLIP shares with images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
 from micro_diffusion.text.open_clip import OpenClipTextEncoder
+from micro_diffusion.text.pretrained import load_pretrained
 from micro_diffusion.text.truncation import warn_of_cut
 
 
@@ -96,7 +95,9 @@ class PooledTransformersClip:
         self.name = f"{model}, pooled"
         self.max_length = 1
         self.device = torch.device("cpu")
-        self.tokenizer, self.tower = _load(model, revision, getattr(torch, dtype))
+        self.tokenizer, self.tower = load_pretrained(
+            "CLIPTextModelWithProjection", model, revision, getattr(torch, dtype), kind="CLIP text model"
+        )
         self.length: int = self.tower.config.max_position_embeddings
         self.provenance = {
             "model": model,
@@ -139,20 +140,3 @@ class PooledTransformersClip:
 def _one_token(pooled: Tensor) -> Condition:
     """(B, D) -> tokens (B, 1, D) and a mask that is true."""
     return Condition(pooled.float()[:, None], torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))
-
-
-def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The tokenizer and the frozen text tower."""
-    from transformers import AutoTokenizer, CLIPTextModelWithProjection  # takes seconds, and only this class needs it
-
-    local = Path(model).expanduser()
-    source = str(local) if local.is_dir() else model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-        tower: Any = CLIPTextModelWithProjection.from_pretrained(source, revision=revision or "main", torch_dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"there is no CLIP text model to load from {model} ({str(error).strip().splitlines()[0]}); connect to the "
-            "network once, or run `huggingface-cli download` elsewhere and set text_encoder.model to the folder"
-        ) from error
-    return tokenizer, tower.eval().requires_grad_(False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +11,7 @@ from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
+from micro_diffusion.text.pretrained import load_pretrained
 from micro_diffusion.text.truncation import warn_of_cut
 
 
@@ -48,7 +47,9 @@ class T5TextEncoder:
         self.name = model
         self.max_length = max_length
         self.device = torch.device("cpu")
-        self.tokenizer, self.encoder = _load(model, revision, getattr(torch, dtype))
+        self.tokenizer, self.encoder = load_pretrained(
+            "T5EncoderModel", model, revision, getattr(torch, dtype), kind="T5 encoder"
+        )
         self.provenance = {
             "model": model,
             "revision": revision,
@@ -94,20 +95,3 @@ class T5TextEncoder:
         cut = ids[self.max_length - 1 :]  # end-of-text takes one token
         if cut:
             warn_of_cut(caption, self.tokenizer.decode(cut), self.max_length)
-
-
-def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The tokenizer and the frozen encoder."""
-    from transformers import AutoTokenizer, T5EncoderModel  # takes seconds, and only this class needs it
-
-    local = Path(model).expanduser()
-    source = str(local) if local.is_dir() else model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-        encoder: Any = T5EncoderModel.from_pretrained(source, revision=revision or "main", torch_dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"there is no T5 encoder to load from {model} ({str(error).strip().splitlines()[0]}); connect to the "
-            "network once, or run `huggingface-cli download` elsewhere and set text_encoder.model to the folder"
-        ) from error
-    return tokenizer, encoder.eval().requires_grad_(False)

@@ -6,7 +6,6 @@ Legend: B captions, L tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from micro_diffusion.bounds import PositiveInt
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.provenance import weights_digest
 from micro_diffusion.text.encoder import check_stated
+from micro_diffusion.text.pretrained import load_pretrained
 from micro_diffusion.text.truncation import warn_of_cut
 
 
@@ -127,19 +127,7 @@ class TransformersTextEncoder:
 
 def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the frozen network for text."""
-    from transformers import AutoModel, AutoTokenizer  # takes seconds, and only this class needs it
-
-    local = Path(model).expanduser()
-    source = str(local) if local.is_dir() else model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-        network: Any = AutoModel.from_pretrained(source, revision=revision or "main", torch_dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise FileNotFoundError(
-            f"there is no text model to load from {model} ({str(error).strip().splitlines()[0]}); connect to the "
-            "network once, or run `huggingface-cli download` elsewhere and set text_encoder.model to the folder"
-        ) from error
+    tokenizer, network = load_pretrained("AutoModel", model, revision, dtype, kind="text model")
     if network.config.is_encoder_decoder:
         network = network.get_encoder()
-    network = getattr(network, "language_model", getattr(network, "text_model", network))
-    return tokenizer, network.eval().requires_grad_(False)
+    return tokenizer, getattr(network, "language_model", getattr(network, "text_model", network))
