@@ -11,7 +11,6 @@ patches, E width, L caption tokens, D caption width, H heads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -23,6 +22,7 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.conv_block import ConvBlock
+from micro_diffusion.backbone.embedding import patch_grid
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
@@ -127,13 +127,7 @@ class ConvTransformer(nn.Module):
         The learned positions are stretched over any size, so `position_scale` is only what a later stage would state.
         Raises ValueError when the size is no multiple of the patch, or the scale not positive and finite.
         """
-        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-        patch = self.patch_size
-        if min(height, width) < 1 or height % patch or width % patch:
-            raise ValueError(f"input_size {height}×{width} is no multiple of patch_size={patch}; choose multiples")
-        if not 0 < position_scale < math.inf:
-            raise ValueError(f"position_scale is {position_scale}; set it above 0, as 1 at 256 px and 2 at 512 px")
-        self.input_size, self.grid = (height, width), (height // patch, width // patch)
+        self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
         self.position_scale = position_scale
 
     @property

@@ -7,7 +7,6 @@ tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
     image_level_told,
+    patch_grid,
     patchify,
     rotary_angles,
     sincos_positions,
@@ -153,13 +153,7 @@ class SparseDiT(nn.Module):
 
         Raises ValueError when the size is no multiple of the patch, or the scale not positive and finite.
         """
-        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-        patch = self.patch_size
-        if min(height, width) < 1 or height % patch or width % patch:
-            raise ValueError(f"input_size {height}×{width} is no multiple of patch_size={patch}; choose multiples")
-        if not 0 < position_scale < math.inf:
-            raise ValueError(f"position_scale is {position_scale}; set it above 0, as 1 at 256 px and 2 at 512 px")
-        self.input_size, self.grid = (height, width), (height // patch, width // patch)
+        self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
         self.position_scale = position_scale
         positions = sincos_positions(*self.grid, self.dim, position_scale)
         device = self.patch_embedding.weight.device

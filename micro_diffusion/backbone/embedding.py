@@ -6,6 +6,7 @@ Legend: B batch, C latent channels, h w latent cells, p patch side, T patches, D
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,21 @@ def sinusoidal_features(level: Tensor, features: int, max_period: float) -> Tens
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=level.device) / half)
     angles = level.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def patch_grid(
+    input_size: int | Sequence[int], patch: int, position_scale: float
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Latents of a side, or of (height, width), in cells -> (h, w), and the (rows, columns) of their patches.
+
+    Raises ValueError when the size is no multiple of the patch, or the scale of positions not positive and finite.
+    """
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if min(height, width) < 1 or height % patch or width % patch:
+        raise ValueError(f"input_size {height}×{width} is no multiple of patch_size={patch}; choose multiples")
+    if not 0 < position_scale < math.inf:
+        raise ValueError(f"position_scale is {position_scale}; set it above 0, as 1 at 256 px and 2 at 512 px")
+    return (height, width), (height // patch, width // patch)
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
