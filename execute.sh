@@ -173,6 +173,12 @@ once() {
     fi
 }
 
+# after RUN NAME RESULT COMMAND...: as once, and again where the training of RUN went on since.
+after() {
+    [[ $3 -nt $1/complete.json ]] || rm -f "$3"
+    once "${@:2}"
+}
+
 # stages LAUNCHER NAME... -- OVERRIDES...: train the configs in a row, each from the result of the one before.
 # Where overrides are given, train.py is asked whether a complete run is still the one that they describe.
 stages() {
@@ -216,37 +222,33 @@ examine() {
     [[ -e $complete ]] || micro-diffusion doctor "$@" || fail "This machine is not ready; do what is said above."
 }
 
+# shapes DATA KIND CONFIG: the shapes as MDS images, and as the latents or pixels that are trained on.
+shapes() {
+    local split
+    for split in train eval; do
+        step "convert_$split" "$1/images/$split/index.json" \
+            python scripts/convert.py --config-name "quickstart_convert_$split" out="$1/images/$split"
+        step "precompute_$split" "$1/$2/$split/index.json" \
+            python scripts/precompute.py --config-name "$3" images="$1/images/$split" out="$1/$2/$split"
+    done
+}
+
 quickstart() {
-    local data=data/quickstart final=$output_dir/quickstart_64_finetune split
+    local data=data/quickstart final=$output_dir/quickstart_64_finetune
     examine quickstart_64_finetune --data-later quickstart_{32,64}_{pretrain,finetune} "$@"
     mkdir -p "$output_dir"
-    for split in train eval; do
-        step "convert_$split" "$data/images/$split/index.json" \
-            python scripts/convert.py --config-name "quickstart_convert_$split" out="$data/images/$split"
-        step "precompute_$split" "$data/latents/$split/index.json" \
-            python scripts/precompute.py --config-name quickstart_precompute \
-            images="$data/images/$split" out="$data/latents/$split"
-    done
+    shapes "$data" latents quickstart_precompute
     stages python quickstart_{32,64}_{pretrain,finetune} -- "$@"
-    # generated again where the training went on since
-    [[ $final/samples.png -nt $final/complete.json ]] || rm -f "$final/samples.png"
-    [[ $final/metrics.json -nt $final/complete.json ]] || rm -f "$final/metrics.json"
-    once samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
-    once score "$final/metrics.json" micro-diffusion evaluate "$final" --out "$final/metrics.json"
+    after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
+    after "$final" score "$final/metrics.json" micro-diffusion evaluate "$final" --out "$final/metrics.json"
     add_seconds "$final/metrics.json"
 }
 
 cascade() {
-    local data=data/cascade folder=$output_dir/cascade stages=(shapes_16 shapes_32_sr shapes_64_sr) split stage
+    local data=data/cascade folder=$output_dir/cascade stages=(shapes_16 shapes_32_sr shapes_64_sr) stage
     examine shapes_64_sr --data-later "${stages[@]}" "$@"
     mkdir -p "$output_dir"
-    for split in train eval; do
-        step "convert_$split" "$data/images/$split/index.json" \
-            python scripts/convert.py --config-name "quickstart_convert_$split" out="$data/images/$split"
-        step "precompute_$split" "$data/pixels/$split/index.json" \
-            python scripts/precompute.py --config-name shapes_precompute \
-            images="$data/images/$split" out="$data/pixels/$split"
-    done
+    shapes "$data" pixels shapes_precompute
     for stage in "${stages[@]}"; do # no stage starts from another: each learns for itself
         stages python "$stage" -- "$@"
     done
@@ -298,9 +300,9 @@ mine() {
             "$encoder" ${previous[@]+"${previous[@]}"} "$@"
         previous=("init_from=$output_dir/$stage")
     done
-    once samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
-    once copies "$final/copies/0000.png" micro-diffusion generate "$final" --count 8 --out "$final/copies"
-    once nearest "$final/nearest.png" micro-diffusion nearest "$final/copies" --training "$data/images/train" \
+    after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"
+    after "$final" copies "$final/copies/0000.png" micro-diffusion generate "$final" --count 8 --out "$final/copies"
+    after "$final" nearest "$final/nearest.png" micro-diffusion nearest "$final/copies" --training "$data/images/train" \
         --unseen "$data/images/eval" --out "$final/nearest.png"
     line next "micro-diffusion generate $final \"...\" --out out.png; tensorboard --logdir $output_dir"
 }
@@ -341,11 +343,8 @@ ldm() {
             images="$data/images/$split" out="$data/latents/$split"
     done
     stages "$launcher" "$unet" -- "$@"
-    # generated again where the training went on since
-    [[ $final/samples.png -nt $final/complete.json ]] || rm -f "$final/samples.png"
-    [[ $final/metrics.json -nt $final/complete.json ]] || rm -f "$final/metrics.json"
-    once samples "$final/samples.png" micro-diffusion generate "$final" --count 8 --out "$final/samples.png"
-    once score "$final/metrics.json" \
+    after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --count 8 --out "$final/samples.png"
+    after "$final" score "$final/metrics.json" \
         micro-diffusion evaluate "$final" --images "$data/images" --out "$final/metrics.json"
     add_seconds "$final/metrics.json"
 }
