@@ -1,6 +1,6 @@
-"""A picture to paint on, as HTML and JavaScript for the page, and what has been painted as a mask.
+"""An image to paint on, as HTML and JavaScript for the page, and what has been painted as a mask.
 
-The value is text both ways: a data URL of the picture goes to the browser, "mask:" with that of the mask comes back.
+The value is text both ways: a data URL of the image goes to the browser, "mask:" with that of the mask comes back.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ button {padding: 4px 12px; border: 1px solid #8888; border-radius: 6px}
 SCRIPT = """
 const canvas = () => element.querySelector('canvas');
 const mask = document.createElement('canvas');
-let picture = null, last = null;
+let loaded = null, last = null;
 function draw() {
-    if (!picture) return;
+    if (!loaded) return;
     const shown = canvas(), pen = shown.getContext('2d');
     shown.width = mask.width; shown.height = mask.height;
-    pen.drawImage(picture, 0, 0, mask.width, mask.height);
+    pen.drawImage(loaded, 0, 0, mask.width, mask.height);
     pen.globalAlpha = 0.7; pen.drawImage(mask, 0, 0);
 }
 function take() {
@@ -39,7 +39,7 @@ function take() {
         const scale = SIDE / Math.max(image.width, image.height);
         mask.width = Math.max(1, Math.round(image.width * scale));
         mask.height = Math.max(1, Math.round(image.height * scale));
-        picture = image; draw();
+        loaded = image; draw();
     };
     image.src = props.value;
 }
@@ -56,14 +56,14 @@ function paint(event) {
     last = [x, y]; draw();
 }
 element.addEventListener('pointerdown', event => {
-    if (event.target !== canvas() || !picture) return;
+    if (event.target !== canvas() || !loaded) return;
     event.preventDefault(); canvas().setPointerCapture(event.pointerId); paint(event);
 });
 element.addEventListener('pointermove', event => { if (last) paint(event); });
 for (const end of ['pointerup', 'pointercancel'])
     element.addEventListener(end, () => { if (last) { last = null; give(); } });
 element.addEventListener('click', event => {
-    if (event.target.tagName !== 'BUTTON' || !picture) return;
+    if (event.target.tagName !== 'BUTTON' || !loaded) return;
     mask.width = mask.width; give();
 });
 watch('value', take); take();
@@ -71,7 +71,7 @@ watch('value', take); take();
 
 
 def to_paint_on(image: Image.Image | None) -> str:
-    """The picture as the browser takes it, "" for none."""
+    """The image as the browser takes it, "" for none."""
     if image is None:
         return ""
     small, file = image.convert("RGB"), io.BytesIO()

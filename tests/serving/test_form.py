@@ -80,10 +80,10 @@ def test_what_is_missing_is_said(pipe, fields, said):
         Form(prompt=PROMPT, **fields).recipe(pipe)
 
 
-def test_pictures_are_small_for_the_browser():
+def test_images_are_small_for_the_browser():
     text = to_paint_on(Image.new("RGB", (2000, 1000)))
-    picture = Image.open(io.BytesIO(base64.b64decode(text.removeprefix("data:image/png;base64,"))))
-    assert picture.size == (512, 256) and to_paint_on(None) == ""
+    small = Image.open(io.BytesIO(base64.b64decode(text.removeprefix("data:image/png;base64,"))))
+    assert small.size == (512, 256) and to_paint_on(None) == ""
     file = io.BytesIO()
     Image.new("RGBA", (513, 1)).save(file, "PNG")
     with pytest.raises(ValueError, match="at most 512"):
