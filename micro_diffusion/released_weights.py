@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.checkpoint import key_differences, plain_keys, save_weights, write_config
-from micro_diffusion.files.torch_archive import check_archive
+from micro_diffusion.files.torch_archive import read_weights
 from micro_diffusion.files.weight_file import read_tensors
 
 RECIPE = {"qkv_ratio": (0.5, 1.0), "mlp_ratio": (0.5, 4.0), "mixer_qkv_ratio": 1.0, "expert_capacity": 2.0}
@@ -67,12 +66,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         return plain_keys(read_tensors(path))
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}; give a released MicroDiT .pt file")
-    check_archive(path)  # reading by memory map compares no checksums
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read as a file of weights alone ({reason}); download it again") from error
+    state = read_weights(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no plain state dict; give one of the released MicroDiT .pt files")
     return plain_keys(state)

@@ -19,7 +19,7 @@ from torch import Tensor
 from micro_diffusion.backbone.conv_transformer import ConvTransformer
 from micro_diffusion.backbone.fourier_embedding import frequencies
 from micro_diffusion.checkpoint import key_differences, plain_keys, save_weights, write_config
-from micro_diffusion.files.torch_archive import check_archive
+from micro_diffusion.files.torch_archive import read_weights
 
 Code = Literal["legacy", "main"]
 
@@ -87,12 +87,7 @@ def read_tld(path: str | Path) -> TLDFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}; give state_dict_378000.pth or a training checkpoint")
-    check_archive(path)  # reading by memory map compares no checksums
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read as a file of weights alone ({reason}); download it again") from error
+    content = read_weights(path)
     checkpoint = isinstance(content, dict) and "model_ema" in content
     state = content["model_ema"] if checkpoint else content
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):

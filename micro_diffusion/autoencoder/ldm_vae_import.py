@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from micro_diffusion.autoencoder.ldm_vae import LdmVAE
-from micro_diffusion.files.torch_archive import check_archive
+from micro_diffusion.files.torch_archive import read_weights
 from micro_diffusion.files.weight_file import read_tensors
 from micro_diffusion.layers.resampling import DownsamplingKind, UpsamplingKind
 
@@ -165,12 +165,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """A state dict of a file, on the CPU."""
     if path.suffix == ".safetensors":
         return read_tensors(path)
-    check_archive(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read as a file of weights alone ({reason}); copy it again") from error
+    state = read_weights(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no plain state dict; give vae.pt or one of its kind")
     return state

@@ -1,11 +1,13 @@
-"""Whether a file of torch.save is whole, found out before it is read."""
+"""Files of torch.save: whether one is whole, found out before it is read, and the weights in it."""
 
 from __future__ import annotations
 
 import errno
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import torch
 
 
 def check_archive(path: Path, part: IO[bytes] | None = None) -> None:
@@ -32,3 +34,18 @@ def check_archive(path: Path, part: IO[bytes] | None = None) -> None:
         raise ValueError(f"{path} is no whole file of torch.save ({error}); copy it again, or give another") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged in {damaged}; copy it again, or give another")
+
+
+def read_weights(path: Path) -> Any:
+    """What somebody else's file of torch.save holds, mapped into memory; code in it is not run.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is damaged, or holds more than tensors and plain containers.
+    """
+    check_archive(path)  # reading by memory map compares no checksums
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} cannot be read as a file of weights alone ({reason}); download it again") from error
