@@ -8,13 +8,12 @@ Legend: B batch, C latent channels, h w latent cells.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.bounds import Fraction, FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt

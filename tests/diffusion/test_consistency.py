@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -48,7 +49,7 @@ def test_the_exact_consistency_function_is_consistent_up_to_the_teacher_s_steps(
     """Its distance from the target is that of one step of a second-order method, whose square is the loss."""
     errors = [error(substeps) for substeps in (4, 8, 16)]
     assert errors[0] < 0.03 and errors[2] < 0.003
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert coarse / fine > 3
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from micro_diffusion.checkpoint import load_run
 from micro_diffusion.condition import Condition
+from micro_diffusion.diffusion.consistency import consistent
 from micro_diffusion.diffusion.edm import EDM
 from micro_diffusion.generation.pipeline import Pipeline
 from micro_diffusion.sampling.euler import EulerSampler
@@ -102,8 +103,6 @@ def test_gradients_come_from_the_student_s_first_answer_alone(teacher, precision
     first = next(model.parameters())
     gradient = first.grad.clone()
     with torch.no_grad():
-        from micro_diffusion.diffusion.consistency import consistent
-
         student = model.objective.denoiser(model.backbone, condition)
         target = consistent(student, model._teacher.denoiser(condition, torch.device("cpu")), x, place)
     loss = (model.objective.weight(place.sigma) * (seen - target).square().mean(dim=(1, 2, 3))).mean()
@@ -161,8 +160,8 @@ def test_a_run_is_distilled_resumed_exactly_and_generates_in_its_steps(workplace
     runs = workplace / "runs"
     command = ["+variant=distill", f"init_from={runs}/teacher", "trainer.max_duration=6ba", "trainer.eval_interval=6ba"]
     train_here(workplace, "exp_name=student", *command)
+    told = "+callbacks.kill={_target_: killer.KillAt, step: 2, name: SIGTERM}"
     with pytest.raises(SystemExit):
-        told = "+callbacks.kill={_target_: killer.KillAt, step: 2, name: SIGTERM}"
         train_here(workplace, "exp_name=resumed", *command, told)
     train_here(workplace, "exp_name=resumed", *command)
     assert losses(runs / "resumed") == losses(runs / "student") and len(losses(runs / "student")) == 6
