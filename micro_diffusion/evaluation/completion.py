@@ -72,8 +72,8 @@ def _erased(side: int, count: int, seed: int) -> tuple[list[str], Tensor, Tensor
         if not judge(erased.permute(1, 2, 0).numpy(), caption(drawn)).correct:
             found.append((caption(drawn), true, erased, unknown))
         index += 1
-    captions, *tensors = zip(*found, strict=True)
-    return list(captions), *(torch.stack(several) for several in tensors)
+    captions, true, erased, unknown = zip(*found, strict=True)
+    return list(captions), torch.stack(true), torch.stack(erased), torch.stack(unknown)
 
 
 def _for_judge(images: Tensor) -> list[np.ndarray]:
