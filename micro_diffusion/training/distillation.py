@@ -139,7 +139,8 @@ class Teacher:
         guidance_scale: None for that of the run's prompts.
 
     Raises:
-        ValueError: when the run's network or objective is another, or the scale is no number.
+        ValueError: when the run's network or objective is another, when it is a student itself, or the scale is no
+            number.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Teacher:
         self.is_loaded = run is not None
         if run is not None and not any(weight.is_meta for weight in backbone.parameters()):
             config = read_config(run)
+            check_no_student(config, run)
             initialise_from(self.network, run)
             check_same_objective(objective, config, Path(run))
             if guidance_scale is None:
@@ -168,6 +170,16 @@ class Teacher:
         backbone: Any = self.network.to(device)
         assert isinstance(backbone, Backbone)
         return guided_denoiser(self.objective, backbone, condition, self.scale)
+
+
+def check_no_student(config: dict[str, Any], run: str) -> None:
+    """Raise ValueError for a run that was distilled: its answers are for whole segments, and have no slope."""
+    own = (config.get("model") or {}).get("teacher")
+    if own is not None:
+        raise ValueError(
+            f"{run} was distilled itself, and a student cannot be followed in small steps; set model.teacher to its "
+            f"teacher, {own}, and init_from to either of them"
+        )
 
 
 def check_same_objective(objective: Objective, config: dict[str, Any], run: Path) -> None:
