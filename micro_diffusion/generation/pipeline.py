@@ -117,6 +117,25 @@ class Pipeline:
             loaded, name=str(run), precision=precision, sampler=sampler, levels=levels, weaker=other, configs=configs
         )
 
+    def but_with(
+        self, *, sampler: str | None = None, levels: str | None = None, weaker: NamedRun | None = None
+    ) -> Pipeline:
+        """The same run, whose network is not loaded again, with what is not None in place of this pipeline's.
+
+        Raises:
+            FileNotFoundError: when there is no such sampler, or there are no such levels.
+            ValueError: when the parts do not fit one another.
+        """
+        return Pipeline(
+            self.run,
+            name=self._name,
+            precision=self.precision,
+            sampler=sampler or self._sampler,
+            levels=levels or self._levels,
+            weaker=weaker or self._weaker,
+            configs=self._configs,
+        )
+
     @property
     def device(self) -> torch.device:
         """That of the network."""
