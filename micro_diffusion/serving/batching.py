@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -122,7 +122,8 @@ class Batcher:
         )
         start = time.monotonic()
         try:
-            images = batch[0].pipeline.make(joined, **batch[0].given, batch_size=self.batch_size, progress=False)
+            given: Mapping[str, Any] = batch[0].given
+            images = batch[0].pipeline.make(joined, **given, batch_size=self.batch_size, progress=False)
         except BaseException as error:  # the thread must go on; whoever waits is told
             self._failed(batch, error)
             return
