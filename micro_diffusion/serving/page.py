@@ -176,6 +176,7 @@ class Page:
             ],
             [self.start, self.region],
             [self.image, self.strength, self.region, self.painting, self.on_way],
+            trigger_mode="always_last",
             **private,
         )
         self.image.change(to_paint_on, self.image, self.painting, **private)
