@@ -148,6 +148,7 @@ def test_details_and_a_region(page):
     recipe = page.locator("#recipe textarea").input_value()
     assert "levels: exponential" in recipe and "guidance_rescale: 0.5" in recipe
     page.get_by_role("button", name="Start from this image").click()
+    page.get_by_label("Strength of the change").first.wait_for()
     page.get_by_label("an image, changed where I paint").click()
     page.get_by_label("What changes", exact=True).click()
     page.get_by_role("option", name="right").click()
