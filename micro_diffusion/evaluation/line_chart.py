@@ -16,7 +16,7 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 240, 56, 30, 12, 12
 MOST_POINTS = 300
 """Of a line; more are averaged, which at this width nobody sees."""
-LOGARITHMIC = 1000
+LOGARITHMIC = 100
 """Quotient of the largest and the smallest value from which on the y axis is logarithmic: one loss that has exploded
 would otherwise hide all others."""
 

@@ -38,6 +38,7 @@ FILE = 20 << 20
 CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 1200px !important}
+.grid-wrap {min-height: 0 !important; height: auto !important}
 .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important}
 """
 
@@ -144,9 +145,8 @@ class Page:
             self.guidance = gr.Slider(0, 15, 3, step=0.1, label="Guidance scale")
             self.steps = gr.Slider(1, self.limits.steps, 18, step=1, label="Steps")
             self.rescale = gr.Slider(0, 1, 0, step=0.05, label="Guidance rescale", info="against burnt colours")
-            with gr.Row():
-                self.sampler = gr.Dropdown([OWN, *option_names("sampler")], label="Sampler", min_width=140)
-                self.levels = gr.Dropdown([OWN, *option_names("levels")], label="Noise levels", min_width=140)
+            self.sampler = gr.Dropdown([OWN, *option_names("sampler")], label="Sampler")
+            self.levels = gr.Dropdown([OWN, *option_names("levels")], label="Noise levels")
             self.weaker = gr.Dropdown([NO_PROMPT, *self.models], label="Guide away from", visible=len(self.models) > 1)
             with gr.Row():
                 self.width = gr.Number(precision=0, minimum=1, maximum=self.limits.side, label="Width", min_width=100)
@@ -165,20 +165,19 @@ class Page:
         of_run = [self.prompt, self.kind, self.to_prompt, self.to_kind, self.negative, self.guidance, self.steps]
         of_run += [self.width, self.height]
         gr.on([self.blocks.load, self.run.change], self._own_values, self.run, of_run, **private)
-        gr.on(
-            [self.start.change, self.region.change],
+        self.start.change(
             lambda start, region: [
                 gr.update(visible=start in (IMAGE, MASK)),
                 gr.update(visible=start == IMAGE),
                 gr.update(visible=start == MASK),
-                gr.update(visible=True if start == MASK and region == PAINTED else "hidden"),
+                _paints(start, region),
                 gr.update(visible=start == WAY),
             ],
             [self.start, self.region],
             [self.image, self.strength, self.region, self.painting, self.on_way],
-            trigger_mode="always_last",
             **private,
         )
+        self.region.input(_paints, [self.start, self.region], self.painting, **private)
         self.image.change(to_paint_on, self.image, self.painting, **private)
         outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.stop]
         asked = {*self.fields.values(), self.run, self.kind, self.to_kind, self.kept}
@@ -259,6 +258,11 @@ class Page:
             save_moving([*images, *images[-2:0:-1]], path, fps=8, description=described)
             found.insert(0, Shown(str(path), written(described)))
         return found
+
+
+def _paints(start: str, region: str) -> Any:
+    """The canvas is hidden, not taken away, so that it keeps what is painted."""
+    return gr.update(visible=True if start == MASK and region == PAINTED else "hidden")
 
 
 def _start_from(kept: list[Shown], chosen: int, start: str) -> list[Any]:
