@@ -304,7 +304,9 @@ mine() {
     after "$final" copies "$final/copies/0000.png" micro-diffusion generate "$final" --count 8 --out "$final/copies"
     after "$final" nearest "$final/nearest.png" micro-diffusion nearest "$final/copies" --training "$data/images/train" \
         --unseen "$data/images/eval" --out "$final/nearest.png"
-    line next "micro-diffusion generate $final \"...\" --out out.png; tensorboard --logdir $output_dir"
+    after "$final" report "$final/report.html" micro-diffusion report \
+        "$output_dir"/mine_{small,large}_{pretrain,finetune} --out "$final/report.html"
+    line next "micro-diffusion generate $final \"...\" --out out.png; a page to try it: micro-diffusion demo $final"
 }
 
 # ldm KEY=VALUE...: preset chooses the stages, source.* and preparation.* go to convert, the rest to every training.
