@@ -26,6 +26,7 @@ from micro_diffusion.data.stream.integrity import DamagedShard, check_shard, sha
 from micro_diffusion.data.stream.mixture import Part, check_weights, common_metadata, identity
 from micro_diffusion.data.stream.shard_stream import ShardStream
 from micro_diffusion.data.stream.shared_memory import registration
+from micro_diffusion.data.stream.size_batches import ONE_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class LatentDataset(StreamingDataset):
     samples are counted, the thread's error is raised, and every shard's bytes are compared with their hash when it is
     first read.
 
+    Latents of several sizes come in batches of one size each (stream/size_batches.py).
+
     Args:
         parts: the folders, local or remote, and how much of each.
         resolution: of the images whose latents are wanted, pixels.
@@ -55,6 +58,11 @@ class LatentDataset(StreamingDataset):
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
         exclude: text file of the keys of samples that are left out, one a line; None leaves out none.
+        drop_last: leave out the incomplete batch of each size, where there are several; a loader leaves out others.
+
+    Attributes:
+        sizes: (h, w) of the latents, of each once.
+        streams_by_size: for each of these, the numbers of the parts that have it.
 
     Raises:
         FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
@@ -76,7 +84,9 @@ class LatentDataset(StreamingDataset):
         predownload: int | None = None,
         keep_zip: bool = False,
         exclude: str | None = None,
+        drop_last: bool = False,
     ) -> None:
+        parts = [bucket for part in parts for bucket in part.buckets()]
         check_weights(parts)
         exclusion = None if exclude is None else Exclusion(exclude)
         if exclusion is not None:
@@ -94,6 +104,7 @@ class LatentDataset(StreamingDataset):
         self._memory = CaptionMemory()
         self._failure: BaseException | None = None
         self._due, self._epoch = 0, 0
+        self._gaps: list[int] = []
         self._repeats: NDArray[np.bool_] | None = None
         for part in parts:
             if part.remote is not None:
@@ -112,11 +123,47 @@ class LatentDataset(StreamingDataset):
             self.epoch_size = int(self._kept.sum())
             self.length = math.ceil(self.epoch_size / self._parallel_rank_world.num_ranks)
             log.info("%d of %d samples are left out", len(self._kept) - self.epoch_size, len(self._kept))
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number, metadata in enumerate(held):
+            by_size.setdefault(metadata.latent_size(resolution), []).append(number)
+        self.sizes, self.streams_by_size = list(by_size), list(by_size.values())
+        self.drop_last = drop_last
+        if len(self.sizes) > 1:
+            self._batch_by_size()
+        self._forms = [metadata.row_format for metadata in held]
         self._readers: list[list[ColumnReader]] = []  # by part and caption
-        for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
-            form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
+        for first, form in zip(self.shard_offset_per_stream, self._forms, strict=True):
+            shard = cast(MDSReader, self.shards[first])
             names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_image)]
             self._readers.append([ColumnReader(shard, each) for each in names])
+
+    def _batch_by_size(self) -> None:
+        """Let every batch have one size, and count the epoch in whole batches."""
+        self.batching_method = ONE_SIZE
+        batch = self.batch_size * self._parallel_rank_world.num_ranks
+        counts = self.samples_by_size()
+        for size, count in counts.items():
+            if self.drop_last and 0 < count < batch:
+                raise ValueError(
+                    f"{count} samples have latents of {size[0]}×{size[1]} cells, fewer than a batch; set batch_size to "
+                    "at most that, or drop_last=false"
+                )
+        batches = sum(count // batch if self.drop_last else math.ceil(count / batch) for count in counts.values())
+        self.length = batches * self.batch_size
+        if self.drop_last and (rest := self.epoch_size - batches * batch):
+            log.info("%d of %d samples fill no batch of one size, other ones in each epoch", rest, self.epoch_size)
+
+    def samples_by_size(self) -> dict[tuple[int, int], int]:
+        """How many samples of an epoch have latents of a size (h, w)."""
+        kept = self._kept
+        counts = [
+            int(stream.choose if kept is None else kept[start : start + samples].sum())
+            for stream, start, samples in zip(
+                self.streams, self.sample_offset_per_stream, self.samples_per_stream, strict=True
+            )
+        ]
+        each = zip(self.sizes, self.streams_by_size, strict=True)
+        return {size: sum(counts[stream] for stream in streams) for size, streams in each}
 
     def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> tuple[int, int]:
         """A sample's number and the epoch, by which `read` finds it and draws its caption."""
@@ -131,18 +178,25 @@ class LatentDataset(StreamingDataset):
         remaining = [int(part.sum()) for part in np.split(kept, np.cumsum(units)[:-1])]
         return np.array([count for count in remaining if count], np.int64), numbers[kept]
 
-    def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool]]) -> LatentBatch:
-        """The batch of some samples, each with its epoch, and in an evaluation on several ranks whether it is a repeat.
+    def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool] | None]) -> LatentBatch:
+        """The batch of some samples of one size, each with its epoch, and in an evaluation on several ranks whether it
+        is a repeat; None stands for no sample.
 
         Raises:
             OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
         """
-        columns = self._readers[0][0].allocate(len(samples))
-        for row, (sample, epoch, *_) in enumerate(samples):
+        there = [sample for sample in samples if sample is not None]
+        part = self._part(there[0][0])
+        columns = self._readers[part][0].allocate(len(there))
+        for row, (sample, epoch, *_) in enumerate(there):
             self._read_row(sample, epoch, row, columns)
-        batch = self.metadata.row_format.batch(columns, self.resolution, self._memory)
-        repeats = [repeat for _, _, *given in samples for repeat in given]
+        batch = self._forms[part].batch(columns, self.resolution, self._memory)
+        repeats = [repeat for _, _, *given in there for repeat in given]
         return {**batch, "repeated": torch.tensor(repeats)} if repeats else batch
+
+    def _part(self, sample: int) -> int:
+        number, _ = self.spanner[sample]
+        return int(self.stream_per_shard[number])
 
     def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
         """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""
@@ -236,7 +290,9 @@ class LatentDataset(StreamingDataset):
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's sample numbers; -1 stands for none."""
         work = super()._get_work(epoch, sample_in_epoch)
-        self._due, self._epoch = int(np.count_nonzero(work >= 0)), epoch
+        there = np.flatnonzero(work >= 0)
+        self._due, self._epoch = len(there), epoch
+        self._gaps = (np.diff(there, prepend=-1) - 1).tolist()
         self._repeats = None
         world = self._parallel_worker_world
         if not self.shuffle and world.num_ranks > 1:
@@ -246,13 +302,14 @@ class LatentDataset(StreamingDataset):
         return work
 
     def __iter__(self) -> Iterator[Any]:
-        """This worker's share of the next epoch, or of the rest of one that is resumed.
+        """This worker's share of the next epoch, or of the rest of one that is resumed; None fills a shorter batch.
 
         Raises:
             ValueError: when it ends before all samples were given; of the thread that failed, where one did.
         """
         self._due, given = 0, 0
         for sample in super().__iter__():
+            yield from [None] * self._gaps[given]
             yield sample if self._repeats is None else (*sample, bool(self._repeats[given]))
             given += 1
         if self._failure is not None:

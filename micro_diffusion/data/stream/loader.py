@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from streaming import StreamingDataLoader
@@ -37,7 +38,8 @@ def build_loader(
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
 
     Args:
-        path: a folder that `scripts/precompute.py` made; where `remote` is set, the one that keeps its copies.
+        path: a folder that `scripts/precompute.py` made, also of several aspect ratios; where `remote` is set, the one
+            that keeps its copies.
         remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
         mixture: several folders, by any names, in place of path and remote.
         caption_probabilities: of an image's captions in their order, to be the one that is drawn, such as [0.1, 0.9];
@@ -47,7 +49,7 @@ def build_loader(
         shuffle: draw a new order every epoch.
         seed: of that order.
         workers: processes that read on each rank; 0 reads in this one.
-        drop_last: leave out the incomplete batch at the end of an epoch.
+        drop_last: leave out the incomplete batch at the end of an epoch, or that of each size of latents.
         verify: compare each shard's bytes with its hash when it is first read.
         cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all. Streaming does
             not count those that are being fetched, of which each worker may have three at once.
@@ -74,11 +76,12 @@ def build_loader(
         predownload=predownload,
         keep_zip=keep_zip,
         exclude=exclude,
+        drop_last=drop_last,
     )
     if drop_last and dataset.epoch_size < batch_size:
         named = " and ".join(part.path for part in parts)
         raise ValueError(f"{named} holds {dataset.epoch_size} samples; set batch_size to at most that")
-    return StreamingDataLoader(
+    return (SizeBatchLoader if len(dataset.sizes) > 1 else StreamingDataLoader)(
         dataset,
         batch_size=each,
         num_workers=workers,
@@ -88,6 +91,17 @@ def build_loader(
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
     )
+
+
+class SizeBatchLoader(StreamingDataLoader):
+    """A loader of batches of one size each, for which a shorter one counts as a whole one.
+
+    So the place in an epoch is the same on any number of ranks.
+    """
+
+    def _get_batch_size(self, batch: Any) -> int:
+        assert self.batch_size is not None
+        return self.batch_size
 
 
 def _batch_of_a_rank(batch_size: int) -> int:

@@ -24,10 +24,13 @@ from tests.forked_process import fork, wait
 COUNT = 50
 
 
-def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=0, **changes):
-    """Sample i, from `start` on, has latents full of i, and a caption of i % 5 + 1 rows full of i + 1."""
+def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=0, size=(4, 4), **changes):
+    """Sample i, from `start` on, has latents full of i, and a caption of i % 5 + 1 rows full of i + 1.
+
+    size: of the latents at 8 px; those at 16 px have 8×8 cells.
+    """
     columns = {
-        "latents_8": "ndarray:float16:3,4,4",
+        "latents_8": f"ndarray:float16:3,{size[0]},{size[1]}",
         "latents_16": "ndarray:float16:3,8,8",
         "caption_tokens": "ndarray:float16:6,2",
         "caption_length": "int",
@@ -39,11 +42,11 @@ def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=
         for i in range(start, start + count):
             tokens = np.zeros((6, 2), np.float16)
             tokens[: i % 5 + 1] = i + 1
-            latents = {f"latents_{r}": np.full((3, r // 2, r // 2), i, np.float16) for r in (8, 16)}
+            latents = {f"latents_{r}": np.full((3, *cells), i, np.float16) for r, cells in ((8, size), (16, (8, 8)))}
             text = {"caption_tokens": tokens, "caption_length": i % 5 + 1, "caption": f"number {i}", "key": str(i)}
             writer.write({**latents, **text})
     encoders = {"autoencoder": "a", "channels": 3, "downsampling": 2, "text_encoder": "t"}
-    sizes = {"caption_dim": 2, "caption_length": 6, "latent_std": {"8": 1.0, "16": 1.0}}
+    sizes = {"latent_sizes": {"8": list(size)}, "caption_dim": 2, "caption_length": 6, "latent_std": {"8": 1.0, "16": 1.0}}
     formats = {"latent_format": describe(EXACT_LATENTS), "caption_format": describe(EXACT_CAPTIONS)}
     write_record(folder, {}, **{"samples": count, "resolutions": [8, 16], **encoders, **sizes, **formats, **changes})
     return folder
