@@ -177,7 +177,7 @@ class SparseDiT(nn.Module):
         angles = rotary_angles(rows, columns, self.head_dim, scale).to(device) if self.rotary else None
         self.register_buffer(f"angles{suffix}", angles, persistent=False)
 
-    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    def _grid(self, size: Sequence[int]) -> tuple[int, int]:
         """(rows, columns) of the patches of latents of a size."""
         return size[0] // self.patch_size, size[1] // self.patch_size
 
@@ -275,7 +275,7 @@ class SparseDiT(nn.Module):
         _, _, *size = x.shape
         suffix = "" if tuple(size) == self.input_size else _suffix(size)
         positions, angles = getattr(self, f"positions{suffix}"), getattr(self, f"angles{suffix}")
-        grid = self._grid(tuple(size))
+        grid = self._grid(size)
         caption = condition if isinstance(condition, EncodedCaption) else self.encode_caption(condition)
         conditioning = self._conditioning(level, caption)
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + positions

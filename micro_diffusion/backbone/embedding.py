@@ -88,6 +88,26 @@ def other_sizes(
     return tuple(dict.fromkeys(size for size in checked if size != input_size))
 
 
+def check_sizes(backbone: object, sizes: Sequence[tuple[int, int]]) -> None:
+    """Compare the sizes of all latents that there will be with those that a backbone takes, where it says which.
+
+    Raises:
+        ValueError: that says what to set.
+    """
+    known: tuple[tuple[int, int], ...] | None = getattr(backbone, "sizes", None)
+    if known is None or set(sizes) <= set(known):
+        return
+    has, takes = (" and ".join(f"{height}×{width}" for height, width in each) for each in (sizes, known))
+    main = known[0] if known[0] in sizes else sizes[0]
+    further = [list(size) for size in sizes if size != main]
+    settings = [] if main == known[0] else [f"backbone.input_size={list(main)}"]
+    settings += [f"backbone.further_sizes={further}"] if further else []
+    raise ValueError(
+        f"the data have latents of {has} cells, but the network was built for {takes}; set "
+        + " ".join(settings).replace(", ", ",")
+    )
+
+
 def check_latents(x: Tensor, in_channels: int, sizes: Sequence[tuple[int, int]]) -> None:
     """Raise ValueError when x (B, C, h, w) does not have the channels and a size that a network was built for."""
     channels, *size = x.shape[1:]

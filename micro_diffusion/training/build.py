@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DistributedSampler
 
+from micro_diffusion.backbone.embedding import check_sizes
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
@@ -228,6 +229,7 @@ def _loader(node: DictConfig | None, model: Any) -> Any:
         metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
         made = None if text_encoder is None else text_encoder.provenance
         metadata.check_captions(masked=network.use_caption_mask, text_encoder=made)
+        check_sizes(network, getattr(loader.dataset, "sizes", ()))
     return loader
 
 

@@ -157,6 +157,10 @@ class OutputFolder:
             self.storage.publish(scratch, [RECORD])
         self._rename()
 
+    def samples(self) -> int:
+        """How many a complete data set holds, as its record says."""
+        return int(_content(self.finished, RECORD)["samples"])
+
     def discard(self) -> str:
         """Remove what has been made, or the same command would take it for finished and not look at its input again.
 

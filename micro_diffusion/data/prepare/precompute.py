@@ -21,8 +21,9 @@ from micro_diffusion.bounds import NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.format.record import RECORD, read_record
-from micro_diffusion.data.image.crops import CentreSquare, Crop
+from micro_diffusion.data.image.crops import AspectRatioBuckets, CentreSquare, Crop
 from micro_diffusion.data.prepare import ranks
+from micro_diffusion.data.prepare.bucket_folder import BucketFolder
 from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class NoImages(ValueError):
+    """Not one image of a folder can be used."""
+
+
 def precompute(
     *,
     images: str | Path,
@@ -49,7 +54,7 @@ def precompute(
     resolutions: Sequence[PositiveInt],
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
-    crop: Crop | None = None,
+    crop: Crop | AspectRatioBuckets | None = None,
     latent_format: LatentFormat = EXACT_LATENTS,
     caption_format: CaptionFormat = EXACT_CAPTIONS,
     device: str | None = None,
@@ -59,7 +64,7 @@ def precompute(
     workers: NonNegativeInt = 0,
     part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
-) -> None:
+) -> int:
     """Encode every image at every resolution, and every caption once.
 
     A row of the result holds `latents_R` (C, H/f, W/f) for each resolution R, a crop of H×W pixels, already shifted and
@@ -77,7 +82,8 @@ def precompute(
         resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
         autoencoder: gives the latents.
         text_encoder: gives the caption's features; the names of a `ClassEncoder` without any are the images' captions.
-        crop: which part of each image is encoded; None for the square in its middle.
+        crop: which part of each image is encoded; None for the square in its middle. `AspectRatioBuckets` make a folder
+            for each shape that images have, below `out`, and list them there.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
         device: where both encoders work, in torch's words; None for the GPU of this rank where torch finds one, or else
@@ -89,6 +95,9 @@ def precompute(
         part_size: images of a part, which one rank does: what is done again after an interruption.
         size_limit: of a shard file, such as "64mb".
 
+    Returns:
+        The number of samples.
+
     Raises:
         FileNotFoundError: when `images` is missing or incomplete.
         FileExistsError: when `out` holds something else, such as the latents of earlier images.
@@ -98,8 +107,25 @@ def precompute(
     """
     if "://" in str(images):
         raise ValueError(f"images is the address {images}; copy it to a local folder first")
-    images = Path(images).expanduser()
-    cut = crop or CentreSquare()
+    if isinstance(crop, AspectRatioBuckets):
+        return _precompute_buckets(
+            out,
+            crop,
+            images=images,
+            resolutions=resolutions,
+            autoencoder=autoencoder,
+            text_encoder=text_encoder,
+            latent_format=latent_format,
+            caption_format=caption_format,
+            device=device,
+            batch_size=batch_size,
+            sample=sample,
+            seed=seed,
+            workers=workers,
+            part_size=part_size,
+            size_limit=size_limit,
+        )
+    images, cut = Path(images).expanduser(), crop or CentreSquare()
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
     formats = {"latent_format": latent_format, "caption_format": caption_format}
     dataset = ImageDataset(path=images, resolutions=list(sizes), cut=cut)
@@ -128,15 +154,31 @@ def precompute(
     with OutputFolder(out, recipe, renew=lambda made: {**recent, **made}) as folder:
         whole = ranks.first_decides(folder.begin)
         if whole is None:
-            return
+            return ranks.first_decides(folder.samples)
         _move_to(device, autoencoder, text_encoder)
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
         _encode(folder, encoder, batches, images=sum(map(len, mine.values())), size_limit=size_limit)
         ranks.wait_for_all()
-        if ranks.rank() == 0:
-            _finish(folder, len(parts), encoder)
+        return ranks.first_decides(lambda: _finish(folder, len(parts), encoder))
+
+
+def _precompute_buckets(out: str | Path, crop: AspectRatioBuckets, **settings: Any) -> int:
+    """A data set for each aspect ratio that images have, and the list of them; the number of samples of all."""
+    buckets = crop.buckets()
+    folder = BucketFolder(out, list(buckets))
+    ranks.first_decides(folder.check)
+    samples = dict.fromkeys(buckets, 0)
+    for name, cut in buckets.items():
+        try:
+            samples[name] = precompute(out=folder.place(name), crop=cut, **settings)
+        except NoImages:
+            log.info("no image is nearest to %s", cut.ratio)
+    if not any(samples.values()):
+        raise NoImages(f"no image can be used at any of {', '.join(crop.ratios)}; make the folder of images again")
+    ranks.first_decides(lambda: folder.finish(samples))
+    return sum(samples.values())
 
 
 def _recipe_of_images(images: Path) -> dict[str, Any]:
@@ -190,17 +232,15 @@ def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_
             part.statistics = statistics.as_json()
 
 
-def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
-    """Put the parts together and say what they hold."""
+def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> int:
+    """Put the parts together and say what they hold; the number of samples."""
     samples, rejected, counted = folder.merge(parts)
     statistics = LatentStatistics.merged(counted)
     if not samples:
         left = folder.discard()
         unused = {**rejected, "another shape": statistics.other_shapes}
         reasons = "; ".join(f"{reason}: {count}" for reason, count in unused.items() if count)
-        raise ValueError(
-            f"no image can be used ({reasons}); make the folder of images again, or set another crop{left}"
-        )
+        raise NoImages(f"no image can be used ({reasons}); make the folder of images again, or set another crop{left}")
     folder.finish(
         **encoder.description(),
         captions_per_image=encoder.row_format.captions_per_image,
@@ -217,6 +257,7 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
         log.warning("left out %d: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
     for resolution, count in statistics.enlarged.items():
         log.warning("%d images were smaller than %s px and have been enlarged", count, resolution)
+    return samples
 
 
 def _described(crop: Crop) -> dict[str, Any]:

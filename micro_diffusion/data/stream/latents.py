@@ -98,6 +98,7 @@ class LatentDataset(StreamingDataset):
         self.identity = identity(parts, held) + (f" without {exclusion.digest}" if exclusion else "")
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
+        self.batch_of_rank, self.drop_last = batch_size, drop_last
         self._prepared: set[int] = set()
         self._verified: set[int] = set()
         self._replaced: set[int] = set()
@@ -127,7 +128,6 @@ class LatentDataset(StreamingDataset):
         for number, metadata in enumerate(held):
             by_size.setdefault(metadata.latent_size(resolution), []).append(number)
         self.sizes, self.streams_by_size = list(by_size), list(by_size.values())
-        self.drop_last = drop_last
         if len(self.sizes) > 1:
             self._batch_by_size()
         self._forms = [metadata.row_format for metadata in held]
@@ -140,7 +140,7 @@ class LatentDataset(StreamingDataset):
     def _batch_by_size(self) -> None:
         """Let every batch have one size, and count the epoch in whole batches."""
         self.batching_method = ONE_SIZE
-        batch = self.batch_size * self._parallel_rank_world.num_ranks
+        batch = self.batch_of_rank * self._parallel_rank_world.num_ranks
         counts = self.samples_by_size()
         for size, count in counts.items():
             if self.drop_last and 0 < count < batch:
@@ -149,7 +149,7 @@ class LatentDataset(StreamingDataset):
                     "at most that, or drop_last=false"
                 )
         batches = sum(count // batch if self.drop_last else math.ceil(count / batch) for count in counts.values())
-        self.length = batches * self.batch_size
+        self.length = batches * self.batch_of_rank
         if self.drop_last and (rest := self.epoch_size - batches * batch):
             log.info("%d of %d samples fill no batch of one size, other ones in each epoch", rest, self.epoch_size)
 
@@ -178,9 +178,15 @@ class LatentDataset(StreamingDataset):
         remaining = [int(part.sum()) for part in np.split(kept, np.cumsum(units)[:-1])]
         return np.array([count for count in remaining if count], np.int64), numbers[kept]
 
+    def first(self, count: int) -> list[tuple[int, int]]:
+        """For `read`: the first samples of the first part, at most so many, as in the first epoch."""
+        return [(sample, 0) for sample in range(min(count, int(self.samples_per_stream[0])))]
+
     def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool] | None]) -> LatentBatch:
-        """The batch of some samples of one size, each with its epoch, and in an evaluation on several ranks whether it
-        is a repeat; None stands for no sample.
+        """The batch of some samples of one size.
+
+        Args:
+            samples: each with its epoch, and in an evaluation on several ranks whether it is a repeat; None is none.
 
         Raises:
             OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.

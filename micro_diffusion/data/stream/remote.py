@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from streaming.base.storage.download import DOWNLOADER_MAPPINGS, CloudDownloader
@@ -42,10 +43,8 @@ def fetch_buckets(remote: str, local: Path) -> None:
     _check_address(remote)
 
     def fetch() -> None:
-        try:
+        with suppress(NotFetched):  # `fetch_description` says what else may be the matter
             _fetch(remote.rstrip("/"), local, (BUCKETS,))
-        except NotFetched:
-            pass  # `fetch_description` says what else may be the matter
 
     _on_first_rank(fetch)
 

@@ -35,7 +35,7 @@ def one_size_batches(dataset: LatentDataset, world: World, epoch: int, sample_in
         epoch: counted from 0.
         sample_in_epoch: the place, for which a shorter batch counts as a whole one.
     """
-    batch = dataset.batch_size * world.num_ranks
+    batch = dataset.batch_of_rank * world.num_ranks
     whole, rest = [], []
     for streams in dataset.streams_by_size:
         resampled = [dataset.resample_streams(epoch, stream) for stream in streams]
@@ -54,7 +54,7 @@ def one_size_batches(dataset: LatentDataset, world: World, epoch: int, sample_in
     nodes, ranks, workers = world.num_nodes, world.ranks_per_node, world.workers_per_rank
     filling = np.full((-len(batches) % workers, batch), -1, np.int64)
     batches = np.concatenate([batches, filling])
-    shape = (len(batches) // workers, workers, nodes, ranks, dataset.batch_size)
+    shape = (len(batches) // workers, workers, nodes, ranks, dataset.batch_of_rank)
     return batches.reshape(shape).transpose(2, 3, 1, 0, 4)
 
 
@@ -64,7 +64,7 @@ def _of_one_size(
     """Samples by their numbers, in pieces of `units` -> batches of all ranks (batches, N·R·E), the last one shorter."""
     nodes, ranks, canonical = world.num_nodes, world.ranks_per_node, dataset.num_canonical_nodes
     assert canonical is not None
-    of_node = ranks * dataset.batch_size
+    of_node = ranks * dataset.batch_of_rank
     if not len(numbers):
         return np.empty((0, nodes * of_node), np.int64)
     if dataset.shuffle:
@@ -80,8 +80,8 @@ def _of_one_size(
     filled = there + -there % ranks
     last[:, :filled] = last[:, np.arange(filled) % there]  # ranks without a sample get one of the same batch
     places = np.where(places < 0, -1, numbers[places])
-    dealt = places.reshape(nodes, -1, dataset.batch_size, ranks).transpose(1, 0, 3, 2)
+    dealt = places.reshape(nodes, -1, dataset.batch_of_rank, ranks).transpose(1, 0, 3, 2)
     return dealt.reshape(-1, nodes * of_node)
 
 
-batching_methods[ONE_SIZE] = one_size_batches
+batching_methods[ONE_SIZE] = one_size_batches  # pyright: ignore[reportArgumentType]

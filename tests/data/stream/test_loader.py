@@ -46,7 +46,12 @@ def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=
             text = {"caption_tokens": tokens, "caption_length": i % 5 + 1, "caption": f"number {i}", "key": str(i)}
             writer.write({**latents, **text})
     encoders = {"autoencoder": "a", "channels": 3, "downsampling": 2, "text_encoder": "t"}
-    sizes = {"latent_sizes": {"8": list(size)}, "caption_dim": 2, "caption_length": 6, "latent_std": {"8": 1.0, "16": 1.0}}
+    sizes = {
+        "latent_sizes": {"8": list(size)},
+        "caption_dim": 2,
+        "caption_length": 6,
+        "latent_std": {"8": 1.0, "16": 1.0},
+    }
     formats = {"latent_format": describe(EXACT_LATENTS), "caption_format": describe(EXACT_CAPTIONS)}
     write_record(folder, {}, **{"samples": count, "resolutions": [8, 16], **encoders, **sizes, **formats, **changes})
     return folder

@@ -136,7 +136,11 @@ def test_samples_can_be_left_out_by_a_list(folder, tmp_path):
 
 
 def test_a_list_of_aspect_ratios_that_is_damaged_or_names_other_places_is_refused(folder):
-    for text, said in (("{", "cannot be read"), ('{"../1x1": 3}', "no plain name of a folder"), ("{}", "names no data")):
+    for text, said in (
+        ("{", "cannot be read"),
+        ('{"../1x1": 3}', "no plain name of a folder"),
+        ("{}", "names no data"),
+    ):
         (folder / BUCKETS).write_text(text)
         with pytest.raises(ValueError, match=said):
             load(folder)
