@@ -32,7 +32,7 @@ from micro_diffusion.training.checkpoints.first_weights import (
     start_from_run,
     without_first_weights,
 )
-from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints, way_on
+from micro_diffusion.training.checkpoints.resumption import NextDataAfterLoad, OwnCheckpoints, own_checkpoints, way_on
 from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from micro_diffusion.training.checkpoints.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.checkpoints.saver import WholeCheckpointSaver
@@ -130,7 +130,7 @@ def build_trainer(config: DictConfig, model: Any, checkpoints: OwnCheckpoints | 
     optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
     algorithms = [*_values(config.algorithms), AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
     check_first_checkpoint(model, optimizer, algorithms, config)
-    first = [SeededDraws(config.seed), NextEpochAfterLoad(), *_same_data(train_loader, config)]
+    first = [SeededDraws(config.seed), NextDataAfterLoad(), *_same_data(train_loader, config)]
     interruption = Interruption(way_on=way_on(config.trainer))
     last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then
     with refusals_named("trainer"):

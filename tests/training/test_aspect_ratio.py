@@ -112,9 +112,17 @@ FURTHER = "backbone.further_sizes=[[6,10],[10,6]]"
 NETWORKS = {
     "sparse": ["backbone.dim=32", "backbone.depth=3", "backbone.mixer_dim=32", "backbone.mixer_depth=1", FURTHER],
     "tld": ["backbone.dim=32", "backbone.depth=2", "backbone.heads=2", FURTHER],
-    "unet": ["backbone=unet_small", "backbone.multipliers=[1,2]", "backbone.width=8", "backbone.attention=[1]"],
+    "unet": [
+        "backbone=unet_small",
+        "backbone.multipliers=[1,2]",
+        "backbone.width=8",
+        "backbone.groups=8",
+        "backbone.attention=[1]",
+        "backbone.cross_attention=true",
+        "model.train_mask_ratio=0",
+        "optimizer=adamw",
+    ],
 }
-NETWORKS["unet"] += ["backbone.groups=8", "backbone.cross_attention=true", "model.train_mask_ratio=0", "optimizer=adamw"]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -130,3 +138,15 @@ def test_one_run_trains_on_several_shapes_and_generates_each(several, network, r
         main(["generate", str(run), "noise number 1", *drawing])
         assert Image.open(several / "out.png").size == (width, height)
     assert not [warning for warning in recwarn if "stretched" in str(warning.message)]
+
+
+def test_a_run_on_several_shapes_goes_on_within_an_epoch_as_if_nothing_had_happened(several, monkeypatch):
+    """Stopped where the shorter batches of the first epoch begin, and then among the whole ones of the second."""
+    monkeypatch.syspath_prepend(several)
+    small = NETWORKS["tld"]
+    whole = losses(train_several(several, "whole", *small, config="quickstart_32_tld"))
+    for step in (5, 9):
+        told = f"+callbacks.kill={{_target_: killer.KillAt, step: {step}, name: SIGTERM}}"
+        with pytest.raises(SystemExit):
+            train_several(several, "resumed", *small, told, config="quickstart_32_tld")
+    assert losses(train_several(several, "resumed", *small, config="quickstart_32_tld")) == whole

@@ -153,6 +153,10 @@ class LatentDataset(StreamingDataset):
         if self.drop_last and (rest := self.epoch_size - batches * batch):
             log.info("%d of %d samples fill no batch of one size, other ones in each epoch", rest, self.epoch_size)
 
+    def place_after(self, batches: int) -> int:
+        """The `sample_in_epoch` of a resumption after so many batches of all ranks, each of which counts as whole."""
+        return batches * self.batch_of_rank * self._parallel_rank_world.num_ranks
+
     def samples_by_size(self) -> dict[tuple[int, int], int]:
         """How many samples of an epoch have latents of a size (h, w)."""
         kept = self._kept
