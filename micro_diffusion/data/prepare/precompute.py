@@ -6,8 +6,9 @@ Legend: C latent channels, R resolution in pixels, f downsampling, L caption tok
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +27,7 @@ from micro_diffusion.data.prepare import ranks
 from micro_diffusion.data.prepare.bucket_folder import BucketFolder
 from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
+from micro_diffusion.data.prepare.fingerprint import Fingerprint
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
 from micro_diffusion.data.prepare.output_folder import REJECTS, SOURCE_FILES, OutputFolder
 from micro_diffusion.data.prepare.parts import writing
@@ -64,6 +66,7 @@ def precompute(
     workers: NonNegativeInt = 0,
     part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
+    update: bool = False,
 ) -> int:
     """Encode every image at every resolution, and every caption once.
 
@@ -94,13 +97,14 @@ def precompute(
         workers: processes of each rank that decode images; 0 decodes in this one.
         part_size: images of a part, which one rank does: what is done again after an interruption.
         size_limit: of a shard file, such as "64mb".
+        update: whether to encode again, in a complete local folder, the parts whose images have changed since.
 
     Returns:
         The number of samples.
 
     Raises:
         FileNotFoundError: when `images` is missing or incomplete.
-        FileExistsError: when `out` holds something else, such as the latents of earlier images.
+        FileExistsError: when `out` holds something else, or the images have changed since and `update` is not set.
         BlockingIOError: when another job is making `out`.
         ValueError: when `images` is a URL, there is no such device, a resolution is no multiple of the downsampling, or
             an encoder gives non-finite numbers.
@@ -124,6 +128,7 @@ def precompute(
             workers=workers,
             part_size=part_size,
             size_limit=size_limit,
+            update=update,
         )
     images, cut = Path(images).expanduser(), crop or CentreSquare()
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
@@ -140,8 +145,11 @@ def precompute(
         sample=sample,
         seed=seed,
     )
+    parts = runs(len(dataset), part_size)
+    made_from = Fingerprint.of_shards(images / INDEX, parts)
     recipe = {
         **_recipe_of_images(images),
+        SOURCE_FILES: made_from.digest,
         "sample": sample,
         "seed": seed,
         "crop": _described(cut),
@@ -149,9 +157,8 @@ def precompute(
         "size_limit": size_limit,
         **encoder.description(),
     }
-    parts = runs(len(dataset), part_size)
-    recent = {"images_index": recipe["images_index"]}  # earlier versions did not record it
-    with OutputFolder(out, recipe, renew=lambda made: {**recent, **made}) as folder:
+    renew = partial(_renewed, recipe=recipe)
+    with OutputFolder(out, recipe, renew=renew, made_from=made_from, update=update) as folder:
         whole = ranks.first_decides(folder.begin)
         if whole is None:
             return ranks.first_decides(folder.samples)
@@ -159,7 +166,8 @@ def precompute(
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
-        _encode(folder, encoder, batches, images=sum(map(len, mine.values())), size_limit=size_limit)
+        images_of_mine = sum(map(len, mine.values()))
+        _encode(folder, encoder, batches, images=images_of_mine, size_limit=size_limit, made_from=made_from.parts)
         ranks.wait_for_all()
         return ranks.first_decides(lambda: _finish(folder, len(parts), encoder))
 
@@ -179,6 +187,13 @@ def _precompute_buckets(out: str | Path, crop: AspectRatioBuckets, **settings: A
         raise NoImages(f"no image can be used at any of {', '.join(crop.ratios)}; make the folder of images again")
     ranks.first_decides(lambda: folder.finish(samples))
     return sum(samples.values())
+
+
+def _renewed(made: Mapping[str, Any], *, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe in today's terms; earlier versions recorded no digest of each part, and before no index either."""
+    recent = {"images_index": recipe["images_index"], **made}
+    same = recent["images_index"] == recipe["images_index"]
+    return {SOURCE_FILES: recipe[SOURCE_FILES] if same else "", **recent}
 
 
 def _recipe_of_images(images: Path) -> dict[str, Any]:
@@ -212,14 +227,24 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
 
 
-def _encode(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, *, images: int, size_limit: str) -> None:
+def _encode(
+    folder: OutputFolder,
+    encoder: LatentEncoder,
+    batches: Batches,
+    *,
+    images: int,
+    size_limit: str,
+    made_from: Sequence[str],
+) -> None:
     """Write the parts that the batches belong to, with a bar that counts their images."""
     with tqdm(desc=f"precompute {folder.out}", total=images, unit=" images", mininterval=1) as progress:
-        for count in _write(folder, encoder, batches, size_limit):
+        for count in _write(folder, encoder, batches, size_limit, made_from):
             progress.update(count)
 
 
-def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:
+def _write(
+    folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str, made_from: Sequence[str]
+) -> Iterator[int]:
     """Write the parts that the batches belong to; the number of images of each batch as it is done."""
     for number, of_part in groupby(batches, key=itemgetter(0)):
         statistics = LatentStatistics()
@@ -229,7 +254,7 @@ def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_
                 for row in _rows(encoder, batch, statistics):
                     part.write(row)
                 yield len(batch)
-            part.statistics = statistics.as_json()
+            part.statistics, part.made_from = statistics.as_json(), made_from[int(number)]
 
 
 def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> int:
