@@ -21,9 +21,9 @@ from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.format.batch_memory import CaptionMemory
 from micro_diffusion.data.stream.column_reader import ColumnReader, Columns
 from micro_diffusion.data.stream.copies import claim
-from micro_diffusion.data.stream.exclusion import Exclusion
 from micro_diffusion.data.stream.integrity import DamagedShard, check_shard, shard_path
 from micro_diffusion.data.stream.mixture import Part, check_weights, common_metadata, identity
+from micro_diffusion.data.stream.selection import Selection
 from micro_diffusion.data.stream.shard_stream import ShardStream
 from micro_diffusion.data.stream.shared_memory import registration
 from micro_diffusion.data.stream.size_batches import ONE_SIZE
@@ -57,7 +57,7 @@ class LatentDataset(StreamingDataset):
             not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
-        exclude: text file of the keys of samples that are left out, one a line; None leaves out none.
+        selection: which samples stay in every epoch; None keeps all.
         drop_last: leave out the incomplete batch of each size, where there are several; a loader leaves out others.
 
     Attributes:
@@ -83,19 +83,18 @@ class LatentDataset(StreamingDataset):
         cache_limit: str | None = None,
         predownload: int | None = None,
         keep_zip: bool = False,
-        exclude: str | None = None,
+        selection: Selection | None = None,
         drop_last: bool = False,
     ) -> None:
         parts = [bucket for part in parts for bucket in part.buckets()]
         check_weights(parts)
-        exclusion = None if exclude is None else Exclusion(exclude)
-        if exclusion is not None:
-            exclusion.check(parts)
+        if selection is not None:
+            selection.check(parts)
         if cache_limit:
             _check_removable(parts, cache_limit)
         held = [part.open() for part in parts]
         self.metadata = common_metadata(parts, held, resolution)
-        self.identity = identity(parts, held) + (f" without {exclusion.digest}" if exclusion else "")
+        self.identity = identity(parts, held) + ("" if selection is None else selection.identity)
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
         self.batch_of_rank, self.drop_last = batch_size, drop_last
@@ -119,11 +118,12 @@ class LatentDataset(StreamingDataset):
                 cache_limit=cache_limit,
                 predownload=predownload,
             )
-        self._kept = None if exclusion is None else exclusion.kept(self.shards)
+        self._kept = None if selection is None else selection.kept(self.shards)
         if self._kept is not None:
-            self.epoch_size = int(self._kept.sum())
+            self.epoch_size = sum(self._samples_of_parts())
             self.length = math.ceil(self.epoch_size / self._parallel_rank_world.num_ranks)
-            log.info("%d of %d samples are left out", len(self._kept) - self.epoch_size, len(self._kept))
+            left_out = int(np.count_nonzero(~self._kept))
+            log.info("%d of %d samples are left out", left_out, len(self._kept))
         by_size: dict[tuple[int, int], list[int]] = {}
         for number, metadata in enumerate(held):
             by_size.setdefault(metadata.latent_size(resolution), []).append(number)
@@ -159,13 +159,7 @@ class LatentDataset(StreamingDataset):
 
     def samples_by_size(self) -> dict[tuple[int, int], int]:
         """How many samples of an epoch have latents of a size (h, w)."""
-        kept = self._kept
-        counts = [
-            int(stream.choose if kept is None else kept[start : start + samples].sum())
-            for stream, start, samples in zip(
-                self.streams, self.sample_offset_per_stream, self.samples_per_stream, strict=True
-            )
-        ]
+        counts = self._samples_of_parts()
         each = zip(self.sizes, self.streams_by_size, strict=True)
         return {size: sum(counts[stream] for stream in streams) for size, streams in each}
 
@@ -181,6 +175,14 @@ class LatentDataset(StreamingDataset):
         kept = self._kept[numbers]
         remaining = [int(part.sum()) for part in np.split(kept, np.cumsum(units)[:-1])]
         return np.array([count for count in remaining if count], np.int64), numbers[kept]
+
+    def _samples_of_parts(self) -> list[int]:
+        """How many samples of an epoch come from each part."""
+        chosen, kept = [int(stream.choose) for stream in self.streams], self._kept
+        if kept is None:
+            return chosen
+        whole = zip(chosen, self.sample_offset_per_stream, self.samples_per_stream, strict=True)
+        return [number // held * int(kept[first : first + held].sum()) for number, first, held in whole]
 
     def first(self, count: int) -> list[tuple[int, int]]:
         """For `read`: the first samples of the first part, at most so many, as in the first epoch."""

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.stream.latents import LatentDataset
 from micro_diffusion.data.stream.mixture import Part
+from micro_diffusion.data.stream.selection import Selection
 from micro_diffusion.machine.processes import exit_with_parent
 
 
@@ -34,6 +35,8 @@ def build_loader(
     predownload: PositiveInt | None = None,
     keep_zip: bool = False,
     exclude: str | None = None,
+    scores: str | None = None,
+    minimum_scores: Mapping[str, float] | None = None,
 ) -> DataLoader:
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
 
@@ -57,6 +60,9 @@ def build_loader(
         keep_zip: keep the compressed form of shards beside the other.
         exclude: text file with the keys of samples to leave out, one a line, as `key` in the data and `rejects.jsonl`
             have them; every key of local data is read once at the start. None leaves out none.
+        scores: table with a column `key` and columns of numbers: a CSV file with a header, a parquet file, or a folder
+            of these; for minimum_scores.
+        minimum_scores: by column of scores the least that a sample needs to stay, such as {aesthetic: 5}.
 
     Raises:
         FileNotFoundError: when the folder is missing, empty or incomplete; the message names the command to make it.
@@ -65,6 +71,7 @@ def build_loader(
     """
     each = _batch_of_a_rank(batch_size)
     parts = _parts(path, remote, mixture, caption_probabilities)
+    selection = Selection(exclude=exclude, scores=scores, minimum_scores=minimum_scores)
     dataset = LatentDataset(
         parts=parts,
         resolution=resolution,
@@ -75,7 +82,7 @@ def build_loader(
         cache_limit=cache_limit,
         predownload=predownload,
         keep_zip=keep_zip,
-        exclude=exclude,
+        selection=selection or None,
         drop_last=drop_last,
     )
     if drop_last and dataset.epoch_size < batch_size:
