@@ -33,7 +33,7 @@ from micro_diffusion.machine.precision import Precision, autocast, computes_in_b
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.sampling.grid import to_pil
-from micro_diffusion.sampling.guidance import EVERY_LEVEL
+from micro_diffusion.sampling.guidance import EVERY_LEVEL, check_guidance
 from micro_diffusion.sampling.latent_editing import LatentEdit
 from micro_diffusion.sampling.start import Between, Seed
 from micro_diffusion.sampling.watched import Watched
@@ -272,8 +272,8 @@ class Pipeline:
         )
         if negative_prompt and recipe.guidance_scale == 1:
             raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
-        if guidance_interval is not None and recipe.guidance_scale == 1:
-            raise ValueError("a guidance interval has no effect with a guidance scale of 1; leave one of them out")
+        weaker = self._weaker is not None
+        check_guidance(recipe.guidance_scale, guidance_interval or EVERY_LEVEL, guidance_rescale or 0.0, weaker=weaker)
         return recipe
 
     def check_weights(self, recipe: Recipe) -> None:
