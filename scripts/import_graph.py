@@ -37,6 +37,7 @@ ORDER = (
     ("training.optimizers",),
     ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training"),
+    ("training.distillation",),
     ("training.callbacks",),
     ("training.checkpoints",),
     ("training.config_checks",),
