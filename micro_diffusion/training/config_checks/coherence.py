@@ -159,6 +159,15 @@ def _weights(config: Config) -> Iterator[str]:
         yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
 
 
+def _adapter(config: Config) -> Iterator[str]:
+    if config.get("adapter") is None:
+        return
+    if config["model"].get("adapter") != config["adapter"]:
+        yield f"adapter has no effect on {config['model']['_target_'].rpartition('.')[2]}; leave it out"
+    if config["parallelism"]["fsdp"] is not None:
+        yield "an adapter does not go with sharded weights; set parallelism=ddp, or adapter=none"
+
+
 def _guidance(config: Config) -> Iterator[str]:
     model, prompts = config["model"], config.get("prompts", {})
     if model.get("caption_drop") == 0 and prompts.get("guidance_scale", 1) not in (0, 1):
@@ -189,6 +198,7 @@ RULES: tuple[Rule, ...] = (
     _evaluation,
     _precision,
     _weights,
+    _adapter,
     _guidance,
     _no_captions,
 )
