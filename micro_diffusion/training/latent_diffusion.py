@@ -137,6 +137,8 @@ class LatentDiffusion(ComposerModel):
             height, width = latents.shape[-2:]
             patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
             drawn["keep"] = random_keep(draws.uniform(patches), self.train_mask_ratio)
+        if self.adapter is not None and self.adapter.dropout:  # which draws as torch does, wherever the network is
+            torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
         return self._with_image(drawn, draws)
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:

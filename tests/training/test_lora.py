@@ -1,4 +1,4 @@
-"""Adapters beside the layers of every network: at first nothing changes, nothing else is trained, they can be merged."""
+"""Adapters beside the layers of networks: at first nothing changes, they alone are trained, they can be merged."""
 
 from __future__ import annotations
 
