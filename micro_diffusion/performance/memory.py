@@ -79,9 +79,11 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
     network, fsdp = model.network, config.parallelism.fsdp
     parameters = parameter_count(network)
     trained = [weight for group in model.parameter_groups() for weight in group["parameters"]]  # a discriminator's too
-    copies = sum(AUTOCAST * weight.numel() for weight in trained if weight.dtype == torch.float32)
+    frozen = [weight for weight in network.parameters() if not weight.requires_grad]
+    copies = sum(AUTOCAST * weight.numel() for weight in (*trained, *frozen) if weight.dtype == torch.float32)
     weights = sum(weight.nbytes for weight in trained)  # and their gradients as much
-    kept = weights + optimizer_bytes(config) + _average(config) * parameters
+    averaged = parameters - sum(weight.numel() for weight in frozen)
+    kept = weights + sum(weight.nbytes for weight in frozen) + optimizer_bytes(config) + _average(config) * averaged
     fixed, sampling = kept + weights + copies, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]
@@ -110,4 +112,12 @@ def optimizer_bytes(config: DictConfig) -> int:
                 parameter.grad = torch.empty_like(parameter)
         optimizer.step()
     kept = [tensor for state in optimizer.state.values() for tensor in state.values()]
-    return sum(tensor.nbytes for tensor in kept if tensor.ndim > 0)  # the number of its step is no memory
+    return sum(_held(tensor) for tensor in kept if tensor.ndim > 0)  # the number of its step is no memory
+
+
+def _held(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor, or of those of which it is made, as quantised ones are."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
+    return sum(getattr(tensor, name).nbytes for name in names)

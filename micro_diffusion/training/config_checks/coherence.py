@@ -37,6 +37,7 @@ REFERENCES = {
 """Settings that follow from others, which more than the trainer looks at."""
 
 
+QUANTISED = "micro_diffusion.training.optimizers.adamw_8bit.adamw_8bit"
 NO_CAPTIONS = "micro_diffusion.text.none.NoEncoder"
 
 SUPPLIED = {
@@ -159,6 +160,11 @@ def _weights(config: Config) -> Iterator[str]:
         yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
 
 
+def _moments(config: Config) -> Iterator[str]:
+    if config["optimizer"].get("_target_") == QUANTISED and config["parallelism"]["fsdp"] is not None:
+        yield "optimizer=adamw_8bit does not go with sharded weights; set optimizer=adamw or parallelism=ddp"
+
+
 def _adapter(config: Config) -> Iterator[str]:
     if config.get("adapter") is None:
         return
@@ -198,6 +204,7 @@ RULES: tuple[Rule, ...] = (
     _evaluation,
     _precision,
     _weights,
+    _moments,
     _adapter,
     _guidance,
     _no_captions,
