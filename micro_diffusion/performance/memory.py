@@ -34,10 +34,14 @@ class Saved(NamedTuple):
     weights: int
 
 
-def saved_by(config: DictConfig, parameters: int) -> Saved:
-    """The most that a training of so many parameters by this configuration saves, with AdamW's moments."""
-    weights = (WEIGHT[config.model.get("weight_dtype", "fp32")] + _average(config)) * parameters
-    return Saved(weights + MOMENTS * parameters, weights)
+def saved_by(config: DictConfig, parameters: int, trained: int | None = None) -> Saved:
+    """The most that a training of so many parameters by this configuration saves, with AdamW's moments.
+
+    trained: how many of them are not frozen; None for all. The weights of the average hold the frozen ones, too.
+    """
+    weight, average = WEIGHT[config.model.get("weight_dtype", "fp32")], _average(config)
+    changing = parameters if trained is None else trained
+    return Saved(weight * parameters + (average + MOMENTS) * changing, (weight + average) * parameters)
 
 
 def _average(config: DictConfig) -> int:

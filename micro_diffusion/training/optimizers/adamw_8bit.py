@@ -29,12 +29,12 @@ def adamw_8bit(
         weight_decay: decoupled, times lr; only where the group decays.
 
     Raises:
-        ImportError: without torchao.
+        ValueError: without torchao.
     """
     try:
         from micro_diffusion.training.optimizers.quantised_adamw import QuantisedAdamW
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"optimizer=adamw_8bit needs the library torchao, which is not installed ({error}); "
             "pip install 'micro_diffusion[finetune]', or set optimizer=adamw"
         ) from error

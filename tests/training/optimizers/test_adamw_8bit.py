@@ -97,5 +97,5 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 def test_without_torchao_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "micro_diffusion.training.optimizers.quantised_adamw", None)
-    with pytest.raises(ImportError, match=r"needs the library torchao, .* pip install 'micro_diffusion\[finetune\]'"):
+    with pytest.raises(ValueError, match=r"needs the library torchao, .* pip install 'micro_diffusion\[finetune\]'"):
         pair()
