@@ -32,7 +32,7 @@ ORDER = (
     ("saved_cascade",),
     ("generation",),
     ("training.seeded_random", "training.nodes", "training.times"),
-    ("training.trainable",),
+    ("training.trainable", "training.lora"),
     ("training.distributed",),
     ("training.optimizers",),
     ("training.reconstruction_metrics",),

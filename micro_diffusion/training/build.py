@@ -113,7 +113,9 @@ def build_model(config: DictConfig) -> Any:
     model = instantiate(config.model, _convert_="all")
     if not isinstance(model, Trainable):
         raise ValueError(f"model._target_ {config.model._target_} cannot be trained; see training/trainable.py")
-    start_from_run(model.network, config)
+    adapter = getattr(model, "adapter", None)
+    with nullcontext() if adapter is None else adapter.removed(model.network):
+        start_from_run(model.network, config)
     log.info("%s: %s parameters", type(model.network).__name__, f"{parameter_count(model.network):,}")
     return model
 
