@@ -45,6 +45,7 @@ ORDER = (
     ("evaluation",),
     ("export",),
     ("performance",),
+    ("lab",),
     ("doctor",),
     ("serving",),
     ("cli",),

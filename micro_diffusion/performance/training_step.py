@@ -134,6 +134,18 @@ def training_flops(config: DictConfig, *, recomputed: bool = False) -> int:
     return count_flops(lambda: total_loss(model, batch).backward())
 
 
+def update_flops(config: DictConfig) -> int:
+    """Floating-point operations in the matrix products of one optimizer step, which Muon has and AdamW has not."""
+    with torch.device("meta"):
+        model = build_model(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")  # tensors without data, on a device for which there are fused optimizers
+        optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        return count_flops(optimizer.step)
+
+
 def without_checkpointing(config: DictConfig) -> DictConfig:
     """The same training, in which activations are kept rather than computed again."""
     if "backbone" not in config:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from composer import ComposerModel
@@ -52,6 +52,9 @@ class LatentDiffusion(ComposerModel):
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
             takes away (training/compact_adamw.py).
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
+        eval_objective: whose noise levels and weight the evaluation loss has, so that runs of several objectives can be
+            compared; None for those of the objective itself.
+        contrast: of contrastive flow matching, in training; see `Objective.repelled`.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
@@ -71,6 +74,8 @@ class LatentDiffusion(ComposerModel):
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
         train_crop: PositiveInt | None = None,
+        eval_objective: Objective | None = None,
+        contrast: Fraction = 0.0,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -89,7 +94,8 @@ class LatentDiffusion(ComposerModel):
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
         self.train_crop = train_crop
-        self.objective = objective
+        self.objective, self.eval_objective = objective, eval_objective
+        self.contrast = contrast
         self.train_mask_ratio = train_mask_ratio
         self.caption_drop = caption_drop
         self.cpu_precision: Precision = cpu_precision
@@ -155,6 +161,9 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
+        return self._loss(batch, contrast=self.contrast)
+
+    def _loss(self, batch: Batch, **how: Any) -> Loss:
         image, level = batch.get("image"), batch.get("image_level")
         condition = Condition(batch["caption_tokens"], batch["caption_mask"], image, level)
         if "caption_dropped" in batch:
@@ -168,6 +177,7 @@ class LatentDiffusion(ComposerModel):
                 noise=batch["noise"],
                 keep=batch.get("keep"),
                 **({"loss_mask": batch["loss_mask"]} if "loss_mask" in batch else {}),
+                **{key: value for key, value in how.items() if value},
             )
 
     def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
@@ -179,8 +189,8 @@ class LatentDiffusion(ComposerModel):
         return outputs.per_sample.mean()
 
     def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
-        """The same as `forward`."""
-        return self(batch) if outputs is None else outputs
+        """The same as `forward`, at the noise levels of the evaluation."""
+        return self._loss(batch, measure=self.eval_objective) if outputs is None else outputs
 
     def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
         """Evaluation losses; training reports its loss by itself."""
