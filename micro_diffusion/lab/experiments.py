@@ -55,7 +55,9 @@ def read_experiment(path: Path) -> Experiment:
             says[last] += " " + line.lstrip("# ").rstrip()
         else:
             last = None
-    first = (OmegaConf.load(path).get("defaults") or ["_self_"])[0]
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
+    first = content.get("defaults", ["_self_"])[0]
     parent = first if isinstance(first, str) and first != "_self_" else None
     wanted = set(FIELDS) - {"With it"} - (set() if parent else {"Changes"})
     if missing := [field for field in FIELDS if field in wanted - says.keys()]:

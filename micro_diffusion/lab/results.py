@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LOSS = "metrics/eval/loss"
+BAND = f"{LOSS}_"
 SCORE = "images/"
 
 

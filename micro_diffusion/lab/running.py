@@ -114,7 +114,7 @@ def _train(config: str, log: str) -> None:
     register_resolvers()
     try:
         with one_sentence_errors():
-            train(OmegaConf.create(config))
+            train(DictConfig(OmegaConf.create(config)))
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out, and the shared memory of the data with them
 
