@@ -5,11 +5,16 @@ Counted are the matrix products and convolutions of forward pass, backward pass 
 
 from __future__ import annotations
 
+import statistics
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.performance.training_step import training_flops, update_flops
+
+
+MOMENTS = 8
+"""Of a training that changes as it goes, whose costs are counted."""
 
 
 class Cost(NamedTuple):
@@ -39,7 +44,9 @@ class Cost(NamedTuple):
 
 def cost_of(config: DictConfig) -> Cost:
     """Counted on tensors without data; the mean over the training where the share of masked patches changes."""
-    return Cost(training_flops(config, recomputed=True), update_flops(config))
+    moments = [0.0] if config.model.get("final_mask_ratio") is None else [(i + 0.5) / MOMENTS for i in range(MOMENTS)]
+    images = [training_flops(config, recomputed=True, progress=moment) for moment in moments]
+    return Cost(statistics.fmean(images), update_flops(config))
 
 
 def with_length(config: DictConfig, budget: float) -> tuple[DictConfig, Cost]:

@@ -103,11 +103,9 @@ def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def undeclared(configs: Path, experiment: Experiment) -> list[str]:
-    """Keys in which an experiment differs from its parent without saying so."""
-    if experiment.parent is None:
-        return []
+def undeclared(experiment: Experiment, config: DictConfig, parent: DictConfig) -> list[str]:
+    """Keys in which an experiment's training differs from its parent's without its head saying so."""
     says = experiment.says
     declared = [says["Changes"], *(key.strip() for key in says.get("With it", "").split(",") if key.strip())]
-    changed = differences(composed(configs, experiment.name), composed(configs, experiment.parent))
+    changed = differences(config, parent)
     return [key for key in changed if not any(key == one or key.startswith(f"{one}.") for one in declared)]

@@ -161,9 +161,7 @@ def sentence(runs: Mapping[str, Runs], row: Compared, budget: float) -> str:
     day = max(run.date for run in mine).partition(" ")[0]
     p = "" if math.isnan(row.flops.welch) else f", p {p_value(row.flops.welch)}"
     loss = mean([run.last.loss for run in mine])
-    return (
-        f"{day}, {budget / 1e12:g} TFLOP, {len(mine)} seeds: loss {loss:.4f}, {signed(row.flops)}{p}: {row.verdict}"
-    )
+    return f"{day}, {budget / 1e12:g} TFLOP, {len(mine)} seeds: loss {loss:.4f}, {signed(row.flops)}{p}: {row.verdict}"
 
 
 def write_result(path: Path, text: str) -> None:

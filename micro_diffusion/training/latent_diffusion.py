@@ -54,6 +54,8 @@ class LatentDiffusion(ComposerModel):
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
         eval_objective: whose noise levels and weight the evaluation loss has, so that runs of several objectives can be
             compared; None for those of the objective itself.
+        final_mask_ratio: to which the share of masked patches goes evenly over the training; None where it stays. The
+            network is compiled again for each number of patches that are left.
         contrast: of contrastive flow matching, in training; see `Objective.repelled`.
 
     Raises:
@@ -75,6 +77,7 @@ class LatentDiffusion(ComposerModel):
         image_conditioner: ImageConditioner | None = None,
         train_crop: PositiveInt | None = None,
         eval_objective: Objective | None = None,
+        final_mask_ratio: FractionBelow1 | None = None,
         contrast: Fraction = 0.0,
     ) -> None:
         super().__init__()
@@ -83,7 +86,8 @@ class LatentDiffusion(ComposerModel):
         if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
-        _check_masking(backbone, train_mask_ratio)
+        for ratio in (train_mask_ratio, final_mask_ratio or 0.0):
+            _check_masking(backbone, ratio)
         check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
@@ -96,7 +100,7 @@ class LatentDiffusion(ComposerModel):
         self.train_crop = train_crop
         self.objective, self.eval_objective = objective, eval_objective
         self.contrast = contrast
-        self.train_mask_ratio = train_mask_ratio
+        self.train_mask_ratio, self.final_mask_ratio = train_mask_ratio, final_mask_ratio
         self.caption_drop = caption_drop
         self.cpu_precision: Precision = cpu_precision
         self.metrics: dict[str, Metric] = {"loss": BandLoss(0.0, math.inf)}
@@ -129,11 +133,17 @@ class LatentDiffusion(ComposerModel):
             "noise": draws.normal(*latents.shape[1:]),
             "caption_dropped": draws.uniform() < self.caption_drop,
         }
-        if self.train_mask_ratio:
+        if mask_ratio := self.mask_ratio(draws.progress):
             height, width = latents.shape[-2:]
             patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
-            drawn["keep"] = random_keep(draws.uniform(patches), self.train_mask_ratio)
+            drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
         return self._with_image(drawn, draws)
+
+    def mask_ratio(self, progress: float) -> float:
+        """Share of patches that a step masks when so much of the training is done."""
+        if self.final_mask_ratio is None:
+            return self.train_mask_ratio
+        return self.train_mask_ratio + progress * (self.final_mask_ratio - self.train_mask_ratio)
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""

@@ -35,9 +35,10 @@ class SeededDraws(Callback):
         timestamp = state.timestamp if purpose == "train" else state.eval_timestamp
         size = len(next(iter(state.batch.values())))
         rank, ranks = dist.get_global_rank(), dist.get_world_size()
-        number = timestamp.batch.value
+        number, elapsed = timestamp.batch.value, state.get_elapsed_duration()
+        progress = 0.0 if elapsed is None else float(elapsed.value)
         seed = self.seed if purpose == "train" else 0
-        return Draws.of(seed, purpose, number, size=size, rank=rank, ranks=ranks, step=number)
+        return Draws.of(seed, purpose, number, size=size, rank=rank, ranks=ranks, step=number, progress=progress)
 
 
 def _pinned(batch: Batch, device: Device) -> Batch:
