@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
             x: (B, T, D).
             mask: (B, T) bool of rows that may be attended to, or None for all.
             angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
-            mixed: other values (B, T, A), and the shares () of these and its own in their place; None for its own alone.
+            mixed: other values (B, T, A), and the shares () of these and its own; None for its own alone.
 
         Returns:
             (B, T, D).

@@ -61,8 +61,8 @@ class SparseDiT(nn.Module):
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
         unmodulated_router: experts choose among tokens that are not told the noise level.
         value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
-        route: (first, end), blocks of the backbone that patches which are left out go around, and all others see (Krause
-            et al. 2025, "TREAD", arXiv 2501.04765); None leaves them out of all blocks, and of the prediction.
+        route: (first, end), blocks of the backbone around which the patches go that are not kept, while the other blocks
+            see all (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves them out, of the prediction too.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
@@ -156,9 +156,7 @@ class SparseDiT(nn.Module):
         if value_residual and len({block.attention.qkv.out_features for block in self.blocks}) > 1:
             raise ValueError("value_residual needs one attention width; set qkv_ratio to one value for all blocks")
         if value_residual and route is not None:
-            raise ValueError(
-                "value_residual does not go with a route, around which tokens have no values; leave out one"
-            )
+            raise ValueError("value_residual does not go with a route, since all tokens need values; leave out one")
         self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.performance.training_step import training_flops, update_flops
 
-
 MOMENTS = 8
 """Of a training that changes as it goes, whose costs are counted."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -85,6 +86,11 @@ def comparisons(runs: Mapping[str, Runs]) -> list[Compared]:
     return [Compared(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
+HEADING = (
+    "experiment", "seeds", "images", "processor", "loss", "against", "Δ at equal FLOPs", "p", "p paired", "verdict",
+    "Δ at equal seconds", "Δ at equal images", "single", "two", "held out",
+)  # fmt: skip
+
 AXES: dict[str, Callable[[Point], float]] = {
     "flops": lambda point: point.flops,
     "seconds": lambda point: point.processor,
@@ -101,7 +107,7 @@ def _difference_at(ours: Runs, theirs: Runs, axis: Callable[[Point], float]) -> 
 
 def loss_at(curve: Sequence[Point], place: float, axis: Callable[[Point], float]) -> float:
     """The loss between two evaluations, along a straight line; that of the last one beyond its end."""
-    for before, after in zip(curve, curve[1:], strict=False):
+    for before, after in itertools.pairwise(curve):
         if axis(after) >= place:
             share = (place - axis(before)) / (axis(after) - axis(before))
             return before.loss + share * (after.loss - before.loss)
@@ -112,11 +118,7 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
     """One row an experiment, the best difference first, after those that are compared with nothing."""
     rows = {row.name: row for row in compared}
     order = sorted(runs, key=lambda name: rows[name].flops.of.value if name in rows else -math.inf)
-    lines = [
-        "| experiment | seeds | images | processor | loss | against | Δ at equal FLOPs | p | p paired | verdict "
-        "| Δ at equal seconds | Δ at equal images | single | two | held out |",
-        "|" + "---|" * 15,
-    ]
+    lines = ["| " + " | ".join(HEADING) + " |", "|" + "---|" * len(HEADING)]
     for name in order:
         mine = list(runs[name].values())
         seconds = mean([run.last.processor for run in mine])
