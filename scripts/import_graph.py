@@ -46,6 +46,7 @@ ORDER = (
     ("evaluation",),
     ("export",),
     ("performance",),
+    ("lab",),
     ("doctor",),
     ("serving",),
     ("cli",),

@@ -34,7 +34,7 @@ from micro_diffusion.backbone.embedding import (
 )
 from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
-from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
+from micro_diffusion.backbone.masking import keep_tokens, put_back, restore_tokens, visible
 from micro_diffusion.backbone.recomputation import modulated_norm
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
@@ -63,6 +63,10 @@ class SparseDiT(nn.Module):
         experts: number of experts in a sparse block; 0 for dense blocks only.
         expert_capacity: experts that take a token on average.
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
+        unmodulated_router: experts choose among tokens that are not told the noise level.
+        value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
+        route: (first, end), blocks of the backbone around which the patches go that are not kept, while the others
+            see all (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves them out, of the prediction too.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
@@ -99,6 +103,9 @@ class SparseDiT(nn.Module):
         experts: NonNegativeInt = 8,
         expert_capacity: PositiveFloat = 2.0,
         experts_every: PositiveInt = 2,
+        unmodulated_router: bool = False,
+        value_residual: bool = False,
+        route: Sequence[NonNegativeInt] | None = None,
         rotary: bool = False,
         position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
@@ -122,6 +129,7 @@ class SparseDiT(nn.Module):
             expert_capacity=expert_capacity,
             experts_every=experts_every,
             eps=norm_eps,
+            unmodulated_router=unmodulated_router,
         )
         shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
 
@@ -144,8 +152,16 @@ class SparseDiT(nn.Module):
 
         qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
         self.blocks = Blocks(
-            Block(shapes.of(i, dim, qkv[i], mlp[i], may_be_sparse=i < depth - 1)) for i in range(depth)
+            Block(
+                shapes.of(i, dim, qkv[i], mlp[i], value_residual=value_residual and i > 0, may_be_sparse=i < depth - 1)
+            )
+            for i in range(depth)
         )
+        self.value_residual, self.route = value_residual, _checked_route(route, depth)
+        if value_residual and len({block.attention.qkv.out_features for block in self.blocks}) > 1:
+            raise ValueError("value_residual needs one attention width; set qkv_ratio to one value for all blocks")
+        if value_residual and route is not None:
+            raise ValueError("value_residual does not go with a route, since all tokens need values; leave out one")
         self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
@@ -287,12 +303,12 @@ class SparseDiT(nn.Module):
         tokens = self.mixer_in(tokens)
         for block, c, attended in zip(self.mixer, conditioning.mixer, caption.mixer, strict=True):
             tokens = self._run(block, tokens, c, attended, caption.mask, grid=grid, angles=angles)
-        if keep is not None:
-            tokens = keep_tokens(tokens, keep)
-            angles = None if angles is None else angles[keep]
-        tokens = self.mixer_out(tokens)
-        for block, c, attended in zip(self.blocks, conditioning.blocks, caption.blocks, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, angles=angles)
+        if keep is not None and self.route is None:
+            tokens = self.mixer_out(keep_tokens(tokens, keep))
+            tokens = self._through(range(len(self.blocks)), tokens, conditioning, caption, angles, keep)
+        else:
+            tokens = self._routed(self.mixer_out(tokens), conditioning, caption, angles, keep)
+            keep = None
 
         shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
         patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
@@ -302,6 +318,43 @@ class SparseDiT(nn.Module):
         patches = restore_tokens(patches, keep, count)
         shown = visible(keep, count)[:, :, None].expand(-1, -1, self.patch_size**2)
         return Prediction(*(unpatchify(y, self.patch_size, *size) for y in (patches, shown)))
+
+    def _routed(
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        caption: EncodedCaption,
+        angles: Tensor | None,
+        keep: Tensor | None,
+    ) -> Tensor:
+        """All patches (B, T, D) through all blocks, of which those that are not kept go around `route`."""
+        depth = len(self.blocks)
+        if keep is None or self.route is None:
+            return self._through(range(depth), tokens, conditioning, caption, angles)
+        first, end = self.route
+        tokens = self._through(range(first), tokens, conditioning, caption, angles)
+        kept = self._through(range(first, end), keep_tokens(tokens, keep), conditioning, caption, angles, keep)
+        return self._through(range(end, depth), put_back(tokens, kept, keep), conditioning, caption, angles)
+
+    def _through(
+        self,
+        blocks: range,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        caption: EncodedCaption,
+        angles: Tensor | None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Some blocks of the backbone, one after another. keep: which patches these tokens are, None for all."""
+        angles = angles if angles is None or keep is None else angles[keep]
+        values = {}
+        for i in blocks:
+            block: Any = self.blocks[i]
+            c = conditioning.blocks[i]
+            if self.value_residual and i == 0:
+                values = {"first_values": block.values(tokens, c)}
+            tokens = self._run(block, tokens, c, caption.blocks[i], caption.mask, angles=angles, **values)
+        return tokens
 
     def _run(self, block: Block, *inputs: Any, **options: Any) -> Tensor:
         """One block, checkpointed where that was asked for and a backward pass will come."""
@@ -373,6 +426,15 @@ def _check_effects(takes_image_level: bool, image_channels: int, mixer_convoluti
 def _suffix(size: Sequence[int]) -> str:
     """Of the buffers for a further size."""
     return f"_{size[0]}x{size[1]}"
+
+
+def _checked_route(route: Sequence[int] | None, depth: int) -> tuple[int, int] | None:
+    """Raise ValueError for a route that is none of a backbone so deep."""
+    if route is None:
+        return None
+    if len(route) != 2 or not 0 <= route[0] < route[1] <= depth:
+        raise ValueError(f"route is {list(route)}; set it to [first, end] with 0 <= first < end <= depth={depth}")
+    return route[0], route[1]
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:
