@@ -80,7 +80,7 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
     """Fails when the page asks another machine for something, or a script of its own fails."""
     size = {"desktop": (1200, 1000), "phone": (390, 844)}[request.param]
     opened, outside, errors = browser.new_page(viewport=dict(zip(("width", "height"), size, strict=True))), [], []
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(60_000)
     opened.on("request", lambda one: outside.append(one.url) if one.url.startswith("http") else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(address)
