@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -154,7 +155,7 @@ def test_details_and_a_region(page):
     page.get_by_role("option", name="right").click()
     page.locator("canvas").wait_for(state="hidden")
     press(page, 1)
-    assert "region: right" in page.locator("#recipe textarea").input_value()
+    playwright.expect(page.locator("#recipe textarea")).to_have_value(re.compile("region: right"), timeout=60_000)
     page.get_by_label("Guide away from", exact=True).click()
     page.get_by_role("option", name="animals").click()
     page.get_by_role("button", name="Generate").click()
