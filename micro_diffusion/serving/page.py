@@ -129,7 +129,7 @@ class Page:
     def _build_starts(self) -> None:
         self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260, visible=False)
         self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change", visible=False)
-        self.region = gr.Dropdown([PAINTED, *REGIONS], label="What changes", visible=False)
+        self.region = gr.Dropdown([PAINTED, *REGIONS], label="What changes", visible="hidden")
         self.painting = gr.HTML(
             html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, label="Paint over what is to change",
             show_label=True, container=True, visible="hidden",
@@ -169,7 +169,7 @@ class Page:
             lambda start, region: [
                 gr.update(visible=start in (IMAGE, MASK)),
                 gr.update(visible=start == IMAGE),
-                gr.update(visible=start == MASK),
+                gr.update(visible=True if start == MASK else "hidden"),
                 _paints(start, region),
                 gr.update(visible=start == WAY),
             ],

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -80,7 +81,7 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
     """Fails when the page asks another machine for something, or a script of its own fails."""
     size = {"desktop": (1200, 1000), "phone": (390, 844)}[request.param]
     opened, outside, errors = browser.new_page(viewport=dict(zip(("width", "height"), size, strict=True))), [], []
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(60_000)
     opened.on("request", lambda one: outside.append(one.url) if one.url.startswith("http") else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(address)
@@ -154,7 +155,7 @@ def test_details_and_a_region(page):
     page.get_by_role("option", name="right").click()
     page.locator("canvas").wait_for(state="hidden")
     press(page, 1)
-    assert "region: right" in page.locator("#recipe textarea").input_value()
+    playwright.expect(page.locator("#recipe textarea")).to_have_value(re.compile("region: right"), timeout=60_000)
     page.get_by_label("Guide away from", exact=True).click()
     page.get_by_role("option", name="animals").click()
     page.get_by_role("button", name="Generate").click()
