@@ -9,6 +9,7 @@ from composer.utils import get_free_tcp_port
 
 from micro_diffusion.data.format.buckets import BUCKETS, buckets_text
 from micro_diffusion.data.stream.loader import build_loader
+from micro_diffusion.data.stream.mixture import Part
 from tests.data.stream.test_loader import make_latents, numbers
 from tests.forked_process import fork, wait
 
@@ -144,3 +145,15 @@ def test_a_list_of_aspect_ratios_that_is_damaged_or_names_other_places_is_refuse
         (folder / BUCKETS).write_text(text)
         with pytest.raises(ValueError, match=said):
             load(folder)
+
+
+def test_a_part_of_several_shapes_shares_batches_and_its_proportion(folder, tmp_path):
+    square = make_latents(tmp_path / "square", 13, start=50)
+    parts = {"several": Part(path=str(folder)), "square": Part(path=str(square))}
+    loader = build_loader(mixture=parts, resolution=8, batch_size=BATCH, shuffle=True)
+    batches = list(loader)
+    assert sorted(numbers(batches)) == list(range(63))
+    assert len(batches) == 40 // BATCH + 3 + 1  # both squares together fill five
+    del loader
+    proportions = [part.proportion for part in Part(path=str(folder), proportion=0.5).buckets()]
+    assert proportions == [0.5 * count / 50 for count in COUNTS.values()]
