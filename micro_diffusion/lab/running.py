@@ -54,14 +54,18 @@ def planned(
     Raises:
         ValueError: for an experiment that does not compose.
     """
+    trainings = []
+    for name in names:
+        experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
+        trainings.append((experiment, *with_length(composed(configs, name, overrides), budget)))
     plans = []
     for seed in seeds:
-        for name in names:
-            experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
-            config, cost = with_length(composed(configs, name, [f"seed={seed}", *overrides]), budget)
-            key = digest(resolved(anywhere(config)))
-            config.exp_name = f"{name}/{seed}_{key}"
-            plans.append(Plan(experiment, seed, budget, config, cost, key))
+        for experiment, config, cost in trainings:
+            seeded = config.copy()
+            seeded.seed = seed
+            key = digest(resolved(anywhere(seeded)))
+            seeded.exp_name = f"{experiment.name}/{seed}_{key}"
+            plans.append(Plan(experiment, seed, budget, seeded, cost, key))
     return plans
 
 
