@@ -65,8 +65,8 @@ class SparseDiT(nn.Module):
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
         unmodulated_router: experts choose among tokens that are not told the noise level.
         value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
-        route: (first, end), blocks of the backbone around which the patches go that are not kept, while the others
-            see all (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves them out, of the prediction too.
+        route: (first, end), blocks of the backbone around which patches go that are not kept, while the others see all
+            (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -54,18 +54,36 @@ def planned(
     Raises:
         ValueError: for an experiment that does not compose.
     """
+    trainings = []
+    for name in names:
+        experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
+        trainings.append((experiment, *with_length(composed(configs, name, overrides), budget)))
     plans = []
     for seed in seeds:
-        for name in names:
-            experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
-            config, cost = with_length(composed(configs, name, [f"seed={seed}", *overrides]), budget)
-            key = digest({**resolved(config), "output_dir": None})
-            config.exp_name = f"{name}/{seed}_{key}"
-            plans.append(Plan(experiment, seed, budget, config, cost, key))
+        for experiment, config, cost in trainings:
+            seeded = config.copy()
+            seeded.seed = seed
+            key = digest(resolved(anywhere(seeded)))
+            seeded.exp_name = f"{experiment.name}/{seed}_{key}"
+            plans.append(Plan(experiment, seed, budget, seeded, cost, key))
     return plans
 
 
-def run_all(plans: Sequence[Plan], out: Path, *, jobs: int = 1, lock: Path | None = None, again: bool = False) -> None:
+def anywhere(config: DictConfig) -> DictConfig:
+    """The same training, wherever its data and its folder are."""
+    content = {"output_dir": "", "train_loader": {"path": ""}, "eval_loader": {"path": ""}}
+    return DictConfig(OmegaConf.merge(config, content))
+
+
+def run_all(
+    plans: Sequence[Plan],
+    out: Path,
+    *,
+    jobs: int = 1,
+    lock: Path | None = None,
+    again: bool = False,
+    train: Callable[[Plan], int | None] | None = None,
+) -> None:
     """Train what is not in the file of results yet, and append to it.
 
     Args:
@@ -74,21 +92,16 @@ def run_all(plans: Sequence[Plan], out: Path, *, jobs: int = 1, lock: Path | Non
         jobs: runs side by side.
         lock: a file that each run holds (flock), so that others who do the same take turns with it.
         again: whether failed runs are tried again.
+        train: a run to the exit status of its training; None trains in a process of its own.
     """
     done = {result.key for result in read(out) if result.error is None or not again}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([STACK])
-    writing = Lock()
+    train, writing = train or in_own_process(), Lock()
 
     def one(plan: Plan) -> None:
         with held(lock):
             print(f"{datetime.now():%H:%M:%S} {plan.folder}: {plan.config.trainer.max_duration}", flush=True)
-            plan.folder.mkdir(parents=True, exist_ok=True)
             start = time.monotonic()
-            process = context.Process(target=_train, args=(OmegaConf.to_yaml(plan.config), str(plan.folder / "log")))
-            process.start()
-            process.join()
-        result = result_of(plan, process.exitcode)
+            result = result_of(plan, train(plan))
         with writing:
             append(out, result)
         said = result.error or f"loss {result.last.loss:.4f}"
@@ -96,6 +109,21 @@ def run_all(plans: Sequence[Plan], out: Path, *, jobs: int = 1, lock: Path | Non
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, [plan for plan in plans if plan.key not in done]))
+
+
+def in_own_process() -> Callable[[Plan], int | None]:
+    """Trains in processes that are forked from a server, in which everything is imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([STACK])
+
+    def train(plan: Plan) -> int | None:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        process = context.Process(target=_train, args=(OmegaConf.to_yaml(plan.config), str(plan.folder / "log")))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return train
 
 
 def _train(config: str, log: str) -> None:
