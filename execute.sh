@@ -368,9 +368,10 @@ case ${1-} in
 -h | --help) sed -n '2,13s/^# \{0,1\}//p' execute.sh ;;
 test)
     use_environment
-    python -c 'import hypothesis, pyright, pytest, ruff' 2>/dev/null ||
+    python -c 'import hypothesis, pyright, pytest, ruff, xdist' 2>/dev/null ||
         fail "The active environment lacks the packages of the tests; run: python -m pip install -e '.[test]'"
-    exec python -m pytest "${@:2}"
+    # Two at a time; the tests of a file stay together, since they share what they have trained.
+    exec python -m pytest --numprocesses 2 --dist loadfile "${@:2}"
     ;;
 quickstart | cascade | ldm)
     read_overrides "${@:2}"

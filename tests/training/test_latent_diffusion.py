@@ -114,7 +114,8 @@ def test_no_caption_is_dropped_or_every_one(probability, share):
 @pytest.mark.parametrize("event", ["after_dataloader", "eval_batch_start"])
 def test_a_gpu_gets_its_batch_in_pinned_memory(monkeypatch, event):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: None)
-    state = SimpleNamespace(model=make_model(), timestamp=Timestamp(), eval_timestamp=Timestamp())
+    clock = {"timestamp": Timestamp(), "eval_timestamp": Timestamp(), "get_elapsed_duration": lambda: None}
+    state = SimpleNamespace(model=make_model(), **clock)
     for device, left in ((DeviceCPU(), True), (DeviceGPU.__new__(DeviceGPU), False)):
         state.device, state.batch = device, make_batch()
         getattr(SeededDraws(seed=0), event)(state, None)
