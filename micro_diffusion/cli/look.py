@@ -78,6 +78,7 @@ def steps(found: Folder, preset: str) -> dict[str, list[str]]:
         "convert": [*convert, f"preparation.shorter_side={2 * side}"],
         "autoencoder": [f"resolution={side}", f"trainer.max_duration={autoencoder_steps(found)}ba"],
         "precompute": [f"resolutions=[{half},{side}]", *encoder],
+        "plan": [f"--images={found.expected}", f"--machine={'cpu' if preset == 'laptop' else 'here'}"],
         "train": [*prompts, *machine],
         "small": [f"resolution={half}"],
         "large": [f"resolution={side}"],

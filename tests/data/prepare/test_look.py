@@ -43,6 +43,7 @@ def test_names_say_what_images_show(tmp_path):
     assert "21 images, about 20 can be used" in said and "unreadable image (1" in said and "learned by heart" in said
     asked = steps(found, "laptop")
     assert "source.without_text=name" in asked["convert"] and asked["precompute"] == ["resolutions=[32,64]"]
+    assert asked["plan"] == ["--images=20", "--machine=cpu"]
     assert "machine=24gb" in steps(found, "24gb")["train"]
 
 
