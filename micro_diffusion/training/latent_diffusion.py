@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from composer import ComposerModel
@@ -54,6 +54,11 @@ class LatentDiffusion(ComposerModel):
             takes away (training/compact_adamw.py).
         adapter: what is trained in place of the network's weights, which then are frozen; None trains these.
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
+        eval_objective: whose noise levels and weight the evaluation loss has, so that runs of several objectives can be
+            compared; None for those of the objective itself.
+        final_mask_ratio: to which the share of masked patches goes evenly over the training; None where it stays. The
+            network is compiled again for each number of patches that are left.
+        contrast: of contrastive flow matching, in training; see `Objective.repelled`.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
@@ -74,6 +79,9 @@ class LatentDiffusion(ComposerModel):
         image_conditioner: ImageConditioner | None = None,
         train_crop: PositiveInt | None = None,
         adapter: Lora | None = None,
+        eval_objective: Objective | None = None,
+        final_mask_ratio: FractionBelow1 | None = None,
+        contrast: Fraction = 0.0,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -81,7 +89,8 @@ class LatentDiffusion(ComposerModel):
         if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
-        _check_masking(backbone, train_mask_ratio)
+        for ratio in (train_mask_ratio, final_mask_ratio or 0.0):
+            _check_masking(backbone, ratio)
         check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
@@ -95,8 +104,9 @@ class LatentDiffusion(ComposerModel):
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
         self.train_crop = train_crop
-        self.objective = objective
-        self.train_mask_ratio = train_mask_ratio
+        self.objective, self.eval_objective = objective, eval_objective
+        self.contrast = contrast
+        self.train_mask_ratio, self.final_mask_ratio = train_mask_ratio, final_mask_ratio
         self.caption_drop = caption_drop
         self.cpu_precision: Precision = cpu_precision
         self.metrics: dict[str, Metric] = {"loss": BandLoss(0.0, math.inf)}
@@ -133,13 +143,19 @@ class LatentDiffusion(ComposerModel):
             "noise": draws.normal(*latents.shape[1:]),
             "caption_dropped": draws.uniform() < self.caption_drop,
         }
-        if self.train_mask_ratio:
+        if mask_ratio := self.mask_ratio(draws.progress):
             height, width = latents.shape[-2:]
             patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
-            drawn["keep"] = random_keep(draws.uniform(patches), self.train_mask_ratio)
+            drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
         if self.adapter is not None and self.adapter.dropout:  # which draws as torch does, wherever the network is
             torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
         return self._with_image(drawn, draws)
+
+    def mask_ratio(self, progress: float) -> float:
+        """Share of patches that a step masks when so much of the training is done."""
+        if self.final_mask_ratio is None:
+            return self.train_mask_ratio
+        return self.train_mask_ratio + progress * (self.final_mask_ratio - self.train_mask_ratio)
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
@@ -167,6 +183,9 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
+        return self._loss(batch, contrast=self.contrast)
+
+    def _loss(self, batch: Batch, **how: Any) -> Loss:
         image, level = batch.get("image"), batch.get("image_level")
         condition = Condition(batch["caption_tokens"], batch["caption_mask"], image, level)
         if "caption_dropped" in batch:
@@ -180,6 +199,7 @@ class LatentDiffusion(ComposerModel):
                 noise=batch["noise"],
                 keep=batch.get("keep"),
                 **({"loss_mask": batch["loss_mask"]} if "loss_mask" in batch else {}),
+                **{key: value for key, value in how.items() if value},
             )
 
     def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
@@ -191,8 +211,8 @@ class LatentDiffusion(ComposerModel):
         return outputs.per_sample.mean()
 
     def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
-        """The same as `forward`."""
-        return self(batch) if outputs is None else outputs
+        """The same as `forward`, at the noise levels of the evaluation."""
+        return self._loss(batch, measure=self.eval_objective) if outputs is None else outputs
 
     def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
         """Evaluation losses; training reports its loss by itself."""

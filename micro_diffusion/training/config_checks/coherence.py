@@ -183,6 +183,11 @@ def _guidance(config: Config) -> Iterator[str]:
         )
 
 
+def _teacher(config: Config) -> Iterator[str]:
+    if "teacher" in config["model"] and config["model"]["teacher"] is None:
+        yield "model.teacher is null, so there is no run to distil; set init_from to the folder of a finished run"
+
+
 def _no_captions(config: Config) -> Iterator[str]:
     drop = config["model"].get("caption_drop")
     if drop and (config.get("text_encoder") or {}).get("_target_") == NO_CAPTIONS:
@@ -207,6 +212,7 @@ RULES: tuple[Rule, ...] = (
     _moments,
     _adapter,
     _guidance,
+    _teacher,
     _no_captions,
 )
 
