@@ -59,7 +59,7 @@ requirements = [
 emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 hdf5 = ["h5py>=3.11,<4"]
-# later versions of peft take no torchao that torch 2.7 can import, and later ones of torchao want a later torch
+# peft 0.19 refuses torchao below 0.16, and torchao 0.18 wants a later torch than Composer does
 finetune = ["peft>=0.17,<0.18", "torchao>=0.13,<0.14"]
 
 serve = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1"]
