@@ -3,13 +3,16 @@
 import json
 import os
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from composer.utils import get_free_tcp_port
 
 from micro_diffusion.data.format.buckets import BUCKETS, buckets_text
 from micro_diffusion.data.stream.loader import build_loader
 from micro_diffusion.data.stream.mixture import Part
+from micro_diffusion.data.stream.size_batches import one_size_batches
 from tests.data.stream.test_loader import make_latents, numbers
 from tests.forked_process import fork, wait
 
@@ -157,3 +160,36 @@ def test_a_part_of_several_shapes_shares_batches_and_its_proportion(folder, tmp_
     del loader
     proportions = [part.proportion for part in Part(path=str(folder), proportion=0.5).buckets()]
     assert proportions == [0.5 * count / 50 for count in COUNTS.values()]
+
+
+class TwoSizes:
+    """What an order needs of a data set: 29 samples of one size, and 17 of another from number 100 on."""
+
+    partition_algo, shuffle, shuffle_seed, shuffle_algo, shuffle_block_size = "relaxed", True, 0, "py1e", 1 << 18
+    streams_by_size, epoch_size, drop_last, starts = [[0], [1]], 46, False, {0: (29, 0), 1: (17, 100)}
+
+    def __init__(self, first_nodes: int, batch_of_rank: int) -> None:
+        self.num_canonical_nodes = self.initial_physical_nodes = first_nodes
+        self.batch_of_rank = batch_of_rank
+
+    def resample_streams(self, epoch, stream):
+        count, start = self.starts[stream]
+        return np.array([count]), np.arange(start, start + count)
+
+
+def ordered(first_nodes: int, nodes: int, ranks: int) -> list[list[int]]:
+    """The batches of 12 of an epoch that began on some nodes, as ranks of these nodes see them."""
+    world = SimpleNamespace(num_nodes=nodes, ranks_per_node=ranks, workers_per_rank=2, num_ranks=nodes * ranks)
+    work = one_size_batches(TwoSizes(first_nodes, 12 // (nodes * ranks)), world, 1, 0)  # pyright: ignore
+    assert len({tuple((work[n, r] >= 0).sum(-1).flat) for n in range(nodes) for r in range(ranks)}) == 1
+    found = [sorted(set(batch[batch >= 0].tolist())) for batch in work.transpose(3, 2, 0, 1, 4).reshape(-1, 12)]
+    return [batch for batch in found if batch]
+
+
+@pytest.mark.parametrize("first_nodes", [1, 2, 3])
+def test_the_order_is_the_same_on_other_nodes_than_an_epoch_began_on(first_nodes):
+    expected = ordered(first_nodes, first_nodes, 1)
+    assert sorted(number for batch in expected for number in batch) == [*range(29), *range(100, 117)]
+    for nodes, ranks in ((1, 1), (1, 4), (2, 1), (2, 3), (3, 2)):
+        if nodes in (1, first_nodes) or first_nodes > 1:
+            assert ordered(first_nodes, nodes, ranks) == expected
