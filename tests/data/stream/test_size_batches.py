@@ -83,19 +83,23 @@ def test_an_epoch_resumes_where_it_stopped(folder, begun):
     del resumed
 
 
-def on_ranks(folder, tmp_path, ranks, state=None):
-    """The numbers of each batch on each rank, [rank][batch], and the state after three batches."""
+def on_ranks(folder, tmp_path, ranks, state=None, **changes):
+    """The numbers of each batch on each rank, [rank][batch], and the state after three batches.
+
+    A repeat in an evaluation is -1.
+    """
     port = get_free_tcp_port()
 
     def read(rank):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
-        loader = load(folder)
+        loader = load(folder, **changes)
         if state is not None:
             loader.load_state_dict(state)
         found, after = [], None
         for batch in loader:
-            found.append(numbers([batch]))
+            repeated = batch.get("repeated", [False] * len(batch["key"]))
+            found.append([-1 if again else n for n, again in zip(numbers([batch]), repeated, strict=True)])
             after = loader.state_dict() if len(found) == 3 else after
         (tmp_path / f"{ranks}-{rank}.json").write_text(json.dumps([found, after]))
 
@@ -129,6 +133,13 @@ def test_a_batch_of_all_ranks_is_the_same_on_any_number_of_them_also_after_resum
     del batches, loader
     each, _ = on_ranks(folder, tmp_path, ranks, state)
     assert dealt(each) == one[6:]
+
+
+def test_an_evaluation_counts_each_sample_where_one_rank_would(folder, tmp_path):
+    one = [numbers([batch]) for batch in load(folder, shuffle=False)]
+    each, _ = on_ranks(folder, tmp_path, 4, shuffle=False)
+    dealt_in_turn = [[n for row in zip(*batch, strict=True) for n in row] for batch in zip(*each, strict=True)]
+    assert dealt_in_turn == [batch + [-1] * (-len(batch) % 4) for batch in one]
 
 
 def test_samples_can_be_left_out_by_a_list(folder, tmp_path):
