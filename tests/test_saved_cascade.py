@@ -13,6 +13,7 @@ from micro_diffusion import cli
 from micro_diffusion.checkpoint import save_weights, write_config
 from micro_diffusion.sampling.cascade import Cascade, Stage, stage_seed
 from micro_diffusion.saved_cascade import CASCADE_FILE, open_cascade, save_cascade
+from tests.run_folder import BACKBONE, random_backbone
 
 PARTS = {
     "text_encoder": {"_target_": "micro_diffusion.text.tiny.TinyTextEncoder", "dim": 6, "max_length": 6},
@@ -73,6 +74,33 @@ def test_every_stage_gives_its_images_and_can_be_the_first(runs):
     other = list(cascade.run(["a dot"], seed=3, steps=[None, 1, 1], guidance_scales=[None, 0.0, 4.0]))
     assert torch.equal(other[0].images, first[0].images)
     assert not torch.equal(other[1].images[0], made[1].images[0])
+
+
+def test_latents_of_a_sparse_dit_are_enlarged_by_the_same_mechanism(tmp_path):
+    """As `generate 256_finetune 512_enlarge` does, whose images are latents of an autoencoder."""
+    small = make_latent_run(tmp_path / "small", 4)
+    large = make_latent_run(tmp_path / "large", 8, factor=2)
+    made = list(open_cascade([small, large]).run(["a dot"], seed=3))
+    assert [tuple(stage.images.shape) for stage in made] == [(1, 3, 16, 16), (1, 3, 32, 32)]
+    other = next(open_cascade([small, large]).run(["a dot"], seed=3, image=255 - made[0].images))
+    assert not torch.equal(other.images, made[1].images)  # the smaller image is seen
+
+
+def make_latent_run(folder: Path, side: int, factor: int | None = None) -> Path:
+    """A sparse DiT on latents of the bundled autoencoder, `side` cells."""
+    seen = {"image_channels": 4, "takes_image_level": True} if factor else {}
+    sizes = {"input_size": side, "in_channels": 4, "patch_size": 2, "caption_dim": 6, **seen}
+    backbone = random_backbone(side, **sizes)
+    autoencoder = {"_target_": "micro_diffusion.autoencoder.saved.load_autoencoder", "path": "bundled:autoencoder"}
+    target = "micro_diffusion.backbone.dit.SparseDiT"
+    config = {**PARTS, "autoencoder": autoencoder, "backbone": {"_target_": target, **BACKBONE, **sizes}}
+    if factor:
+        target = "micro_diffusion.diffusion.low_resolution.LowResolution"
+        config["image_conditioner"] = {"_target_": target, "factor": factor}
+    del config["thresholding"]
+    write_config(folder, config)
+    save_weights(folder, backbone.state_dict(), "raw")
+    return folder
 
 
 def test_one_network_is_there_at_a_time():

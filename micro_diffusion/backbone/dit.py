@@ -22,10 +22,13 @@ from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
+    check_latents,
     image_level_told,
+    other_sizes,
     patch_grid,
     patchify,
     rotary_angles,
+    scale_for,
     sincos_positions,
     unpatchify,
 )
@@ -42,6 +45,7 @@ class SparseDiT(nn.Module):
 
     Args:
         input_size: latent cells along a side, or (height, width).
+        further_sizes: other (height, width) that it takes as well, their positions spanning the same area.
         in_channels: C.
         patch_size: p.
         dim: D, a multiple of head_dim and of 4.
@@ -109,6 +113,7 @@ class SparseDiT(nn.Module):
         norm_eps: PositiveFloat = 1e-6,
         image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
+        further_sizes: Sequence[Sequence[PositiveInt]] | None = None,
     ) -> None:
         super().__init__()
         self.image_channels, self.takes_image_level = image_channels, takes_image_level
@@ -162,6 +167,9 @@ class SparseDiT(nn.Module):
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
 
         self.resize(input_size, position_scale)
+        self._further_sizes = other_sizes(further_sizes, self.input_size, patch_size)
+        for size in self._further_sizes:
+            self._build_positions(size, scale_for(size, self.input_size, position_scale), _suffix(size))
         self._initialize()
 
     def resize(self, input_size: PositiveInt | Sequence[PositiveInt], position_scale: float) -> None:
@@ -171,11 +179,23 @@ class SparseDiT(nn.Module):
         """
         self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
         self.position_scale = position_scale
-        positions = sincos_positions(*self.grid, self.dim, position_scale)
-        device = self.patch_embedding.weight.device
-        self.register_buffer("positions", positions.to(device), persistent=False)
-        angles = rotary_angles(*self.grid, self.head_dim, position_scale).to(device) if self.rotary else None
-        self.register_buffer("angles", angles, persistent=False)
+        self._build_positions(self.input_size, position_scale)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of the latents that it takes: `input_size` and the further ones."""
+        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
+
+    def _build_positions(self, size: tuple[int, int], scale: float, suffix: str = "") -> None:
+        (rows, columns), device = self._grid(size), self.patch_embedding.weight.device
+        positions = sincos_positions(rows, columns, self.dim, scale)
+        self.register_buffer(f"positions{suffix}", positions.to(device), persistent=False)
+        angles = rotary_angles(rows, columns, self.head_dim, scale).to(device) if self.rotary else None
+        self.register_buffer(f"angles{suffix}", angles, persistent=False)
+
+    def _grid(self, size: Sequence[int]) -> tuple[int, int]:
+        """(rows, columns) of the patches of latents of a size."""
+        return size[0] // self.patch_size, size[1] // self.patch_size
 
     @property
     def patches(self) -> int:
@@ -235,7 +255,8 @@ class SparseDiT(nn.Module):
 
     def _image_path(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
         """What the conditioning image adds to the patches (B, T, D), and its level to the pooled caption (B, D)."""
-        check_image(self, condition, self.input_size)
+        size = self.input_size if condition.image is None else tuple(condition.image.shape[2:])
+        check_image(self, condition, size if size in self.sizes else self.input_size)
         image = level = None
         if self.image_embedding is not None and condition.image is not None:
             image = self.image_embedding(patchify(condition.image, self.patch_size))
@@ -266,46 +287,54 @@ class SparseDiT(nn.Module):
 
         Raises ValueError when x does not have the channels and the size that the network was built for.
         """
-        if x.shape[1:] != (self.in_channels, *self.input_size):
-            raise ValueError(
-                f"latents are {tuple(x.shape[1:])} (channels, height, width), but the network was built for "
-                f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
-            )
+        check_latents(x, self.in_channels, self.sizes)
+        _, _, *size = x.shape
+        suffix = "" if tuple(size) == self.input_size else _suffix(size)
+        positions, angles = getattr(self, f"positions{suffix}"), getattr(self, f"angles{suffix}")
+        grid = self._grid(size)
         caption = condition if isinstance(condition, EncodedCaption) else self.encode_caption(condition)
         conditioning = self._conditioning(level, caption)
-        tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
+        tokens = self.patch_embedding(patchify(x, self.patch_size)) + positions
         if caption.image is not None:
+            if caption.image.shape[1] != tokens.shape[1]:
+                raise ValueError("the conditioning image has another size than the latents; give it theirs")
             tokens = tokens + caption.image
 
         tokens = self.mixer_in(tokens)
         for block, c, attended in zip(self.mixer, conditioning.mixer, caption.mixer, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, grid=self.grid, angles=self.angles)
+            tokens = self._run(block, tokens, c, attended, caption.mask, grid=grid, angles=angles)
         if keep is not None and self.route is None:
             tokens = self.mixer_out(keep_tokens(tokens, keep))
-            tokens = self._through(range(len(self.blocks)), tokens, conditioning, caption, keep)
+            tokens = self._through(range(len(self.blocks)), tokens, conditioning, caption, angles, keep)
         else:
-            tokens = self._routed(self.mixer_out(tokens), conditioning, caption, keep)
+            tokens = self._routed(self.mixer_out(tokens), conditioning, caption, angles, keep)
             keep = None
 
         shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
         patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
         if keep is None:
-            return Prediction(unpatchify(patches, self.patch_size, *self.input_size))
-        patches = restore_tokens(patches, keep, self.patches)
-        shown = visible(keep, self.patches)[:, :, None].expand(-1, -1, self.patch_size**2)
-        return Prediction(*(unpatchify(y, self.patch_size, *self.input_size) for y in (patches, shown)))
+            return Prediction(unpatchify(patches, self.patch_size, *size))
+        count = grid[0] * grid[1]
+        patches = restore_tokens(patches, keep, count)
+        shown = visible(keep, count)[:, :, None].expand(-1, -1, self.patch_size**2)
+        return Prediction(*(unpatchify(y, self.patch_size, *size) for y in (patches, shown)))
 
     def _routed(
-        self, tokens: Tensor, conditioning: Conditioning, caption: EncodedCaption, keep: Tensor | None
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        caption: EncodedCaption,
+        angles: Tensor | None,
+        keep: Tensor | None,
     ) -> Tensor:
         """All patches (B, T, D) through all blocks, of which those that are not kept go around `route`."""
         depth = len(self.blocks)
         if keep is None or self.route is None:
-            return self._through(range(depth), tokens, conditioning, caption)
+            return self._through(range(depth), tokens, conditioning, caption, angles)
         first, end = self.route
-        tokens = self._through(range(first), tokens, conditioning, caption)
-        kept = self._through(range(first, end), keep_tokens(tokens, keep), conditioning, caption, keep)
-        return self._through(range(end, depth), put_back(tokens, kept, keep), conditioning, caption)
+        tokens = self._through(range(first), tokens, conditioning, caption, angles)
+        kept = self._through(range(first, end), keep_tokens(tokens, keep), conditioning, caption, angles, keep)
+        return self._through(range(end, depth), put_back(tokens, kept, keep), conditioning, caption, angles)
 
     def _through(
         self,
@@ -313,16 +342,18 @@ class SparseDiT(nn.Module):
         tokens: Tensor,
         conditioning: Conditioning,
         caption: EncodedCaption,
+        angles: Tensor | None,
         keep: Tensor | None = None,
     ) -> Tensor:
         """Some blocks of the backbone, one after another. keep: which patches these tokens are, None for all."""
-        angles = self.angles if self.angles is None or keep is None else self.angles[keep]
+        angles = angles if angles is None or keep is None else angles[keep]
         values = {}
         for i in blocks:
+            block: Any = self.blocks[i]
             c = conditioning.blocks[i]
             if self.value_residual and i == 0:
-                values = {"first_values": self.blocks[i].values(tokens, c)}
-            tokens = self._run(self.blocks[i], tokens, c, caption.blocks[i], caption.mask, angles=angles, **values)
+                values = {"first_values": block.values(tokens, c)}
+            tokens = self._run(block, tokens, c, caption.blocks[i], caption.mask, angles=angles, **values)
         return tokens
 
     def _run(self, block: Block, *inputs: Any, **options: Any) -> Tensor:
@@ -390,6 +421,11 @@ def _check_effects(takes_image_level: bool, image_channels: int, mixer_convoluti
         raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
     if mixer_convolution and not mixer_depth:
         raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
+
+
+def _suffix(size: Sequence[int]) -> str:
+    """Of the buffers for a further size."""
+    return f"_{size[0]}x{size[1]}"
 
 
 def _checked_route(route: Sequence[int] | None, depth: int) -> tuple[int, int] | None:

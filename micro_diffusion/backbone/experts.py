@@ -23,6 +23,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
+        if not isinstance(self.w3, nn.Linear):  # but an adapter around it, whose result is more than the weight's
+            return self.w3(_swish_gate(self.w1(x), self.w2(x)))
         return activated_product(_swish_gate, self.w3.weight, self.w1(x), self.w2(x), tokens=x)
 
 

@@ -131,11 +131,14 @@ class _ActivatedProduct(torch.autograd.Function):
         """Gradients of weight and inputs."""
         weight, *kept = ctx.saved_tensors
         activated, inputs = again(ctx.activation, kept)
+        is_trained, grad_weight = ctx.needs_input_grad[1], None  # not where adapters are trained beside it
         if weight.ndim == 2:
-            grad_weight = gradient.flatten(0, -2).mT @ activated.detach().flatten(0, -2)
+            if is_trained:
+                grad_weight = gradient.flatten(0, -2).mT @ activated.detach().flatten(0, -2)
             gradients = torch.autograd.grad(activated, inputs, gradient @ weight)
         else:
-            grad_weight = torch.bmm(activated.detach().mT, gradient)
+            if is_trained:
+                grad_weight = torch.bmm(activated.detach().mT, gradient)
             gradients = torch.autograd.grad(activated, inputs, torch.bmm(gradient, weight.mT))
         return None, grad_weight, *gradients
 

@@ -38,7 +38,8 @@ def evaluate(
     background, count, colour, shape, size and relation in each, and writes the fraction that is right.
 
     The folder of a cascade is scored by the images of its last stage. A run that enlarges images is scored by how near
-    it comes to the true ones (PSNR), beside bicubic interpolation.
+    it comes to the true ones (PSNR), beside bicubic interpolation; one that completes images by whether shapes of which
+    a half was missing are then what their captions say.
 
     With --prompts it generates an image for each prompt instead, on every GPU, and scores the folder by --metrics.
 
@@ -56,7 +57,9 @@ def evaluate(
     from micro_diffusion.checkpoint import parameter_count
     from micro_diffusion.cli.cascades import stages_before_prompts
     from micro_diffusion.cli.runs import described, generate_images, open_run
+    from micro_diffusion.diffusion.known_region import KnownRegion
     from micro_diffusion.diffusion.low_resolution import LowResolution
+    from micro_diffusion.evaluation.completion import completion_report
     from micro_diffusion.evaluation.enlargement import enlargement_report
     from micro_diffusion.evaluation.report import composition_report, write_report
     from micro_diffusion.sampling.image_file import check_image_file, save_image
@@ -85,6 +88,15 @@ def evaluate(
             count=count,
             seed=settings["seed"],
         )
+    elif isinstance(run.image_conditioner, KnownRegion):
+        report, image = completion_report(
+            lambda captions, true, unknown: generate_images(
+                pipeline, captions, generation, image=true, region=unknown, **settings
+            ),
+            side=height,
+            count=count,
+            seed=settings["seed"],
+        )
     else:
         report, image = composition_report(
             lambda captions: generate_images(pipeline, captions, generation, **settings),
@@ -95,9 +107,8 @@ def evaluate(
     report |= {"parameters": parameter_count(run.backbone), "weights": run.weights, "settings": generated_with}
     write_report(report, out)
     save_image(image, grid, generated_with)
-    scores = ", ".join(
-        f"{kind} {value:.3f}" for kind, value in report.get("composition", report.get("psnr_db", {})).items()
-    )
+    scored = next(report[name] for name in ("composition", "psnr_db", "completion") if name in report)
+    scores = ", ".join(f"{kind} {value:.3f}" for kind, value in scored.items())
     print(f"{out}: {scores}; the judged images are in {grid}")
 
 

@@ -54,8 +54,6 @@ def open_run(options: GenerationOptions) -> tuple[Run, tensors.Pipeline, dict[st
     usual = {"seed": run.prompts.seed, "guidance_scale": run.prompts.guidance_scale, "steps": run.sampler.steps}
     chosen = {key: usual[key] if value is None else value for key, value in asked.items()}
     if options.guidance_interval is not None:
-        if chosen["guidance_scale"] == 1:
-            raise ValueError("a guidance interval has no effect with a guidance scale of 1; leave one of them out")
         chosen["guidance_interval"] = tuple(options.guidance_interval)
     if options.guidance_rescale:
         chosen["guidance_rescale"] = options.guidance_rescale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
     """The folders of a loader are whole and hold what the network takes."""
     if content[loader] is None:
         return "none"
-    found, facts, deviations = parts(content, loader), [], []
+    found, facts, deviations = [bucket for part in parts(content, loader) for bucket in part.buckets()], [], []
     check_weights(found)
     for part in found:
         if "backbone" in content:
@@ -64,7 +65,8 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
 
 def check_encoders(content: Mapping[str, Any]) -> str:
     """The encoders of the configuration are those that made the data."""
-    for part in (part for loader in LOADERS for part in parts(content, loader)):
+    given = [part for loader in LOADERS for part in parts(content, loader)]
+    for part in itertools.chain(*(one.buckets() if one.remote is None else [one] for one in given)):
         if not (part.folder / RECORD).is_file():
             continue
         metadata = LatentMetadata.read(part.folder)

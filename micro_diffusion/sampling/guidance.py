@@ -75,9 +75,9 @@ def guided_denoiser(
 
     Raises:
         ValueError: for a scale that is no number, an interval that holds no noise level, or none of `sigmas`, and for
-            a rescaling outside [0, 1], or one or a weaker run where nothing is guided.
+            a rescaling outside [0, 1], or one, an interval or a weaker run where nothing is guided.
     """
-    _check(scale, interval, sigmas, rescale, weaker)
+    check_guidance(scale, interval, rescale, weaker=weaker is not None, sigmas=sigmas)
     levels = _levels(objective, text, sigmas)
     if weaker is not None:
         if negative is not None:
@@ -94,7 +94,7 @@ def guided_denoiser(
     inside = objective.denoiser(backbone, shown)
     if guided:
         inside = _guided(inside, scale, rescale)
-    if scale == 1 or interval == EVERY_LEVEL:
+    if interval == EVERY_LEVEL:
         return inside
     shares = guided and negative is None and isinstance(shown, PreparedText)
     conditional = shown.without_null() if shares else prepared(backbone, text, levels)
@@ -120,14 +120,15 @@ def _levels(objective: Objective, text: Condition, sigmas: Sequence[float]) -> T
     return objective.level(torch.tensor(sigmas, device=text.tokens.device)) if sigmas else None
 
 
-def _check(
+def check_guidance(
     scale: float,
     interval: tuple[float, float],
-    sigmas: Sequence[float],
     rescale: float,
-    weaker: WeakerRun | None,
+    *,
+    weaker: bool,
+    sigmas: Sequence[float] = (),
 ) -> None:
-    """Raise ValueError for settings that mean nothing, or have no effect beside others."""
+    """Raise ValueError for settings that mean nothing, or have no effect beside others; see `guided_denoiser`."""
     low, high = interval
     if not abs(scale) <= MOST_GUIDANCE:  # nan is not, either
         raise ValueError(
@@ -135,6 +136,8 @@ def _check(
         )
     if not 0 <= low < high:
         raise ValueError(f"the guidance interval is {low:g} to {high:g}; choose two noise levels with 0 <= low < high")
+    if scale == 1 and interval != EVERY_LEVEL:
+        raise ValueError("a guidance interval has no effect with a guidance scale of 1; leave one of them out")
     if sigmas and not any(low < sigma <= high for sigma in sigmas):
         raise ValueError(
             f"the guidance interval {low:g} to {high:g} holds none of the noise levels that are sampled at, from "
@@ -144,7 +147,7 @@ def _check(
         raise ValueError(f"the guidance rescaling is {rescale}; choose a number from 0 to 1, such as 0.7")
     if rescale and scale in (0, 1):
         raise ValueError(f"the guidance rescaling has no effect with a guidance scale of {scale:g}; leave one out")
-    if weaker is not None and scale == 1:
+    if weaker and scale == 1:
         raise ValueError("a weaker run has no effect with a guidance scale of 1; choose a higher one, or leave it out")
 
 

@@ -27,6 +27,7 @@ from micro_diffusion.diffusion.image_conditioning import ImageConditioner
 from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
+from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
@@ -51,6 +52,7 @@ class LatentDiffusion(ComposerModel):
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
             takes away (training/compact_adamw.py).
+        adapter: what is trained in place of the network's weights, which then are frozen; None trains these.
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
         eval_objective: whose noise levels and weight the evaluation loss has, so that runs of several objectives can be
             compared; None for those of the objective itself.
@@ -76,6 +78,7 @@ class LatentDiffusion(ComposerModel):
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
         train_crop: PositiveInt | None = None,
+        adapter: Lora | None = None,
         eval_objective: Objective | None = None,
         final_mask_ratio: FractionBelow1 | None = None,
         contrast: Fraction = 0.0,
@@ -94,7 +97,10 @@ class LatentDiffusion(ComposerModel):
         if weight_dtype == "bf16":
             for parameter in backbone.parameters():
                 parameter.data = parameter.data.bfloat16() if parameter.ndim > 1 else parameter.data
+        if adapter is not None:
+            adapter.inject(backbone)
         self.network = backbone
+        self.adapter = adapter
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
         self.train_crop = train_crop
@@ -113,8 +119,12 @@ class LatentDiffusion(ComposerModel):
         return self.network  # pyright: ignore[reportReturnType]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The backbone knows which of its parameters belong together."""
-        return self.backbone.parameter_groups()
+        """The backbone knows which of its parameters belong together; beside adapters it has frozen ones."""
+        groups = self.backbone.parameter_groups()
+        if self.adapter is None:
+            return groups
+        trained = [{**group, "parameters": [p for p in group["parameters"] if p.requires_grad]} for group in groups]
+        return [group for group in trained if group["parameters"]]  # pyright: ignore[reportReturnType]
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w), caption_dropped (B,) and keep (B, K), in a new batch.
@@ -137,6 +147,8 @@ class LatentDiffusion(ComposerModel):
             height, width = latents.shape[-2:]
             patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
             drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
+        if self.adapter is not None and self.adapter.dropout:  # which draws as torch does, wherever the network is
+            torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
         return self._with_image(drawn, draws)
 
     def mask_ratio(self, progress: float) -> float:
@@ -212,7 +224,10 @@ class LatentDiffusion(ComposerModel):
         metric.update(outputs.per_sample[counted], outputs.sigma[counted])
 
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
-        """Write the backbone's weights with plain keys."""
+        """Write the backbone's weights with plain keys, with an adapter added to them and also alone."""
+        if self.adapter is not None:
+            self.adapter.write(folder, weights, state)
+            state = self.adapter.merged(self.network, state)
         save_weights(folder, state, weights)
 
 

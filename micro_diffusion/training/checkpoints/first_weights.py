@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from composer import Algorithm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
@@ -25,9 +24,10 @@ log = logging.getLogger(__name__)
 def without_first_weights(config: DictConfig) -> DictConfig:
     """The configuration of a run that goes on from a checkpoint of its own.
 
-    It needs neither `init_from` nor `trainer.load_path`, which may have gone since it began.
+    It needs neither `init_from` nor `trainer.load_path`, which may have gone since it began. What refers to them stays.
     """
-    changed = copy.deepcopy(config)
+    changed = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(changed, DictConfig)
     changed.init_from = changed.trainer.load_path = None
     return changed
 

@@ -71,8 +71,13 @@ class EMA(Algorithm):
             self.average = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}
             return
         self._place(weights)
-        averages = [local(self.average[name]) for name in weights]
-        torch._foreach_lerp_(averages, [local(weight).float() for weight in weights.values()], 1 - self.smoothing)
+        pairs = [(local(self.average[name]), local(weight)) for name, weight in weights.items()]
+        if exact := [pair for pair in pairs if pair[1].dtype == torch.float32]:
+            averages, exactly = zip(*exact, strict=True)
+            torch._foreach_lerp_(averages, exactly, 1 - self.smoothing)
+        for average, weight in pairs:
+            if weight.dtype != torch.float32:  # one by one: copies of all in fp32 would take as much as the average
+                average.lerp_(weight.float(), 1 - self.smoothing)
 
     @contextmanager
     def averaged(self, network: nn.Module) -> Iterator[bool]:
