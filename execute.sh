@@ -271,7 +271,7 @@ cascade() {
 
 # mine FOLDER [preset=NAME] [OVERRIDES...]: somebody's own images, from the folder to a grid.
 mine() {
-    local folder=${1-} preset=laptop data=data/mine split previous=() stage final=$output_dir/mine_large_finetune
+    local folder=${1-} preset=laptop data=data/mine split previous=() stage size final=$output_dir/mine_large_finetune
     [[ -d $folder ]] || fail "'$folder' is no folder; give your folder of images: bash execute.sh mine FOLDER"
     shift
     if [[ ${1-} == preset=* ]]; then
@@ -280,6 +280,10 @@ mine() {
     fi
     mkdir -p "$output_dir" "$data"
     micro-diffusion look "$folder" --preset "$preset" --out "$data/steps" || fail "Change the folder as said above."
+    for size in small large; do
+        [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$size.args" \
+            with "$data/steps/plan.args" micro-diffusion plan mine_${size}_{pretrain,finetune} "$@"
+    done
     for split in train eval; do
         with "$data/steps/convert.args" step "convert_$split" "$data/images/$split/index.json" \
             python scripts/convert.py "preparation.split=$split" "out=$data/images/$split"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from micro_diffusion.lab.budget import Cost
 from micro_diffusion.lab.experiments import Experiment
 from micro_diffusion.lab.results import read
-from micro_diffusion.lab.running import Plan, commit, held, planned, run_all
+from micro_diffusion.lab.running import Plan, Turns, commit, planned, run_all
 from tests.forked_process import run_script
 from tests.small_training import make_latents
 
@@ -71,11 +72,29 @@ def test_what_is_there_is_not_run_again(tmp_path: Path):
     assert third.trained == ["mask1"] and [result.error for result in read(out)] == [None] * 4
 
 
-def test_a_run_holds_the_lock_of_others(tmp_path: Path):
-    """As flock(1) does."""
-    with held(tmp_path / "lock"), (tmp_path / "lock").open() as other, pytest.raises(BlockingIOError):
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with held(tmp_path / "lock"), held(None):
+def test_turns_are_taken_with_others(tmp_path: Path):
+    """As flock(1) does: the lock is kept from run to run until the turn is over."""
+
+    def is_free() -> bool:
+        with (tmp_path / "lock").open("a") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    short, long = Turns(tmp_path / "lock"), Turns(tmp_path / "lock", seconds=0.2)
+    with short, short:  # two side by side
+        assert not is_free()
+    assert is_free()
+    with long:
+        assert not is_free()
+    assert not is_free()
+    time.sleep(0.2)
+    with long:
+        assert not is_free()
+    assert is_free()
+    with Turns(None):
         pass
 
 
