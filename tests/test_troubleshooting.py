@@ -16,8 +16,9 @@ from tests.small_training import make_latents, train_here
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-CODE = [*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", PAGE), *(line for block in BLOCKS for line in block.splitlines())]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BASH = "".join(text for language, text in BLOCK.findall(PAGE) if language == "bash").replace("\\\n", " ")
+CODE = [" ".join(code.split()) for code in [*re.findall(r"`([^`]+)`", BLOCK.sub("", PAGE)), *BASH.splitlines()]]
 WORDS = [shlex.split(code) for code in CODE if "'" not in code]
 METRIC = re.compile(r"(loss|metrics|lr-\w+|l2_norm|throughput|time|trainer)/[\w/.-]+")
 
@@ -40,7 +41,7 @@ def test_keys_of_configurations_are_accepted():
     key = re.compile(r"[a-z_]+(\.[a-z_]+)*=[^=…]+")
     alone = [words for words in WORDS if all(map(key.fullmatch, words))]
     trainings = [(words[5].removesuffix(".yaml"), words[6:]) for words in WORDS if words[0] == "composer"]
-    assert len(trainings) >= 4 and len(alone) >= 12
+    assert len(trainings) >= 7 and len(alone) >= 8
     for stage, overrides in [*trainings, *(("quickstart_32_pretrain", words) for words in alone)]:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             validate(compose(stage, overrides=overrides))
