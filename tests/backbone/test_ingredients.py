@@ -105,3 +105,13 @@ def test_an_unmodulated_router_does_not_see_the_noise_level(unmodulated):
     for c in torch.randn(2, 2, 32):
         block(x, c, caption)
     assert torch.equal(*seen) == unmodulated
+
+
+def test_root_mean_squares_take_the_place_of_every_norm_of_the_blocks():
+    network = small(norm="rms")
+    kinds = {name.rsplit(".", 1)[-1]: type(m) for name, m in network.named_modules() if "norm" in name}
+    assert {kinds[name] for name in ("norm3", "final_norm")} == {torch.nn.RMSNorm}
+    x, level, condition = inputs()
+    made = network(x, level, condition)
+    assert made.value.isfinite().all()
+    assert not torch.allclose(made.value, small()(x, level, condition).value)
