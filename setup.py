@@ -46,6 +46,7 @@ requirements = [
     "omegaconf>=2.3,<2.4",
     "safetensors>=0.5,<1",
     "scipy>=1.11,<2",
+    "matplotlib>=3.9,<4",  # mosaicml-streaming brings it too
     "pillow>=10,<13",
     "torchmetrics>=1.5,<2",
     "tqdm>=4.66,<5",

@@ -45,17 +45,18 @@ def test_the_load_counts_the_experts_of_each_token():
 
 
 def test_an_evaluation_logs_the_load_of_each_router():
-    network = torch.nn.ModuleDict({"a": ExpertChoice(8, 8, experts=2, capacity=1.0)})
+    experts = ExpertChoice(8, 8, experts=2, capacity=1.0)
+    network = torch.nn.ModuleDict({"a": experts})
     state = SimpleNamespace(model=make_model())
     state.model.network = network
     with torch.no_grad():  # both experts want what points along one direction
-        network["a"].gate.weight.copy_(torch.ones(2, 8))
+        experts.gate.weight.copy_(torch.ones(2, 8))
     callback, logged, tokens = RouterLoad(), Logged(), torch.randn(5, 4, 8)
     callback.eval_start(state, logged)
     network["a"](tokens)
     callback.eval_end(state, logged)
     network["a"](torch.randn(5, 4, 8))  # not watched any more
     assert callback._seen == {}
-    counted = load(network["a"], tokens)
+    counted = load(experts, tokens)
     assert logged["router/a/untaken"] == pytest.approx((counted == 0).float().mean().item())
     assert logged["router/a/most"] == 2.0
