@@ -46,6 +46,7 @@ requirements = [
     "omegaconf>=2.3,<2.4",
     "safetensors>=0.5,<1",
     "scipy>=1.11,<2",
+    "matplotlib>=3.9,<4",  # mosaicml-streaming brings it too
     "pillow>=10,<13",
     "torchmetrics>=1.5,<2",
     "tqdm>=4.66,<5",
@@ -59,7 +60,7 @@ requirements = [
 emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 hdf5 = ["h5py>=3.11,<4"]
-# later versions of peft take no torchao that torch 2.7 can import, and later ones of torchao want a later torch
+# peft 0.19 refuses torchao below 0.16, and torchao 0.18 wants a later torch than Composer does
 finetune = ["peft>=0.17,<0.18", "torchao>=0.13,<0.14"]
 
 serve = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1"]

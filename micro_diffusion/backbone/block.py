@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,14 @@ from torch.nn import functional
 from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfAttention
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.recomputation import modulated_norm
+
+Norm = Literal["layer", "rms"]
+"""LayerNorm, or RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), which takes no mean away."""
+
+
+def norm_of(kind: Norm, dim: int, eps: float) -> nn.LayerNorm | nn.RMSNorm:
+    """Over the last axis, of width `dim`, with a weight and no bias."""
+    return nn.RMSNorm(dim, eps=eps) if kind == "rms" else nn.LayerNorm(dim, eps=eps, bias=False)
 
 
 class BlockShape(NamedTuple):
@@ -36,6 +44,7 @@ class BlockShape(NamedTuple):
     expert_capacity: float = 1.0
     unmodulated_router: bool = False
     value_residual: bool = False
+    norm: Norm = "layer"
     convolution: bool = False
     eps: float = 1e-6
 
@@ -52,11 +61,11 @@ class Block(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         dim, eps = shape.dim, shape.eps
-        self.norm1 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.norm1 = norm_of(shape.norm, dim, eps)
         self.attention = SelfAttention(dim, attention_dim=shape.attention_dim, head_dim=shape.head_dim, eps=eps)
-        self.norm2 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.norm2 = norm_of(shape.norm, dim, eps)
         self.cross_attention = CrossAttention(dim, head_dim=shape.head_dim, eps=eps)
-        self.norm3 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.norm3 = norm_of(shape.norm, dim, eps)
         self.convolution = GridConvolution(dim) if shape.convolution else None
         self.ffn = (
             ExpertChoice(dim, shape.hidden, experts=shape.experts, capacity=shape.expert_capacity)

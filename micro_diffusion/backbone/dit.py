@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
-from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock
+from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock, Norm, norm_of
 from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
@@ -65,14 +65,15 @@ class SparseDiT(nn.Module):
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
         unmodulated_router: experts choose among tokens that are not told the noise level.
         value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
-        route: (first, end), blocks of the backbone around which the patches go that are not kept, while the others
-            see all (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves them out, of the prediction too.
+        route: (first, end), blocks of the backbone around which patches go that are not kept, while the others see all
+            (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
             a third more work for a fraction of the memory.
         use_caption_mask: attend to a caption's own rows only. The released weights were trained without.
         norm_eps: epsilon of every LayerNorm.
+        norm: "layer" or "rms", of the blocks of mixer and backbone and before the last layer.
         image_channels: C', channels of a conditioning image that is seen beside x; 0 for none.
         takes_image_level: whether the noise level of that image is told.
     """
@@ -111,6 +112,7 @@ class SparseDiT(nn.Module):
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
         norm_eps: PositiveFloat = 1e-6,
+        norm: Norm = "layer",
         image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
         further_sizes: Sequence[Sequence[PositiveInt]] | None = None,
@@ -130,6 +132,7 @@ class SparseDiT(nn.Module):
             experts_every=experts_every,
             eps=norm_eps,
             unmodulated_router=unmodulated_router,
+            norm=norm,
         )
         shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
 
@@ -162,7 +165,7 @@ class SparseDiT(nn.Module):
             raise ValueError("value_residual needs one attention width; set qkv_ratio to one value for all blocks")
         if value_residual and route is not None:
             raise ValueError("value_residual does not go with a route, since all tokens need values; leave out one")
-        self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
+        self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
 

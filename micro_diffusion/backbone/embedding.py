@@ -88,13 +88,12 @@ def other_sizes(
     return tuple(dict.fromkeys(size for size in checked if size != input_size))
 
 
-def check_sizes(backbone: object, sizes: Sequence[tuple[int, int]]) -> None:
-    """Compare the sizes of all latents that there will be with those that a backbone takes, where it says which.
+def check_sizes(known: Sequence[tuple[int, int]] | None, sizes: Sequence[tuple[int, int]]) -> None:
+    """Compare the `sizes` of all latents that there will be with those that a backbone takes; None takes any.
 
     Raises:
         ValueError: that says what to set.
     """
-    known: tuple[tuple[int, int], ...] | None = getattr(backbone, "sizes", None)
     if known is None or set(sizes) <= set(known):
         return
     has, takes = (" and ".join(f"{height}×{width}" for height, width in each) for each in (sizes, known))

@@ -10,7 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from micro_diffusion.bounds import PositiveInt, Seed
-from micro_diffusion.data.sources.shape_scenes import RELATIONS, Description, HeldOut, caption, parse_caption, scene
+from micro_diffusion.data.sources.shape_scenes import (
+    HELD_OUT,
+    RELATIONS,
+    Description,
+    HeldOut,
+    caption,
+    parse_caption,
+    scene,
+)
 from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition, recognise
 
 
@@ -95,30 +103,25 @@ class CompositionMetrics:
 
 
 class CompositionByKind:
-    """The fraction of generated images that are right in everything, for each kind of prompt.
-
-    Args:
-        count: prompts of each kind.
-        seed: of the prompts.
-    """
-
-    def __init__(self, *, count: PositiveInt, seed: Seed) -> None:
-        self.kinds = {
-            caption: kind
-            for kind in get_args(PromptKind)
-            for caption in composition_prompts(kind=kind, count=count, seed=seed)
-        }
+    """The fraction of generated images that are right in everything, for each kind of prompt."""
 
     def __call__(self, images: Tensor, captions: Sequence[str]) -> dict[str, float]:
-        """uint8 (N, 3, H, H) and N captions out of `composition_captions` -> fractions by kind."""
-        shown = images.permute(0, 2, 3, 1).cpu().numpy()
-        right: dict[str, list[bool]] = {kind: [] for kind in get_args(PromptKind)}
-        for image, text in zip(shown, captions, strict=True):
-            right[self.kinds[text]].append(judge(image, text).correct)
+        """uint8 (N, 3, H, H) and N captions of the shapes data set -> fractions by kind, of those that there are."""
+        right: dict[PromptKind, list[bool]] = {kind: [] for kind in get_args(PromptKind)}
+        for image, text in zip(images.permute(0, 2, 3, 1).cpu().numpy(), captions, strict=True):
+            right[kind_of(text)].append(judge(image, text).correct)
         return {kind: float(np.mean(marks)) for kind, marks in right.items() if marks}
 
 
 PromptKind = Literal["single", "two", "held_out"]
+
+
+def kind_of(text: str) -> PromptKind:
+    """Which kind of prompt a caption of the shapes data set is."""
+    objects = parse_caption(text).objects
+    if len(objects) > 1:
+        return "two"
+    return "held_out" if (objects[0].colour, objects[0].shape) in HELD_OUT else "single"
 
 
 def composition_captions(*, count: PositiveInt, seed: Seed) -> list[str]:

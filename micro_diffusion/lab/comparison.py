@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -51,12 +51,17 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
     apart = Mean(a.value - b.value, math.hypot(a.error, b.error), min(a.count, b.count))
     if apart.count < 2:
         return Difference(apart, math.nan, math.nan)
-    welch = stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False).pvalue
+    welch = _p(stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False))
     common = sorted(ours.keys() & theirs.keys())
     paired = math.nan
     if len(common) > 1:
-        paired = stats.ttest_rel([ours[seed] for seed in common], [theirs[seed] for seed in common]).pvalue
-    return Difference(apart, float(welch), float(paired))
+        paired = _p(stats.ttest_rel([ours[seed] for seed in common], [theirs[seed] for seed in common]))
+    return Difference(apart, welch, paired)
+
+
+def _p(test: Any) -> float:
+    """Of a test of scipy, whose types do not tell."""
+    return float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

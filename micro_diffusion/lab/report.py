@@ -79,7 +79,7 @@ def comparisons(runs: Mapping[str, Runs]) -> list[Compared]:
     rows = []
     for name, ours in runs.items():
         parent = next(iter(ours.values())).parent
-        if parent in runs:
+        if parent is not None and parent in runs:
             apart = (_difference_at(ours, runs[parent], axis) for axis in AXES.values())
             rows.append((name, *apart))
     adjusted = holm([row[1].welch for row in rows])

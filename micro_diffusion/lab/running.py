@@ -11,9 +11,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Lock
@@ -54,41 +53,55 @@ def planned(
     Raises:
         ValueError: for an experiment that does not compose.
     """
+    trainings = []
+    for name in names:
+        experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
+        trainings.append((experiment, *with_length(composed(configs, name, overrides), budget)))
     plans = []
     for seed in seeds:
-        for name in names:
-            experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
-            config, cost = with_length(composed(configs, name, [f"seed={seed}", *overrides]), budget)
-            key = digest({**resolved(config), "output_dir": None})
-            config.exp_name = f"{name}/{seed}_{key}"
-            plans.append(Plan(experiment, seed, budget, config, cost, key))
+        for experiment, config, cost in trainings:
+            seeded = config.copy()
+            seeded.seed = seed
+            key = digest(resolved(anywhere(seeded)))
+            seeded.exp_name = f"{experiment.name}/{seed}_{key}"
+            plans.append(Plan(experiment, seed, budget, seeded, cost, key))
     return plans
 
 
-def run_all(plans: Sequence[Plan], out: Path, *, jobs: int = 1, lock: Path | None = None, again: bool = False) -> None:
+def anywhere(config: DictConfig) -> DictConfig:
+    """The same training, wherever its data and its folder are."""
+    content = {"output_dir": "", "train_loader": {"path": ""}, "eval_loader": {"path": ""}}
+    return DictConfig(OmegaConf.merge(config, content))
+
+
+def run_all(
+    plans: Sequence[Plan],
+    out: Path,
+    *,
+    jobs: int = 1,
+    turns: Turns | None = None,
+    again: bool = False,
+    train: Callable[[Plan], int | None] | None = None,
+) -> None:
     """Train what is not in the file of results yet, and append to it.
 
     Args:
         plans: the runs, in order.
         out: file of results.
         jobs: runs side by side.
-        lock: a file that each run holds (flock), so that others who do the same take turns with it.
+        turns: with others, who wait for theirs between two runs; None where the machine is ours.
         again: whether failed runs are tried again.
+        train: a run to the exit status of its training; None trains in a process of its own.
     """
     done = {result.key for result in read(out) if result.error is None or not again}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([STACK])
-    writing = Lock()
+    train, writing = train or in_own_process(), Lock()
+    turns = turns or Turns(None)
 
     def one(plan: Plan) -> None:
-        with held(lock):
+        with turns:
             print(f"{datetime.now():%H:%M:%S} {plan.folder}: {plan.config.trainer.max_duration}", flush=True)
-            plan.folder.mkdir(parents=True, exist_ok=True)
             start = time.monotonic()
-            process = context.Process(target=_train, args=(OmegaConf.to_yaml(plan.config), str(plan.folder / "log")))
-            process.start()
-            process.join()
-        result = result_of(plan, process.exitcode)
+            result = result_of(plan, train(plan))
         with writing:
             append(out, result)
         said = result.error or f"loss {result.last.loss:.4f}"
@@ -96,6 +109,21 @@ def run_all(plans: Sequence[Plan], out: Path, *, jobs: int = 1, lock: Path | Non
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, [plan for plan in plans if plan.key not in done]))
+
+
+def in_own_process() -> Callable[[Plan], int | None]:
+    """Trains in processes that are forked from a server, in which everything is imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([STACK])
+
+    def train(plan: Plan) -> int | None:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        process = context.Process(target=_train, args=(OmegaConf.to_yaml(plan.config), str(plan.folder / "log")))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return train
 
 
 def _train(config: str, log: str) -> None:
@@ -152,13 +180,34 @@ def _why(log: Path, status: int | None) -> str:
     return f"ended with status {status}: {lines[-1] if lines else 'it wrote nothing'}"
 
 
-@contextmanager
-def held(path: Path | None) -> Iterator[None]:
-    """Hold a lock as `flock FILE COMMAND` does; nothing without a file."""
-    with nullcontext() if path is None else path.open("a") as file:
-        if file is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+class Turns:
+    """Around each run: holds a lock as `flock FILE COMMAND` does, and lets others have it after a while.
+
+    Args:
+        path: of the file that is locked; None for no lock.
+        seconds: after which the lock is let go between two runs.
+    """
+
+    def __init__(self, path: Path | None, seconds: float = 0.0) -> None:
+        self.seconds, self._runs, self._guard = seconds, 0, Lock()
+        self._file = None if path is None else path.open("a")
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        with self._guard:
+            self._runs += 1
+            if self._file is not None and self._since is None:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._since = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        with self._guard:
+            self._runs -= 1
+            if self._since is None or self._file is None or self._runs:
+                return
+            if time.monotonic() - self._since >= self.seconds:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+                self._since = None
 
 
 def commit(folder: Path) -> str:

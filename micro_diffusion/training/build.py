@@ -231,7 +231,7 @@ def _loader(node: DictConfig | None, model: Any) -> Any:
         metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
         made = None if text_encoder is None else text_encoder.provenance
         metadata.check_captions(masked=network.use_caption_mask, text_encoder=made)
-        check_sizes(network, getattr(loader.dataset, "sizes", ()))
+        check_sizes(getattr(network, "sizes", None), getattr(loader.dataset, "sizes", ()))
     return loader
 
 

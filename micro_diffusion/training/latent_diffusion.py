@@ -159,7 +159,7 @@ class LatentDiffusion(ComposerModel):
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
-        quantile = (draws.places + 0.5) / draws.total
+        quantile = (draws.places.clamp(max=draws.total - 1) + 0.5) / draws.total  # the places of repeats lie beyond
         noise = draws.normal(*batch["latents"].shape[1:])
         drawn = {**self._with_features(batch), "level_normal": torch.special.ndtri(quantile), "noise": noise}
         return self._with_image(drawn, draws)

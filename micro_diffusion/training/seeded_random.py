@@ -26,7 +26,7 @@ class Draws(NamedTuple):
     shared: in the same state on every rank, for what the whole batch has in common.
     samples: one generator for each of the B samples.
     places: (B,) int64, where they stand in the batch of all ranks.
-    total: samples of the batch of all ranks.
+    total: samples of the batch of all ranks, without repeats.
     step: of the training, from 0. progress: the share of the training that is done.
     """
 

@@ -55,17 +55,17 @@ def test_values_of_the_first_block_are_mixed_into_the_others():
     mixing.load_state_dict(plain.state_dict(), strict=False)
 
     def made(first: float, own: float) -> torch.Tensor:
-        for block in mixing.blocks[1:]:
+        for block in list(mixing.blocks)[1:]:
             block.value_mix.copy_(torch.tensor([first, own]))
         return mixing(x, level, condition).value
 
     torch.testing.assert_close(made(0.0, 1.0), plain(x, level, condition).value)
     first = made(1.0, 0.0)
     assert not torch.allclose(first, made(0.5, 0.5))
-    for block in mixing.blocks[1:]:
+    for block in list(mixing.blocks)[1:]:
         block.attention.qkv.weight.chunk(3)[2].normal_()
     torch.testing.assert_close(made(1.0, 0.0), first)
-    mixing.blocks[0].attention.qkv.weight.chunk(3)[2].normal_()
+    next(iter(mixing.blocks)).attention.qkv.weight.chunk(3)[2].normal_()
     assert not torch.allclose(made(1.0, 0.0), first)
 
 
@@ -94,7 +94,7 @@ def test_value_residuals_need_equal_widths():
 
 @pytest.mark.parametrize("unmodulated", [False, True])
 def test_an_unmodulated_router_does_not_see_the_noise_level(unmodulated):
-    block = small(unmodulated_router=unmodulated).mixer[1]
+    _, block = small(unmodulated_router=unmodulated).mixer
     seen = []
     block.ffn.register_forward_hook(
         lambda module, args, named, out: seen.append(named.get("routed_by", args[0])), with_kwargs=True
@@ -105,3 +105,13 @@ def test_an_unmodulated_router_does_not_see_the_noise_level(unmodulated):
     for c in torch.randn(2, 2, 32):
         block(x, c, caption)
     assert torch.equal(*seen) == unmodulated
+
+
+def test_root_mean_squares_take_the_place_of_every_norm_of_the_blocks():
+    network = small(norm="rms")
+    kinds = {name.rsplit(".", 1)[-1]: type(m) for name, m in network.named_modules() if "norm" in name}
+    assert {kinds[name] for name in ("norm3", "final_norm")} == {torch.nn.RMSNorm}
+    x, level, condition = inputs()
+    made = network(x, level, condition)
+    assert made.value.isfinite().all()
+    assert not torch.allclose(made.value, small()(x, level, condition).value)

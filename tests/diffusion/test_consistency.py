@@ -6,7 +6,8 @@ import torch
 
 from micro_diffusion.diffusion.consistency import Place, Segments, consistent
 from micro_diffusion.sampling.euler import EulerSampler
-from micro_diffusion.sampling.noise_levels import LinearTime
+from micro_diffusion.sampling.heun import HeunSampler
+from micro_diffusion.sampling.noise_levels import Karras, LinearTime
 from tests.sampling.gaussian import DEVIATION, MEAN, exact_flow, gaussian_denoiser, some_noise
 
 ENDS = [40.0, 3.0, 1.0, 0.3, 0.0]
@@ -101,3 +102,60 @@ def test_the_exact_student_reaches_the_end_of_the_flow_in_its_steps(steps):
 def test_a_teacher_of_no_steps_is_refused():
     with pytest.raises(ValueError, match=r"the teacher takes 0 steps in each segment; set model\.substeps to at least"):
         Segments(ENDS, substeps=0)
+
+
+CENTRES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+WIDTH = 0.1
+
+
+def mixture_denoiser(x, sigma):
+    """E[x0 | x] for four Gaussian heaps; x (B, 2, 1, 1)."""
+    variance = WIDTH**2 + column(sigma).view(-1, 1) ** 2
+    flat = x.flatten(1)
+    share = torch.softmax(-(flat[:, None] - CENTRES).square().sum(-1) / (2 * variance), dim=1)
+    mean = share @ CENTRES
+    return (mean + WIDTH**2 / variance * (flat - mean)).view(x.shape)
+
+
+@pytest.mark.slow
+def test_a_small_network_learns_the_teacher_s_way_in_two_steps():
+    """Euler's own two steps end beside the heaps."""
+    ends, draws = [20.0, 0.7, 0.0], torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Linear(3, 128),
+            torch.nn.SiLU(),
+            torch.nn.Linear(128, 128),
+            torch.nn.SiLU(),
+            torch.nn.Linear(128, 2),
+        )
+
+    def student(x, sigma):
+        level = column(torch.as_tensor(sigma)).view(-1, 1).expand(len(x), 1).float()
+        scale = (level**2 + 0.5).sqrt()
+        change = network(torch.cat([x.flatten(1) / scale, level.log() / 4], dim=1))
+        return (0.5 / scale**2 * x.flatten(1) + level / scale * change).view(x.shape)
+
+    segments, optimizer = Segments(ends, substeps=6), torch.optim.Adam(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000)
+    for _ in range(1000):
+        place = segments.places(torch.rand(512, generator=draws))
+        clean = CENTRES[torch.randint(4, (512,), generator=draws)] + WIDTH * torch.randn(512, 2, generator=draws)
+        x = (clean + place.sigma[:, None] * torch.randn(512, 2, generator=draws)).view(-1, 2, 1, 1)
+        seen = student(x, place.sigma)
+        with torch.no_grad():
+            target = consistent(student, mixture_denoiser, x, place)
+        weight = (1 + place.sigma**-2).view(-1, 1, 1, 1)
+        (weight * (seen - target).square()).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+
+    noise, euler = some_noise(1000, 2, 1, 1, seed=5), EulerSampler(steps=2)
+    with torch.no_grad():
+        made = euler(student, noise, sigmas=ends)
+    exact = HeunSampler(steps=1)(mixture_denoiser, noise, sigmas=[*Karras()(40, sigma_min=0.01, sigma_max=20.0), 0.0])
+    plain = euler(mixture_denoiser, noise, sigmas=ends)
+    far, far_plain = ((some - exact).flatten(1).norm(dim=1) for some in (made, plain))
+    assert far.median() < 0.3 * far_plain.median()

@@ -13,6 +13,7 @@ from micro_diffusion import cli
 from micro_diffusion.checkpoint import load_backbone
 from micro_diffusion.files.run_folders import find_run
 from tests.forked_process import run_script
+from tests.forked_training import run_forked
 from tests.small_training import ROOT, losses, make_latents, succeeded, train_command, train_here
 
 SHORT = ["trainer.max_duration=8ba", "trainer.eval_interval=8ba"]
@@ -80,6 +81,20 @@ def test_the_first_step_is_of_the_first_weights(workplace: Path):
         command = [f"exp_name={name}", f"adapter={adapter}", "trainer.max_duration=1ba", "trainer.eval_interval=1ba"]
         train_here(workplace, *command, f"init_from={workplace}/runs/first", "~algorithms.ema")
     assert losses(workplace / "runs/with") == losses(workplace / "runs/without")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [["adapter=lora"], ["optimizer=adamw_8bit", "optimizer.lr=1e-3"]])
+def test_two_ranks_learn_what_one_learns(workplace: Path, changes):
+    """The ranks round at random alike, so that their weights stay the same."""
+    command = [f"init_from={workplace}/runs/first", *SHORT, *changes]
+    bf16 = ["model.weight_dtype=bf16", "model.cpu_precision=bf16"] if "adapter=lora" not in changes else []
+    found = {}
+    for ranks in (1, 2):
+        name = f"{changes[0].partition('=')[2]}_{ranks}"
+        assert run_forked(workplace, f"exp_name={name}", *command, *bf16, ranks=ranks, seconds=250) == [0] * ranks
+        found[ranks] = losses(workplace / "runs" / name)
+    assert found[1] == pytest.approx(found[2], rel=0.01 if bf16 else 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from micro_diffusion.data.format.record import RECORD, write_record
 from micro_diffusion.data.prepare.fingerprint import FILES, Fingerprint
-from micro_diffusion.data.prepare.parts import PartRecord, record_name, shard_names, take_over, whole_parts
+from micro_diffusion.data.prepare.parts import PARTS, PartRecord, record_name, shard_names, take_over, whole_parts
 from micro_diffusion.data.prepare.storage import (
     LocalStorage,
     RemoteStorage,
@@ -255,6 +255,8 @@ class OutputFolder:
         if not isinstance(self.storage, LocalStorage) or not isinstance(self.finished, LocalStorage):
             return
         self.storage.clear_scratch()  # of a process that outlived its killed parent for a moment
+        if self._made_from is None:  # or an update takes the parts that have not changed from there
+            shutil.rmtree(self.storage.root / PARTS, ignore_errors=True)
         (self.storage.root / RECIPE).unlink(missing_ok=True)
         replaced = self.finished.root.with_name(self.finished.root.name + ".replaced")
         if self.finished.read(RECORD) is not None:  # made from files that have changed since

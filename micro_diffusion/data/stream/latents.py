@@ -309,8 +309,10 @@ class LatentDataset(StreamingDataset):
         world = self._parallel_worker_world
         if not self.shuffle and world.num_ranks > 1:
             everyone = generate_work(self.batching_method, self, world, epoch, sample_in_epoch)
-            mine = repeats(everyone, self.epoch_size)[world.node, world.rank_of_node, world.worker_of_rank].flatten()
-            self._repeats = mine[work >= 0]
+            marked = np.empty(everyone.shape, bool)
+            in_time = marked.transpose(3, 2, 4, 0, 1)  # batches, workers, samples, and then the ranks, dealt in turn
+            in_time[...] = repeats(everyone.transpose(3, 2, 4, 0, 1), self.epoch_size)
+            self._repeats = marked[world.node, world.rank_of_node, world.worker_of_rank].flatten()[work >= 0]
         return work
 
     def __iter__(self) -> Iterator[Any]:
@@ -339,7 +341,7 @@ def repeats(work: NDArray[np.int64], epoch_size: int) -> NDArray[np.bool_]:
     Those of a mixture that repeats samples of its own accord are not told apart from these, and none is marked there.
 
     Args:
-        work: sample numbers of all ranks and workers, of any shape; -1 stands for none.
+        work: sample numbers of all ranks and workers in the order in which they come, of any shape; -1 stands for none.
         epoch_size: samples of an epoch.
 
     Returns:

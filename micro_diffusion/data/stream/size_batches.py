@@ -75,10 +75,11 @@ def _of_one_size(
     first_nodes = dataset.initial_physical_nodes
     places = get_partitions(dataset.partition_algo, len(numbers), *shape, initial_physical_nodes=first_nodes)
     places = places.reshape(nodes, -1, of_node)
-    last = places[:, -1]
-    there = int(np.count_nonzero(last[0] >= 0))
-    filled = there + -there % ranks
-    last[:, :filled] = last[:, np.arange(filled) % there]  # ranks without a sample get one of the same batch
+    last = places[:, -1].T
+    there = last[last >= 0]
+    filled = np.resize(there, -(-len(there) // (nodes * ranks)) * nodes * ranks)  # with some of the same batch again
+    places[:, -1] = -1
+    places[:, -1, : len(filled) // nodes] = filled.reshape(-1, nodes).T
     places = np.where(places < 0, -1, numbers[places])
     dealt = places.reshape(nodes, -1, dataset.batch_of_rank, ranks).transpose(1, 0, 3, 2)
     return dealt.reshape(-1, nodes * of_node)

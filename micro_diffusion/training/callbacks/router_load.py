@@ -45,8 +45,8 @@ class RouterLoad(Callback):
             hook.remove()
         for name, loads in self._seen.items():
             taken = torch.cat(loads).float()
-            most = taken.max(dim=1).values.mean()
-            logger.log_metrics({f"router/{name}/untaken": (taken == 0).float().mean(), f"router/{name}/most": most})
+            untaken, most = float((taken == 0).float().mean()), float(taken.max(dim=1).values.mean())
+            logger.log_metrics({f"router/{name}/untaken": untaken, f"router/{name}/most": most})
         self._hooks, self._seen = [], {}
 
 

@@ -3,13 +3,16 @@
 import json
 import os
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from composer.utils import get_free_tcp_port
 
 from micro_diffusion.data.format.buckets import BUCKETS, buckets_text
 from micro_diffusion.data.stream.loader import build_loader
 from micro_diffusion.data.stream.mixture import Part
+from micro_diffusion.data.stream.size_batches import one_size_batches
 from tests.data.stream.test_loader import make_latents, numbers
 from tests.forked_process import fork, wait
 
@@ -80,19 +83,23 @@ def test_an_epoch_resumes_where_it_stopped(folder, begun):
     del resumed
 
 
-def on_ranks(folder, tmp_path, ranks, state=None):
-    """The numbers of each batch on each rank, [rank][batch], and the state after three batches."""
+def on_ranks(folder, tmp_path, ranks, state=None, **changes):
+    """The numbers of each batch on each rank, [rank][batch], and the state after three batches.
+
+    A repeat in an evaluation is -1.
+    """
     port = get_free_tcp_port()
 
     def read(rank):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
-        loader = load(folder)
+        loader = load(folder, **changes)
         if state is not None:
             loader.load_state_dict(state)
         found, after = [], None
         for batch in loader:
-            found.append(numbers([batch]))
+            repeated = batch.get("repeated", [False] * len(batch["key"]))
+            found.append([-1 if again else n for n, again in zip(numbers([batch]), repeated, strict=True)])
             after = loader.state_dict() if len(found) == 3 else after
         (tmp_path / f"{ranks}-{rank}.json").write_text(json.dumps([found, after]))
 
@@ -128,6 +135,13 @@ def test_a_batch_of_all_ranks_is_the_same_on_any_number_of_them_also_after_resum
     assert dealt(each) == one[6:]
 
 
+def test_an_evaluation_counts_each_sample_where_one_rank_would(folder, tmp_path):
+    one = [numbers([batch]) for batch in load(folder, shuffle=False)]
+    each, _ = on_ranks(folder, tmp_path, 4, shuffle=False)
+    dealt_in_turn = [[n for row in zip(*batch, strict=True) for n in row] for batch in zip(*each, strict=True)]
+    assert dealt_in_turn == [batch + [-1] * (-len(batch) % 4) for batch in one]
+
+
 def test_samples_can_be_left_out_by_a_list(folder, tmp_path):
     (tmp_path / "bad.txt").write_text("\n".join(map(str, [0, *range(45, 50)])))  # all of one size among them
     loader = load(folder, exclude=str(tmp_path / "bad.txt"))
@@ -157,3 +171,35 @@ def test_a_part_of_several_shapes_shares_batches_and_its_proportion(folder, tmp_
     del loader
     proportions = [part.proportion for part in Part(path=str(folder), proportion=0.5).buckets()]
     assert proportions == [0.5 * count / 50 for count in COUNTS.values()]
+
+
+class TwoSizes:
+    """What an order needs of a data set: 29 samples of one size, and 17 of another from number 100 on."""
+
+    partition_algo, shuffle, shuffle_seed, shuffle_algo, shuffle_block_size = "relaxed", True, 0, "py1e", 1 << 18
+    streams_by_size, epoch_size, drop_last, starts = [[0], [1]], 46, False, {0: (29, 0), 1: (17, 100)}
+
+    def __init__(self, first_nodes: int, batch_of_rank: int) -> None:
+        self.num_canonical_nodes = self.initial_physical_nodes = first_nodes
+        self.batch_of_rank = batch_of_rank
+
+    def resample_streams(self, epoch, stream):
+        count, start = self.starts[stream]
+        return np.array([count]), np.arange(start, start + count)
+
+
+def ordered(first_nodes: int, nodes: int, ranks: int) -> list[list[int]]:
+    """The batches of 12 of an epoch that began on some nodes, as ranks of these nodes see them."""
+    world = SimpleNamespace(num_nodes=nodes, ranks_per_node=ranks, workers_per_rank=2, num_ranks=nodes * ranks)
+    work = one_size_batches(TwoSizes(first_nodes, 12 // (nodes * ranks)), world, 1, 0)  # pyright: ignore
+    assert len({tuple((work[n, r] >= 0).sum(-1).flat) for n in range(nodes) for r in range(ranks)}) == 1
+    found = [sorted(set(batch[batch >= 0].tolist())) for batch in work.transpose(3, 2, 0, 1, 4).reshape(-1, 12)]
+    return [batch for batch in found if batch]
+
+
+@pytest.mark.parametrize("first_nodes", [1, 2, 3])
+def test_the_order_is_the_same_on_other_nodes_than_an_epoch_began_on(first_nodes):
+    expected = ordered(first_nodes, first_nodes, 1)
+    assert sorted(number for batch in expected for number in batch) == [*range(29), *range(100, 117)]
+    for nodes, ranks in ((1, 1), (1, 4), (2, 1), (2, 3), (3, 2)):
+        assert ordered(first_nodes, nodes, ranks) == expected
