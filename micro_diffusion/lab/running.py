@@ -180,6 +180,10 @@ def _why(log: Path, status: int | None) -> str:
     return f"ended with status {status}: {lines[-1] if lines else 'it wrote nothing'}"
 
 
+PAUSE = 1.0
+"""Seconds without the lock; who lets it go and takes it at once leaves nothing to those who have to wake up first."""
+
+
 class Turns:
     """Around each run: holds a lock as `flock FILE COMMAND` does, and lets others have it after a while.
 
@@ -208,6 +212,7 @@ class Turns:
             if time.monotonic() - self._since >= self.seconds:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
                 self._since = None
+                time.sleep(PAUSE)
 
 
 def commit(folder: Path) -> str:
