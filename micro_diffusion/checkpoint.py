@@ -3,6 +3,7 @@
 trained_models/<name>/config.yaml         the fully resolved configuration
 trained_models/<name>/model.safetensors   the backbone's raw weights, plain keys
 trained_models/<name>/ema.safetensors     their exponential moving average, when training kept one
+trained_models/<name>/adapter/            what fine-tuning by LoRA added to the weights, which are with it: raw/, ema/
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from micro_diffusion.files.weight_file import read_tensors, write_tensors
 from micro_diffusion.files.whole_file import whole_file
 
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+ADAPTER_FOLDER = "adapter"
 PARTS = ("backbone", "objective", "text_encoder", "autoencoder", "sampler", "prompts")
 OPTIONAL_PARTS = ("image_conditioner", "thresholding")
 Weights = Literal["ema", "raw"]

@@ -1,7 +1,8 @@
-"""How fast this machine trains, samples, loads and precomputes: a table, and JSON with --json.
+"""How fast this machine trains, samples, serves, loads and precomputes: a table, and JSON with --json.
 
 python scripts/benchmark.py train --backbone tiny --resolution 256 --mask-ratio 0.75 --batch-size 8
 python scripts/benchmark.py sample --backbone tiny --sampler dpmpp_2m --steps 15 --guidance 5 --json sample.json
+python scripts/benchmark.py serve --run demo --clients 16 --batch-size 16 --steps 18
 python scripts/benchmark.py compare-train --reference ../public_microdit --backbone tiny --mask-ratio 0.75
 """
 
@@ -71,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--unprepared", action="store_true", help="do the work on captions at every network call")
     top.add_argument("--reference", type=Path, help="clone of the public MicroDiT code, to compare with")
     top.add_argument("--reference-steps", type=int, default=30, help="of the public sampler, Heun")
+    top.add_argument("--run", default="demo", help="run that is served")
+    top.add_argument("--clients", type=int, default=8, help="requests that reach the server at once")
     top.add_argument("--samples", type=int, default=1000, help="of the temporary data set of loader and precompute")
     top.add_argument("--warmup", type=int, default=2, help="repetitions thrown away, besides the first")
     top.add_argument("--repeats", type=int, default=7, help="repetitions of which the median counts")
@@ -105,6 +108,18 @@ def attention(options: argparse.Namespace) -> Row:
     return asked(options, measured, "dtype") | ways_of_attention(measured, dtype=DTYPES[options.dtype])
 
 
+def serve(options: argparse.Namespace) -> Row:
+    """Requests to a server of this process, together and one after another."""
+    from micro_diffusion.generation.pipeline import Pipeline
+    from micro_diffusion.serving.load import under_load
+
+    pipeline = Pipeline.from_run(options.run, device=options.device, precision=options.dtype)
+    measured = Measurement(**conditions(options, options.device))
+    row = asked(options, measured, "run", "clients", "steps", "dtype")
+    prompt = pipeline.run.prompts.captions[0]
+    return row | under_load(measured, pipeline, clients=options.clients, steps=options.steps, prompt=prompt)
+
+
 def loader(options: argparse.Namespace) -> Row:
     """Shuffled batches of latents."""
     measured = Measurement(**conditions(options, "cpu"))
@@ -135,6 +150,7 @@ def compare_sample(options: argparse.Namespace) -> Row:
 ALL = {"train": train, "sample": sample, "loader": loader, "precompute": precompute}
 COMMANDS = {
     **ALL,
+    "serve": serve,
     "profile": profile,
     "attention": attention,
     "compare-train": compare_train,
@@ -149,6 +165,7 @@ READ = {
     "sample": {*OF_NETWORKS, "sampler", "steps", "guidance", "unprepared"},
     "loader": {*TIMING, "samples"},
     "precompute": {*TIMING, "samples"},
+    "serve": {*TIMING, "run", "clients", "steps", "dtype", "device"},
     "profile": {*OF_NETWORKS, "mask_ratio"} - {"warmup"},
     "attention": {*TIMING, "dtype", "device"},
     "compare-train": {*OF_NETWORKS, "mask_ratio", "reference"} - {"warmup"},

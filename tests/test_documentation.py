@@ -1,4 +1,4 @@
-"""docs/python.md and docs/sampling.md do what they say: every block runs, on the bundled demo."""
+"""docs/python.md, sampling.md, objectives.md and serving.md do what they say, on the bundled demo."""
 
 import re
 import shlex
@@ -37,6 +37,23 @@ def test_the_page_from_python(tmp_path: Path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert {"circle.png", "half.png", "kept.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_guidance_of_objectives():
+    (block,) = blocks("objectives.md", "python")
+    found: dict = {}
+    exec(block, found)
+    assert found["images"][0].size == (64, 64)
+
+
+def test_the_fields_of_a_request_are_documented():
+    from micro_diffusion.serving.requests import GenerateRequest
+
+    page = (DOCS / "serving.md").read_text(encoding="utf-8")
+    table = page[page.index("| field |") : page.index("- **Batches.**")]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([a-z_]+)`", row.split(" | ")[0])}
+    assert named | {"prompt"} == set(GenerateRequest.model_fields)
 
 
 @pytest.mark.slow

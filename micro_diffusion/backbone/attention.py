@@ -30,13 +30,24 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * attention_dim, bias=False)
         self.out = nn.Linear(attention_dim, dim, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
+    def values(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, A)."""
+        return functional.linear(x, self.qkv.weight.chunk(3)[2])
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        angles: Tensor | None = None,
+        mixed: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Attention among the rows of x.
 
         Args:
             x: (B, T, D).
             mask: (B, T) bool of rows that may be attended to, or None for all.
             angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
+            mixed: other values (B, T, A), and the shares () of these and its own; None for its own alone.
 
         Returns:
             (B, T, D).
@@ -47,6 +58,9 @@ class SelfAttention(nn.Module):
             return (q, k, v) if angles is None else (rotate(q, angles), rotate(k, angles), v)
 
         q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if mixed is not None:
+            others, share, own = mixed
+            v = (share * others + own * v).to(v.dtype)
         return self.out(attend(q, k, v, self.head_dim, mask, prepare=prepare))
 
 

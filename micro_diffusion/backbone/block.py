@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,21 @@ from micro_diffusion.backbone.attention import CrossAttention, KeysValues, SelfA
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.recomputation import modulated_norm
 
+Norm = Literal["layer", "rms"]
+"""LayerNorm, or RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), which takes no mean away."""
+
+
+def norm_of(kind: Norm, dim: int, eps: float) -> nn.LayerNorm | nn.RMSNorm:
+    """Over the last axis, of width `dim`, with a weight and no bias."""
+    return nn.RMSNorm(dim, eps=eps) if kind == "rms" else nn.LayerNorm(dim, eps=eps, bias=False)
+
 
 class BlockShape(NamedTuple):
     """Widths of one block, after layer-wise scaling (Mehta et al. 2024, arXiv 2404.14619).
 
     dim: D. conditioning_dim: width of c. attention_dim: heads · head_dim. hidden: of the feed-forward layer.
-    experts: 0 for a dense SwiGLU. convolution: a 3×3 depth-wise convolution over the patch grid before the
+    experts: 0 for a dense SwiGLU. unmodulated_router: experts choose by tokens that are not told the noise level.
+    value_residual: see `Block.values`. convolution: a 3×3 depth-wise convolution over the patch grid before the
     feed-forward layer (as in LocalViT, arXiv 2104.05707); needs every patch.
     """
 
@@ -33,6 +42,9 @@ class BlockShape(NamedTuple):
     head_dim: int
     experts: int = 0
     expert_capacity: float = 1.0
+    unmodulated_router: bool = False
+    value_residual: bool = False
+    norm: Norm = "layer"
     convolution: bool = False
     eps: float = 1e-6
 
@@ -49,18 +61,20 @@ class Block(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         dim, eps = shape.dim, shape.eps
-        self.norm1 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.norm1 = norm_of(shape.norm, dim, eps)
         self.attention = SelfAttention(dim, attention_dim=shape.attention_dim, head_dim=shape.head_dim, eps=eps)
-        self.norm2 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.norm2 = norm_of(shape.norm, dim, eps)
         self.cross_attention = CrossAttention(dim, head_dim=shape.head_dim, eps=eps)
-        self.norm3 = nn.LayerNorm(dim, eps=eps, bias=False)
+        self.norm3 = norm_of(shape.norm, dim, eps)
         self.convolution = GridConvolution(dim) if shape.convolution else None
         self.ffn = (
             ExpertChoice(dim, shape.hidden, experts=shape.experts, capacity=shape.expert_capacity)
             if shape.experts
             else SwiGLU(dim, shape.hidden)
         )
+        self.unmodulated_router = shape.unmodulated_router and shape.experts > 0
         self.modulation = nn.Linear(shape.conditioning_dim, 6 * dim)
+        self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if shape.value_residual else None
 
     def forward(
         self,
@@ -71,6 +85,7 @@ class Block(nn.Module):
         *,
         grid: tuple[int, int] | None = None,
         angles: Tensor | None = None,
+        first_values: Tensor | None = None,
     ) -> Tensor:
         """One block.
 
@@ -81,18 +96,34 @@ class Block(nn.Module):
             mask: (B, L) bool, or None where every row counts.
             grid: rows and columns of patches, for the convolution.
             angles: (T, head_dim/2) or (B, T, head_dim/2) rotary positions, or None for none.
+            first_values: (B, T, attention_dim) of the first block, for one with a value residual.
 
         Returns:
             (B, T, D).
         """
-        modulation: Tensor = c.values if isinstance(c, Modulation) else self.modulation(c)
-        shift1, scale1, gate1, shift3, scale3, gate3 = modulation[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attention(modulated_norm(self.norm1, x, shift1, scale1), angles=angles)
+        shift1, scale1, gate1, shift3, scale3, gate3 = self._modulated(c)
+        mixed = None if first_values is None or self.value_mix is None else (first_values, *self.value_mix)
+        x = x + gate1 * self.attention(modulated_norm(self.norm1, x, shift1, scale1), angles=angles, mixed=mixed)
         x = x + self.cross_attention(self.norm2(x), caption, mask)
         y = modulated_norm(self.norm3, x, shift3, scale3)
         if self.convolution is not None:
             y = self.convolution(y, grid)
-        return x + gate3 * self.ffn(y)
+        routed = {"routed_by": self.norm3(x)} if self.unmodulated_router else {}
+        return x + gate3 * self.ffn(y, **routed)
+
+    def values(self, x: Tensor, c: Tensor | Modulation) -> Tensor:
+        """What the self-attention of this block takes for values, x (B, T, D) -> (B, T, attention_dim).
+
+        Later blocks mix those of the first one into their own, a·first + b·own with learned a and b that start at 1/2
+        (Zhou et al. 2024, "Value residual learning", arXiv 2410.17897, section 3).
+        """
+        shift, scale, *_ = self._modulated(c)
+        return self.attention.values(modulated_norm(self.norm1, x, shift, scale))
+
+    def _modulated(self, c: Tensor | Modulation) -> tuple[Tensor, ...]:
+        """Shift, scale and gate (B, 1, D) of attention and feed-forward layer."""
+        modulation: Tensor = c.values if isinstance(c, Modulation) else self.modulation(c)
+        return modulation[:, None].chunk(6, dim=-1)
 
     def initialize(self, depth: int) -> None:
         """Zero modulation, and the last projections shrunk with the block's index (0-based `depth`)."""

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from micro_diffusion.backbone.block import BlockShape
+from micro_diffusion.backbone.block import BlockShape, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class BlockShapes:
     multiple_of: hidden widths are rounded up to a multiple of it.
     experts, expert_capacity, experts_every: experts of a sparse block, how many take a token on average, and every how
         many blocks one is sparse. eps: of every LayerNorm.
+    unmodulated_router, norm: see `BlockShape`.
     """
 
     conditioning_dim: int
@@ -31,6 +32,8 @@ class BlockShapes:
     expert_capacity: float
     experts_every: int
     eps: float
+    unmodulated_router: bool = False
+    norm: Norm = "layer"
 
     def of(
         self,
@@ -40,6 +43,7 @@ class BlockShapes:
         mlp_ratio: float,
         *,
         convolution: bool = False,
+        value_residual: bool = False,
         may_be_sparse: bool = True,
     ) -> BlockShape:
         """The shape of the block at a place in its stack, counted from 0, whose model width is `width`."""
@@ -53,6 +57,9 @@ class BlockShapes:
             head_dim=self.head_dim,
             experts=self.experts if sparse else 0,
             expert_capacity=self.expert_capacity,
+            unmodulated_router=self.unmodulated_router,
+            value_residual=value_residual,
+            norm=self.norm,
             convolution=convolution,
             eps=self.eps,
         )

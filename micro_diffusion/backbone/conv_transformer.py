@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
 from micro_diffusion.backbone.conv_block import ConvBlock
-from micro_diffusion.backbone.embedding import patch_grid
+from micro_diffusion.backbone.embedding import check_latents, other_sizes, patch_grid
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
@@ -37,6 +37,7 @@ class ConvTransformer(nn.Module):
 
     Args:
         input_size: latent cells along a side, or (height, width).
+        further_sizes: other (height, width) that it takes as well, over which the positions are stretched.
         in_channels: C.
         patch_size: p.
         dim: E, a multiple of heads and of cross_heads.
@@ -81,6 +82,7 @@ class ConvTransformer(nn.Module):
         position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
+        further_sizes: Sequence[Sequence[PositiveInt]] | None = None,
     ) -> None:
         super().__init__()
         cross_heads = heads if cross_heads is None else cross_heads
@@ -113,6 +115,7 @@ class ConvTransformer(nn.Module):
             nn.init.zeros_(self.image_embedding.weight)
 
         self.resize(input_size, position_scale)
+        self._further_sizes = other_sizes(further_sizes, self.input_size, patch_size)
         rows, columns = (round(side / position_scale) for side in self.grid)
         if (rows * position_scale, columns * position_scale) != self.grid or min(rows, columns) < 1:
             raise ValueError(
@@ -131,6 +134,11 @@ class ConvTransformer(nn.Module):
         self.position_scale = position_scale
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of the latents that it takes: `input_size` and the further ones."""
+        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
+
+    @property
     def patches(self) -> int:
         """T, patches of an image."""
         return self.grid[0] * self.grid[1]
@@ -147,13 +155,13 @@ class ConvTransformer(nn.Module):
         mask = None if mask is None else functional.pad(mask, (1, 0), value=True)
 
         patches = self.patch_embedding(x)
+        rows, columns = grid = (patches.shape[2], patches.shape[3])
         if self.image_embedding is not None:
             patches = patches + self.image_embedding(condition.image)
         tokens = self.patch_projection(self.patch_norm(rearrange(patches, "b p h w -> b (h w) p")))
-        tokens = self.embedding_norm(tokens) + self.stretched_positions()
+        tokens = self.embedding_norm(tokens) + self.stretched_positions(grid)
         for block in self.blocks:
-            tokens = self._run(block, tokens, told, mask)
-        rows, columns = self.grid
+            tokens = self._run(block, tokens, told, mask, grid)
         return Prediction(
             rearrange(
                 self.final(tokens), "b (h w) (c p q) -> b c (h p) (w q)",
@@ -161,39 +169,37 @@ class ConvTransformer(nn.Module):
             )
         )  # fmt: skip
 
-    def stretched_positions(self) -> Tensor:
-        """The learned positions for the patches of today's size -> (T, E): bilinear up, averaged down.
+    def stretched_positions(self, grid: tuple[int, int] | None = None) -> Tensor:
+        """The learned positions for (rows, columns) of patches, or today's -> (T, E): bilinear up, averaged down.
 
         As in the forerunner's branch `better_pos_encoding`; an image's middle keeps its position.
         """
-        table, (rows, columns) = self.positions, self.grid
-        if table.shape[1:] != self.grid:
+        table, (rows, columns) = self.positions, grid or self.grid
+        if table.shape[1:] != (rows, columns):
             larger = (max(rows, table.shape[1]), max(columns, table.shape[2]))
             table = functional.interpolate(table[None], size=larger, mode="bilinear", align_corners=False)
             table = functional.adaptive_avg_pool2d(table, (rows, columns))[0]
         return rearrange(table, "e h w -> (h w) e")
 
-    def _run(self, block: nn.Module, tokens: Tensor, told: Tensor, mask: Tensor | None) -> Tensor:
+    def _run(
+        self, block: nn.Module, tokens: Tensor, told: Tensor, mask: Tensor | None, grid: tuple[int, int]
+    ) -> Tensor:
         """One block, checkpointed where that was asked for and a backward pass will come."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             from torch.utils.checkpoint import checkpoint  # imports sympy: seconds that generating need not wait for
 
             again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # a block draws nothing
-            return again(block, tokens, told, mask, self.grid)  # pyright: ignore[reportReturnType]
-        return block(tokens, told, mask, self.grid)
+            return again(block, tokens, told, mask, grid)  # pyright: ignore[reportReturnType]
+        return block(tokens, told, mask, grid)
 
     def _check(self, x: Tensor, condition: Condition, keep: Tensor | None) -> None:
-        if x.shape[1:] != (self.in_channels, *self.input_size):
-            raise ValueError(
-                f"latents are {tuple(x.shape[1:])} (channels, height, width), but the network was built for "
-                f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
-            )
+        check_latents(x, self.in_channels, self.sizes)
         if condition.tokens.shape[-1] != self.caption_dim:
             raise ValueError(
                 f"captions have features of width {condition.tokens.shape[-1]}, but the network was built for "
                 f"{self.caption_dim}; set backbone.caption_dim={condition.tokens.shape[-1]} or use its own text encoder"
             )
-        check_image(self, condition, self.input_size)
+        check_image(self, condition, tuple(x.shape[2:]))
         if keep is not None:
             raise ValueError("this network's convolutions need every patch; set model.train_mask_ratio=0")
 

@@ -17,21 +17,24 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
-from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock
+from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock, Norm, norm_of
 from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
+    check_latents,
     image_level_told,
+    other_sizes,
     patch_grid,
     patchify,
     rotary_angles,
+    scale_for,
     sincos_positions,
     unpatchify,
 )
 from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
-from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
+from micro_diffusion.backbone.masking import keep_tokens, put_back, restore_tokens, visible
 from micro_diffusion.backbone.recomputation import modulated_norm
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
@@ -42,6 +45,7 @@ class SparseDiT(nn.Module):
 
     Args:
         input_size: latent cells along a side, or (height, width).
+        further_sizes: other (height, width) that it takes as well, their positions spanning the same area.
         in_channels: C.
         patch_size: p.
         dim: D, a multiple of head_dim and of 4.
@@ -59,12 +63,17 @@ class SparseDiT(nn.Module):
         experts: number of experts in a sparse block; 0 for dense blocks only.
         expert_capacity: experts that take a token on average.
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
+        unmodulated_router: experts choose among tokens that are not told the noise level.
+        value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
+        route: (first, end), blocks of the backbone around which patches go that are not kept, while the others see all
+            (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
             a third more work for a fraction of the memory.
         use_caption_mask: attend to a caption's own rows only. The released weights were trained without.
         norm_eps: epsilon of every LayerNorm.
+        norm: "layer" or "rms", of the blocks of mixer and backbone and before the last layer.
         image_channels: C', channels of a conditioning image that is seen beside x; 0 for none.
         takes_image_level: whether the noise level of that image is told.
     """
@@ -95,13 +104,18 @@ class SparseDiT(nn.Module):
         experts: NonNegativeInt = 8,
         expert_capacity: PositiveFloat = 2.0,
         experts_every: PositiveInt = 2,
+        unmodulated_router: bool = False,
+        value_residual: bool = False,
+        route: Sequence[NonNegativeInt] | None = None,
         rotary: bool = False,
         position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
         activation_checkpointing: bool = False,
         norm_eps: PositiveFloat = 1e-6,
+        norm: Norm = "layer",
         image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
+        further_sizes: Sequence[Sequence[PositiveInt]] | None = None,
     ) -> None:
         super().__init__()
         self.image_channels, self.takes_image_level = image_channels, takes_image_level
@@ -117,6 +131,8 @@ class SparseDiT(nn.Module):
             expert_capacity=expert_capacity,
             experts_every=experts_every,
             eps=norm_eps,
+            unmodulated_router=unmodulated_router,
+            norm=norm,
         )
         shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
 
@@ -139,13 +155,24 @@ class SparseDiT(nn.Module):
 
         qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
         self.blocks = Blocks(
-            Block(shapes.of(i, dim, qkv[i], mlp[i], may_be_sparse=i < depth - 1)) for i in range(depth)
+            Block(
+                shapes.of(i, dim, qkv[i], mlp[i], value_residual=value_residual and i > 0, may_be_sparse=i < depth - 1)
+            )
+            for i in range(depth)
         )
-        self.final_norm = nn.LayerNorm(dim, eps=norm_eps, bias=False)
+        self.value_residual, self.route = value_residual, _checked_route(route, depth)
+        if value_residual and len({block.attention.qkv.out_features for block in self.blocks}) > 1:
+            raise ValueError("value_residual needs one attention width; set qkv_ratio to one value for all blocks")
+        if value_residual and route is not None:
+            raise ValueError("value_residual does not go with a route, since all tokens need values; leave out one")
+        self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
 
         self.resize(input_size, position_scale)
+        self._further_sizes = other_sizes(further_sizes, self.input_size, patch_size)
+        for size in self._further_sizes:
+            self._build_positions(size, scale_for(size, self.input_size, position_scale), _suffix(size))
         self._initialize()
 
     def resize(self, input_size: PositiveInt | Sequence[PositiveInt], position_scale: float) -> None:
@@ -155,11 +182,23 @@ class SparseDiT(nn.Module):
         """
         self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
         self.position_scale = position_scale
-        positions = sincos_positions(*self.grid, self.dim, position_scale)
-        device = self.patch_embedding.weight.device
-        self.register_buffer("positions", positions.to(device), persistent=False)
-        angles = rotary_angles(*self.grid, self.head_dim, position_scale).to(device) if self.rotary else None
-        self.register_buffer("angles", angles, persistent=False)
+        self._build_positions(self.input_size, position_scale)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of the latents that it takes: `input_size` and the further ones."""
+        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
+
+    def _build_positions(self, size: tuple[int, int], scale: float, suffix: str = "") -> None:
+        (rows, columns), device = self._grid(size), self.patch_embedding.weight.device
+        positions = sincos_positions(rows, columns, self.dim, scale)
+        self.register_buffer(f"positions{suffix}", positions.to(device), persistent=False)
+        angles = rotary_angles(rows, columns, self.head_dim, scale).to(device) if self.rotary else None
+        self.register_buffer(f"angles{suffix}", angles, persistent=False)
+
+    def _grid(self, size: Sequence[int]) -> tuple[int, int]:
+        """(rows, columns) of the patches of latents of a size."""
+        return size[0] // self.patch_size, size[1] // self.patch_size
 
     @property
     def patches(self) -> int:
@@ -219,7 +258,8 @@ class SparseDiT(nn.Module):
 
     def _image_path(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
         """What the conditioning image adds to the patches (B, T, D), and its level to the pooled caption (B, D)."""
-        check_image(self, condition, self.input_size)
+        size = self.input_size if condition.image is None else tuple(condition.image.shape[2:])
+        check_image(self, condition, size if size in self.sizes else self.input_size)
         image = level = None
         if self.image_embedding is not None and condition.image is not None:
             image = self.image_embedding(patchify(condition.image, self.patch_size))
@@ -250,35 +290,74 @@ class SparseDiT(nn.Module):
 
         Raises ValueError when x does not have the channels and the size that the network was built for.
         """
-        if x.shape[1:] != (self.in_channels, *self.input_size):
-            raise ValueError(
-                f"latents are {tuple(x.shape[1:])} (channels, height, width), but the network was built for "
-                f"{(self.in_channels, *self.input_size)}; use latents of that shape or build the network for these"
-            )
+        check_latents(x, self.in_channels, self.sizes)
+        _, _, *size = x.shape
+        suffix = "" if tuple(size) == self.input_size else _suffix(size)
+        positions, angles = getattr(self, f"positions{suffix}"), getattr(self, f"angles{suffix}")
+        grid = self._grid(size)
         caption = condition if isinstance(condition, EncodedCaption) else self.encode_caption(condition)
         conditioning = self._conditioning(level, caption)
-        tokens = self.patch_embedding(patchify(x, self.patch_size)) + self.positions
+        tokens = self.patch_embedding(patchify(x, self.patch_size)) + positions
         if caption.image is not None:
+            if caption.image.shape[1] != tokens.shape[1]:
+                raise ValueError("the conditioning image has another size than the latents; give it theirs")
             tokens = tokens + caption.image
 
         tokens = self.mixer_in(tokens)
         for block, c, attended in zip(self.mixer, conditioning.mixer, caption.mixer, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, grid=self.grid, angles=self.angles)
-        angles = self.angles
-        if keep is not None:
-            tokens = keep_tokens(tokens, keep)
-            angles = None if angles is None else angles[keep]
-        tokens = self.mixer_out(tokens)
-        for block, c, attended in zip(self.blocks, conditioning.blocks, caption.blocks, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, angles=angles)
+            tokens = self._run(block, tokens, c, attended, caption.mask, grid=grid, angles=angles)
+        if keep is not None and self.route is None:
+            tokens = self.mixer_out(keep_tokens(tokens, keep))
+            tokens = self._through(range(len(self.blocks)), tokens, conditioning, caption, angles, keep)
+        else:
+            tokens = self._routed(self.mixer_out(tokens), conditioning, caption, angles, keep)
+            keep = None
 
         shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
         patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
         if keep is None:
-            return Prediction(unpatchify(patches, self.patch_size, *self.input_size))
-        patches = restore_tokens(patches, keep, self.patches)
-        shown = visible(keep, self.patches)[:, :, None].expand(-1, -1, self.patch_size**2)
-        return Prediction(*(unpatchify(y, self.patch_size, *self.input_size) for y in (patches, shown)))
+            return Prediction(unpatchify(patches, self.patch_size, *size))
+        count = grid[0] * grid[1]
+        patches = restore_tokens(patches, keep, count)
+        shown = visible(keep, count)[:, :, None].expand(-1, -1, self.patch_size**2)
+        return Prediction(*(unpatchify(y, self.patch_size, *size) for y in (patches, shown)))
+
+    def _routed(
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        caption: EncodedCaption,
+        angles: Tensor | None,
+        keep: Tensor | None,
+    ) -> Tensor:
+        """All patches (B, T, D) through all blocks, of which those that are not kept go around `route`."""
+        depth = len(self.blocks)
+        if keep is None or self.route is None:
+            return self._through(range(depth), tokens, conditioning, caption, angles)
+        first, end = self.route
+        tokens = self._through(range(first), tokens, conditioning, caption, angles)
+        kept = self._through(range(first, end), keep_tokens(tokens, keep), conditioning, caption, angles, keep)
+        return self._through(range(end, depth), put_back(tokens, kept, keep), conditioning, caption, angles)
+
+    def _through(
+        self,
+        blocks: range,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        caption: EncodedCaption,
+        angles: Tensor | None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Some blocks of the backbone, one after another. keep: which patches these tokens are, None for all."""
+        angles = angles if angles is None or keep is None else angles[keep]
+        values = {}
+        for i in blocks:
+            block: Any = self.blocks[i]
+            c = conditioning.blocks[i]
+            if self.value_residual and i == 0:
+                values = {"first_values": block.values(tokens, c)}
+            tokens = self._run(block, tokens, c, caption.blocks[i], caption.mask, angles=angles, **values)
+        return tokens
 
     def _run(self, block: Block, *inputs: Any, **options: Any) -> Tensor:
         """One block, checkpointed where that was asked for and a backward pass will come."""
@@ -345,6 +424,20 @@ def _check_effects(takes_image_level: bool, image_channels: int, mixer_convoluti
         raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
     if mixer_convolution and not mixer_depth:
         raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
+
+
+def _suffix(size: Sequence[int]) -> str:
+    """Of the buffers for a further size."""
+    return f"_{size[0]}x{size[1]}"
+
+
+def _checked_route(route: Sequence[int] | None, depth: int) -> tuple[int, int] | None:
+    """Raise ValueError for a route that is none of a backbone so deep."""
+    if route is None:
+        return None
+    if len(route) != 2 or not 0 <= route[0] < route[1] <= depth:
+        raise ValueError(f"route is {list(route)}; set it to [first, end] with 0 <= first < end <= depth={depth}")
+    return route[0], route[1]
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:

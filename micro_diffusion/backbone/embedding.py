@@ -69,6 +69,55 @@ def patch_grid(
     return (height, width), (height // patch, width // patch)
 
 
+def scale_for(size: tuple[int, int], built_for: tuple[int, int], position_scale: float) -> float:
+    """The scale of positions at another size (h, w), with which they span the same area as at `built_for`."""
+    return position_scale * math.sqrt(math.prod(size) / math.prod(built_for))
+
+
+def other_sizes(
+    sizes: Sequence[Sequence[int]] | None, input_size: tuple[int, int], patch: int
+) -> tuple[tuple[int, int], ...]:
+    """Of a backbone's `further_sizes`, (height, width) in cells each, those that are not its `input_size`.
+
+    Raises ValueError when one is no pair of multiples of the patch.
+    """
+    pairs = [tuple(size) for size in sizes or ()]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise ValueError(f"backbone.further_sizes has {list(wrong[0])}; write each size as [height,width]")
+    checked = [patch_grid(pair, patch, 1.0)[0] for pair in pairs]
+    return tuple(dict.fromkeys(size for size in checked if size != input_size))
+
+
+def check_sizes(known: Sequence[tuple[int, int]] | None, sizes: Sequence[tuple[int, int]]) -> None:
+    """Compare the `sizes` of all latents that there will be with those that a backbone takes; None takes any.
+
+    Raises:
+        ValueError: that says what to set.
+    """
+    if known is None or set(sizes) <= set(known):
+        return
+    has, takes = (" and ".join(f"{height}×{width}" for height, width in each) for each in (sizes, known))
+    main = known[0] if known[0] in sizes else sizes[0]
+    further = [list(size) for size in sizes if size != main]
+    settings = [] if main == known[0] else [f"backbone.input_size={list(main)}"]
+    settings += [f"backbone.further_sizes={further}"] if further else []
+    raise ValueError(
+        f"the data have latents of {has} cells, but the network was built for {takes}; set "
+        + " ".join(settings).replace(", ", ",")
+    )
+
+
+def check_latents(x: Tensor, in_channels: int, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError when x (B, C, h, w) does not have the channels and a size that a network was built for."""
+    channels, *size = x.shape[1:]
+    if channels != in_channels or tuple(size) not in sizes:
+        built_for = " or ".join(str((in_channels, *known)) for known in sizes)
+        raise ValueError(
+            f"latents are {(channels, *size)} (channels, height, width), but the network was built for {built_for}; "
+            "use latents of that shape or build the network for these"
+        )
+
+
 def patchify(x: Tensor, patch: int) -> Tensor:
     """(B, C, h, w) -> (B, T, p·p·C): patches row by row, each ordered (row, column, channel).
 

@@ -23,6 +23,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
+        if not isinstance(self.w3, nn.Linear):  # but an adapter around it, whose result is more than the weight's
+            return self.w3(_swish_gate(self.w1(x), self.w2(x)))
         return activated_product(_swish_gate, self.w3.weight, self.w1(x), self.w2(x), tokens=x)
 
 
@@ -53,11 +55,16 @@ class ExpertChoice(nn.Module):
         """T -> N, from 1 to T."""
         return max(1, int(self.capacity * tokens / self.experts))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        batch, tokens, dim = x.shape
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, D) -> the scores (B, E, N) and places (B, E, N) of the tokens that each expert takes."""
         scores = self.gate(x).float().softmax(dim=-1)
-        score, chosen = scores.transpose(1, 2).topk(self.tokens_per_expert(tokens), dim=-1)  # (B, E, N)
+        score, chosen = scores.transpose(1, 2).topk(self.tokens_per_expert(x.shape[1]), dim=-1)
+        return score, chosen
+
+    def forward(self, x: Tensor, routed_by: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). routed_by: (B, T, D) what the gate sees in place of x."""
+        batch, tokens, dim = x.shape
+        score, chosen = self.route(x if routed_by is None else routed_by)
         sample_start = torch.arange(batch, device=x.device)[:, None, None] * tokens
         rows = (chosen + sample_start).transpose(0, 1).reshape(-1)  # expert by expert
         taken = x.reshape(-1, dim).index_select(0, rows).unflatten(0, (self.experts, -1))

@@ -44,6 +44,13 @@ def restore_tokens(kept: Tensor, keep: Tensor, patches: int) -> Tensor:
     return tokens.index_copy(0, rows.reshape(-1), kept.flatten(0, 1)).unflatten(0, (batch, patches))
 
 
+def put_back(tokens: Tensor, kept: Tensor, keep: Tensor) -> Tensor:
+    """(B, T, D), (B, K, D), (B, K) -> (B, T, D): the kept tokens in their places, the others as they were."""
+    batch, patches, dim = tokens.shape
+    rows = keep + torch.arange(batch, device=keep.device)[:, None] * patches
+    return tokens.reshape(-1, dim).index_copy(0, rows.reshape(-1), kept.flatten(0, 1)).view_as(tokens)
+
+
 def visible(keep: Tensor, patches: int) -> Tensor:
     """(B, K) -> (B, T) bool, true on kept patches."""
     mask = torch.zeros(keep.shape[0], patches, dtype=torch.bool, device=keep.device)

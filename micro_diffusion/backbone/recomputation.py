@@ -44,7 +44,7 @@ def activated_product(activation: Callable[..., Tensor], weight: Tensor, *inputs
     return made
 
 
-def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated_norm(norm: nn.LayerNorm | nn.RMSNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """norm(x)·(1 + scale) + shift (adaptive layer norm; Peebles & Xie 2023, arXiv 2212.09748).
 
     x (B, T, D), shift and scale (B, 1, D) -> (B, T, D), computed in the wider dtype of x and the norm's weight, and
@@ -52,6 +52,14 @@ def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) 
 
     norm: has a weight, and no bias.
     """
+    if isinstance(norm, nn.RMSNorm):
+
+        def root_mean_square(x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+            wide = x.to(torch.promote_types(x.dtype, weight.dtype))
+            normed = functional.rms_norm(wide, wide.shape[-1:], weight, eps=norm.eps)
+            return (normed * (1 + scale) + shift).to(shift.dtype)
+
+        return recomputed(root_mean_square, x, norm.weight, shift, scale, tokens=x)
     if _plainly(x):
         wide = x.to(torch.promote_types(x.dtype, norm.weight.dtype))
         normed = functional.layer_norm(wide, wide.shape[-1:], norm.weight, eps=norm.eps)
@@ -131,11 +139,14 @@ class _ActivatedProduct(torch.autograd.Function):
         """Gradients of weight and inputs."""
         weight, *kept = ctx.saved_tensors
         activated, inputs = again(ctx.activation, kept)
+        is_trained, grad_weight = ctx.needs_input_grad[1], None  # not where adapters are trained beside it
         if weight.ndim == 2:
-            grad_weight = gradient.flatten(0, -2).mT @ activated.detach().flatten(0, -2)
+            if is_trained:
+                grad_weight = gradient.flatten(0, -2).mT @ activated.detach().flatten(0, -2)
             gradients = torch.autograd.grad(activated, inputs, gradient @ weight)
         else:
-            grad_weight = torch.bmm(activated.detach().mT, gradient)
+            if is_trained:
+                grad_weight = torch.bmm(activated.detach().mT, gradient)
             gradients = torch.autograd.grad(activated, inputs, torch.bmm(gradient, weight.mT))
         return None, grad_weight, *gradients
 

@@ -12,6 +12,7 @@ from micro_diffusion.cli.arguments import FILE, RUN, WEIGHTS
 
 FORMATS = {
     "run": "a run folder for this program",
+    "adapter": "what fine-tuning by LoRA added to the weights, alone, in the format of peft",
     "diffusers": "a folder that diffusers opens where this package is not installed",
     "torch_export": "the network alone, as a program of torch.export",
     "onnx": "the network alone, as an ONNX graph",
@@ -66,6 +67,12 @@ def _export_as(kind: Any, runs: Sequence[str], folder: Path, weights: Any, dtype
             f"{len(runs)} runs are a cascade, for which the format {kind} has no place; export each of them alone"
         )
     run = find_run(runs[0])
+    if kind == "adapter":
+        from micro_diffusion.export.adapter import export_adapter
+
+        path = export_adapter(run, folder, weights=weights, dtype=dtype)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        return
     if kind == "diffusers":
         from micro_diffusion.export.diffusers_folder import export_diffusers
 

@@ -12,6 +12,10 @@ from micro_diffusion.cli.arguments import FILE
 if TYPE_CHECKING:
     from micro_diffusion.data.prepare.look import Folder
 
+NONE = (
+    "none, so images are generated without a prompt; for prompts, put a .txt file beside each image, name the files "
+    "for what they show, or sort them into folders"
+)
 PRESETS = ("laptop", "12gb", "24gb", "80gb")
 
 
@@ -36,11 +40,12 @@ def look(folder: Path, preset: str, out: Path | None) -> None:
 def described(found: Folder, preset: str) -> list[str]:
     """What was found, and what follows from it."""
     sides, origin = found.sides, {"reject": "texts", "name": "file names", "folder": "names of folders"}
+    captions = f"from {origin[found.without_text]}, such as {'; '.join(found.captions[:3])}" if found.speaks else NONE
     lines = [
         f"{found.path}: {found.images} images, about {found.expected} can be used",
         *(f"  left out: {reason} ({count} of those looked at)" for reason, count in found.reasons.most_common()),
         f"  shorter side from {sides[0]} to {sides[-1]} px, half of them at least {sides[len(sides) // 2]} px",
-        f"  captions from {origin[found.without_text]}, such as {'; '.join(found.captions[:3])}",
+        f"  captions {captions}",
         f"  {preset}: {resolution(found, preset)} px, {autoencoder_steps(found)} steps of the autoencoder, four stages",
     ]
     if found.expected < 300:
@@ -66,12 +71,15 @@ def steps(found: Folder, preset: str) -> dict[str, list[str]]:
     half = side // 2
     convert = ["source=image_folder", f"source.path={_quoted(found.path)}", f"source.without_text={found.without_text}"]
     captions = ",".join(_quoted(caption) for caption in found.captions)
+    encoder = [] if found.speaks else ["text_encoder=none"]
+    prompts = [f"prompts.captions=[{captions}]"] if found.speaks else [*encoder, "prompts=none", "model.caption_drop=0"]
     machine = [] if preset == "laptop" else [f"machine={preset}", "backbone=tiny", "train_loader.batch_size=256"]
     return {
         "convert": [*convert, f"preparation.shorter_side={2 * side}"],
         "autoencoder": [f"resolution={side}", f"trainer.max_duration={autoencoder_steps(found)}ba"],
-        "precompute": [f"resolutions=[{half},{side}]"],
-        "train": [f"prompts.captions=[{captions}]", *machine],
+        "precompute": [f"resolutions=[{half},{side}]", *encoder],
+        "plan": [f"--images={found.expected}", f"--machine={'cpu' if preset == 'laptop' else 'here'}"],
+        "train": [*prompts, *machine],
         "small": [f"resolution={half}"],
         "large": [f"resolution={side}"],
     }

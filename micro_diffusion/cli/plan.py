@@ -19,7 +19,7 @@ STAGES = ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"]
     "--machine",
     default="h100x8",
     show_default=True,
-    help="h100, h200, a100, all also x8; 4090; cpu; or here, measured.",
+    help="h100, h200, a100, all also x8; 4090, 4070; cpu; or here, measured.",
 )
 @click.option("--devices", type=POSITIVE, help="How many of the machine's devices.  [default: as it is named]")
 @click.option("--mfu", type=float, help="Share of a machine's peak rate to assume.  [default: 0.4]")

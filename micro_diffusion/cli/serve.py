@@ -19,12 +19,21 @@ TOKEN = "MICRO_DIFFUSION_TOKEN"
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1.  [default: cuda where there is one, else cpu]")
 @click.option("--sampler", type=ConfigName("sampler"), help="A name of configs/sampler.  [default: the run's own]")
+@click.option("--levels", type=ConfigName("levels"), help="A name of configs/levels.  [default: the run's own]")
 @click.option("--batch-size", type=POSITIVE, default=16, show_default=True, help="Images generated at once.")
 @click.option("--images", type=POSITIVE, default=8, show_default=True, help="Most images of one request.")
 @click.option("--steps", type=POSITIVE, default=100, show_default=True, help="Most steps of one request.")
 @click.option("--side", type=POSITIVE, default=1024, show_default=True, help="Most pixels of a side.")
 @click.option("--waiting", type=POSITIVE, default=256, show_default=True, help="Most images that wait.")
-def serve(runs: tuple[str, ...], host: str, port: int, device: str | None, sampler: str | None, **limits: Any) -> None:
+def serve(
+    runs: tuple[str, ...],
+    host: str,
+    port: int,
+    device: str | None,
+    sampler: str | None,
+    levels: str | None,
+    **limits: Any,
+) -> None:
     """Serve each RUN as a model over HTTP, the first as the default.
 
     GET /health, /metrics, /models, /v1/models; POST /generate, and /v1/images/generations for clients of OpenAI's API.
@@ -45,7 +54,8 @@ def serve(runs: tuple[str, ...], host: str, port: int, device: str | None, sampl
     from micro_diffusion.generation.pipeline import Pipeline
     from micro_diffusion.serving.limits import Limits
 
-    pipelines = {run.rstrip("/").split("/")[-1]: Pipeline.from_run(run, device=device, sampler=sampler) for run in runs}
+    opened = {"device": device, "sampler": sampler, "levels": levels}
+    pipelines = {run.rstrip("/").split("/")[-1]: Pipeline.from_run(run, **opened) for run in runs}
     if len(pipelines) < len(runs):
         raise ValueError(f"several of {', '.join(runs)} have the same name; give folders of different names")
     app = application(pipelines, token=token, limits=Limits(**limits))

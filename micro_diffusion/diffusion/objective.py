@@ -131,24 +131,42 @@ class Objective:
         noise: Tensor,
         keep: Tensor | None = None,
         loss_mask: Tensor | None = None,
+        measure: Objective | None = None,
+        contrast: float = 0.0,
     ) -> Loss:
         """weight(sigma)·|D(x + sigma·n; sigma) − x|², averaged over each sample's visible patches.
 
         latents (B, C, h, w), level_normal (B,) and noise (B, C, h, w) standard normal draws, keep (B, K) or None. The
         draws come from the caller, so that they can follow from (seed, step, rank) and be fixed in evaluation.
         loss_mask: (B, 1, h, w) bool, the cells whose loss counts, or None for all; a sample that shows none has loss 0.
+        measure: whose noise levels and weight count in place of these, so that objectives can be compared.
+        contrast: share of another sample's error that is taken off; see `repelled`.
         """
-        latents = latents.float()
-        sigma = self.training_sigma(level_normal)
-        denoised, visible = self.denoise(backbone, latents + sigma.view(-1, 1, 1, 1) * noise, sigma, condition, keep)
+        latents, measure = latents.float(), measure or self
+        sigma = measure.training_sigma(level_normal)
+        noisy = latents + sigma.view(-1, 1, 1, 1) * noise
+        denoised, visible = self.denoise(backbone, noisy, sigma, condition, keep)
         error = (denoised - latents).square()
+        if contrast:
+            error = error - contrast * (denoised - self.repelled(latents, noise, noisy, sigma)).square()
         error = error.mean(dim=1, keepdim=True)
         if loss_mask is not None:
             visible = loss_mask if visible is None else visible & loss_mask
         if visible is None:
-            return Loss(self.weight(sigma) * error.mean(dim=(1, 2, 3)), sigma)
+            return Loss(measure.weight(sigma) * error.mean(dim=(1, 2, 3)), sigma)
         mean = (error * visible).sum(dim=(1, 2, 3)) / visible.sum(dim=(1, 2, 3)).clamp(min=1)
-        return Loss(self.weight(sigma) * mean, sigma)
+        return Loss(measure.weight(sigma) * mean, sigma)
+
+    def repelled(self, latents: Tensor, noise: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Where x0 would be if the network predicted what is right for the sample before, (B, C, h, w).
+
+        Contrastive flow matching (Stoica et al. 2025, arXiv 2506.05350, eq. 7) keeps the prediction away from the
+        target of another sample and its noise. That target, F' = (x' − c_skip·y')/c_out with y' = x' + sigma·n', gives
+        x0 = c_skip·y + c_out·F'; so a squared distance of the outputs is 1/c_out² times one of x0, as everywhere here.
+        """
+        c_skip = self.prediction.coefficients(self.process, sigma)[0].view(-1, 1, 1, 1)
+        other = latents.roll(1, dims=0)
+        return other + c_skip * (noisy - other - sigma.view(-1, 1, 1, 1) * noise.roll(1, dims=0))
 
     def denoiser(self, backbone: Backbone, condition: Condition) -> Denoiser:
         """The backbone, conditioned on `condition`, as D(x; sigma)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import instantiate
 
+from micro_diffusion.backbone.embedding import check_sizes
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.data.format.record import RECORD
 from micro_diffusion.data.stream.integrity import check_folder, check_hashes
@@ -38,14 +40,15 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
     """The folders of a loader are whole and hold what the network takes."""
     if content[loader] is None:
         return "none"
-    found, facts, deviations = parts(content, loader), [], []
+    found, facts, deviations = [bucket for part in parts(content, loader) for bucket in part.buckets()], [], []
+    sizes: dict[tuple[int, int], None] = {}
     check_weights(found)
     for part in found:
         if "backbone" in content:
             metadata = part.open()
             _check_latents(metadata, content)
             part.caption_choice(metadata, seed=0)  # there are as many captions as it has probabilities
-            samples = metadata.samples
+            samples, sizes = metadata.samples, sizes | {metadata.latent_size(content["resolution"]): None}
             deviations.append(metadata.latent_std.get(str(content["resolution"])))
         else:
             samples = check_folder(part.folder, command=CONVERT)
@@ -53,6 +56,8 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
         if deep and part.remote is None:
             check_hashes(part.folder)
             facts.append("all hashes right")
+    if "further_sizes" in content.get("backbone", {}):
+        check_sizes(_sizes(content["backbone"]), list(sizes))
     for deviation in filter(None, deviations):
         _compare_deviation(deviation, content["objective"].get("sigma_data"))
     if deep and any(part.remote is not None for part in found):
@@ -64,7 +69,8 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
 
 def check_encoders(content: Mapping[str, Any]) -> str:
     """The encoders of the configuration are those that made the data."""
-    for part in (part for loader in LOADERS for part in parts(content, loader)):
+    given = [part for loader in LOADERS for part in parts(content, loader)]
+    for part in itertools.chain(*(one.buckets() if one.remote is None else [one] for one in given)):
         if not (part.folder / RECORD).is_file():
             continue
         metadata = LatentMetadata.read(part.folder)
@@ -72,6 +78,13 @@ def check_encoders(content: Mapping[str, Any]) -> str:
             if not metadata.states_encoder(kind, content[kind]):
                 metadata.check_encoder(kind, instantiate(content[kind], _convert_="all").provenance)
     return "those that made the data"
+
+
+def _sizes(backbone: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """That a network takes which has `further_sizes`."""
+    main = backbone["input_size"]
+    pairs = [[main] * 2 if isinstance(main, int) else main, *(backbone["further_sizes"] or ())]
+    return [(height, width) for height, width in pairs]
 
 
 def _check_latents(metadata: LatentMetadata, content: Mapping[str, Any]) -> None:

@@ -32,13 +32,13 @@ class Outlay(NamedTuple):
     run: RunFolder
 
 
-def outlays_of(config: DictConfig, parameters: int) -> list[Outlay]:
-    """What a training of so many parameters writes beside small files.
+def outlays_of(config: DictConfig, parameters: int, trained: int | None = None) -> list[Outlay]:
+    """What a training of so many parameters, of which so many are trained, writes beside small files.
 
     With `trainer.save_num_checkpoints_to_keep=-1` and an interval in other units than the end, how many checkpoints
     stay is not known, and at least one counts; `check_disk` says so.
     """
-    saved, trainer = saved_by(config, parameters), config.trainer
+    saved, trainer = saved_by(config, parameters, trained), config.trainer
     content: Any = OmegaConf.to_container(config, resolve=True)
     run = RunFolder(Path(config.output_dir) / config.exp_name, content)
     weights = Outlay(run.path, tuple(WEIGHT_FILES.values()), saved.weights, 0, run)

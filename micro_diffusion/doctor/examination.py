@@ -21,6 +21,7 @@ from micro_diffusion.doctor.stage import build_on_meta, summary
 from micro_diffusion.doctor.step import check_step
 from micro_diffusion.performance.plan import stage_configs
 from micro_diffusion.training.config_checks.class_names import with_class_names
+from micro_diffusion.training.config_checks.errors import sentence
 
 
 def examine(
@@ -86,7 +87,12 @@ def examine_stage(
 
     def configuration() -> str:
         config = with_class_names(composed()[stage], data_later=data_later or not needed)
-        built["model"] = build_on_meta(config)
+        try:
+            built["model"] = build_on_meta(config)
+        except Exception as error:
+            if needed or not isinstance(error.__cause__, ImportError):
+                raise
+            raise Doubt(sentence(error)) from error  # of a library that is installed for such stages alone
         content: Any = OmegaConf.to_container(config, resolve=True)
         built["folders"] = {loader: [part.folder for part in parts(content, loader)] for loader in LOADERS}
         built["config"] = config
@@ -105,7 +111,9 @@ def examine_stage(
     made.add(run_folder(content).resolve())
     device = find(f"{stage} device", partial(check_device, content["machine"]["device"]), needed=needed)
     yield device
-    outlays += outlays_of(config, parameter_count(built["model"].network))
+    network = built["model"].network
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    outlays += outlays_of(config, parameter_count(network), trained)
     yield find(f"{stage} shared memory", partial(check_shared_memory, content, folders["train_loader"]), needed=needed)
     here = []
     for kind in ENCODERS if "text_encoder" in content else ():

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from torch import Tensor
 
-from micro_diffusion.data.sources.shape_scenes import RELATIONS, Description, HeldOut, caption, parse_caption, scene
+from micro_diffusion.bounds import PositiveInt, Seed
+from micro_diffusion.data.sources.shape_scenes import (
+    HELD_OUT,
+    RELATIONS,
+    Description,
+    HeldOut,
+    caption,
+    parse_caption,
+    scene,
+)
 from micro_diffusion.evaluation.recognition import RecognisedObject, Recognition, recognise
 
 
@@ -93,7 +102,31 @@ class CompositionMetrics:
         return score(list(images.permute(0, 2, 3, 1).cpu().numpy()), captions)
 
 
+class CompositionByKind:
+    """The fraction of generated images that are right in everything, for each kind of prompt."""
+
+    def __call__(self, images: Tensor, captions: Sequence[str]) -> dict[str, float]:
+        """uint8 (N, 3, H, H) and N captions of the shapes data set -> fractions by kind, of those that there are."""
+        right: dict[PromptKind, list[bool]] = {kind: [] for kind in get_args(PromptKind)}
+        for image, text in zip(images.permute(0, 2, 3, 1).cpu().numpy(), captions, strict=True):
+            right[kind_of(text)].append(judge(image, text).correct)
+        return {kind: float(np.mean(marks)) for kind, marks in right.items() if marks}
+
+
 PromptKind = Literal["single", "two", "held_out"]
+
+
+def kind_of(text: str) -> PromptKind:
+    """Which kind of prompt a caption of the shapes data set is."""
+    objects = parse_caption(text).objects
+    if len(objects) > 1:
+        return "two"
+    return "held_out" if (objects[0].colour, objects[0].shape) in HELD_OUT else "single"
+
+
+def composition_captions(*, count: PositiveInt, seed: Seed) -> list[str]:
+    """`count` prompts of each kind, kind by kind."""
+    return [text for kind in get_args(PromptKind) for text in composition_prompts(kind=kind, count=count, seed=seed)]
 
 
 def composition_prompts(*, kind: PromptKind, count: int, seed: int) -> list[str]:

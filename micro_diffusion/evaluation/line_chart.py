@@ -16,6 +16,9 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 240, 56, 30, 12, 12
 MOST_POINTS = 300
 """Of a line; more are averaged, which at this width nobody sees."""
+LOGARITHMIC = 100
+"""Quotient of the largest and the smallest value from which on the y axis is logarithmic: one loss that has exploded
+would otherwise hide all others."""
 
 
 def line_chart(title: str, lines: Mapping[str, Points], *, best: str | None = None, across: str = "step") -> str:
@@ -35,10 +38,12 @@ def line_chart(title: str, lines: Mapping[str, Points], *, best: str | None = No
     everything = [point for points in finite.values() for point in points]
     if not everything:
         raise ValueError(f"{title} has no finite value to show; leave it out")
-    xs, ys = ticks([x for x, _ in everything]), ticks([y for _, y in everything])
+    values = [y for _, y in everything]
+    spans = min(values) > 0 and max(values) >= LOGARITHMIC * min(values)
+    xs, ys = ticks([x for x, _ in everything]), powers_of_ten(values) if spans else ticks(values)
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
-        across, up = ((v - t[0]) / (t[-1] - t[0]) for v, t in zip(point, (xs, ys), strict=True))
+        across, up = share(point[0], xs), share(point[1], ys, logarithmic=spans)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
@@ -83,6 +88,19 @@ def ticks(values: Sequence[float], most: int = 6) -> list[float]:
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step), math.ceil(high / step)
     return [number * step for number in range(first, last + 1)]
+
+
+def powers_of_ten(values: Sequence[float], most: int = 6) -> list[float]:
+    """Few of them, at least two, that span the values, all above 0."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    step = max(1, math.ceil((high - low) / (most - 1)))
+    return [10.0 ** (low + index * step) for index in range(max(2, math.ceil((high - low) / step) + 1))]
+
+
+def share(value: float, axis: Sequence[float], *, logarithmic: bool = False) -> float:
+    """Of the way from the first to the last tick."""
+    first, last, at = (math.log10(one) if logarithmic else one for one in (axis[0], axis[-1], value))
+    return (at - first) / (last - first)
 
 
 def thinned(points: Points) -> Points:

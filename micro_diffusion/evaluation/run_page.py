@@ -29,10 +29,13 @@ Curve = list[tuple[float, float]]
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1340px; padding: 0 1rem; color: #222 }
-figure { margin: 0 0 1rem }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 1rem }
+figure { margin: 0 0 1rem; min-width: 0 }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(400px, 100%), 1fr)); gap: 1rem }
+.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); gap: 1rem }
+.grids img { max-width: 100%; border: 1px solid #ddd }
 figcaption { font-weight: 600 } svg { width: 100% } svg text { font: 10px system-ui, sans-serif; fill: #555 }
-.grids { display: flex; flex-wrap: wrap; gap: 1rem } .grids img { max-width: 100% }
+.tables { overflow-x: auto } table { border-collapse: collapse }
+th, td { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 """
 
 
@@ -98,7 +101,7 @@ def run_page(runs: Sequence[RunRecord]) -> str:
     ):
         parts += _section(heading, [_curves(name, names, runs) for name in group])
     parts += _section("Sweeps", _sweeps(names, runs))
-    parts += _section("Evaluations", [_table(name, run) for name, run in zip(names, runs, strict=True)])
+    parts += _section("Evaluations", [_table(name, run) for name, run in zip(names, runs, strict=True)], "tables")
     for name, run in zip(names, runs, strict=True):
         parts += _grids(name, run)
     others = [_curves(name, names, runs) for name in keys if name not in shown]
@@ -106,7 +109,8 @@ def run_page(runs: Sequence[RunRecord]) -> str:
         parts.append(
             f'<details><summary>Everything else</summary><div class="charts">{"".join(others)}</div></details>'
         )
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    view = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{view}<title>{escape(title)}</title><style>{STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
@@ -121,9 +125,9 @@ def _legend(names: Sequence[str]) -> str:
     )
 
 
-def _section(heading: str, figures: Sequence[str]) -> list[str]:
+def _section(heading: str, figures: Sequence[str], kind: str = "charts") -> list[str]:
     there = "".join(figures)
-    return [f'<h2>{heading}</h2><div class="charts">{there}</div>'] if there else []
+    return [f'<h2>{heading}</h2><div class="{kind}">{there}</div>'] if there else []
 
 
 def _figure(title: str, chart: str, note: str = "") -> str:
@@ -180,17 +184,17 @@ def _scores(report: dict[str, Any]) -> dict[str, float]:
 
 
 def _table(name: str, run: RunRecord) -> str:
-    rows = [
-        f"<tr><td>{escape(str(report.get('settings', {}).get('guidance_scale', '')))}</td>"
-        f"<td>{escape(str(report.get('settings', {}).get('steps', '')))}</td><td>{escape(_said(report))}</td></tr>"
-        for report in run.evaluations
-    ]
-    head = "<tr><th>guidance</th><th>steps</th><th>scores</th></tr>"
-    return _figure(name, f"<table>{head}{''.join(rows)}</table>") if rows else ""
-
-
-def _said(report: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.4g}" for key, value in _scores(report).items())
+    """A row for each evaluation, a column for each score that any of them has."""
+    scores = [_scores(report) for report in run.evaluations]
+    columns = list(dict.fromkeys(key for one in scores for key in one))
+    rows = []
+    for report, one in zip(run.evaluations, scores, strict=True):
+        cells = [str(report.get("settings", {}).get(swept, "")) for swept in SWEPT]
+        cells += [f"{one[key]:.4g}" if key in one else "" for key in columns]
+        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+    head = "".join(f"<th>{escape(title)}</th>" for title in (*SWEPT, *columns))
+    table = "".join(f"<tr>{row}</tr>" for row in (head, *rows))
+    return _figure(name, f"<table>{table}</table>") if rows else ""
 
 
 def _grids(name: str, run: RunRecord) -> list[str]:

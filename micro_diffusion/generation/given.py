@@ -22,6 +22,7 @@ def opened(image: ImageSource) -> Image.Image:
     """The image itself, turned as its EXIF data say.
 
     Raises:
+        FileNotFoundError: when there is no such file.
         ValueError: when the file is no image.
     """
     if isinstance(image, Image.Image):
@@ -29,6 +30,8 @@ def opened(image: ImageSource) -> Image.Image:
     try:
         with Image.open(image) as file:
             return ImageOps.exif_transpose(file).copy()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no image {image}; give a PNG, JPEG or WebP file") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{image} is no image that can be read; give a PNG, JPEG or WebP file") from error
 

@@ -37,7 +37,7 @@ from micro_diffusion.sampling.guidance import EVERY_LEVEL, check_guidance
 from micro_diffusion.sampling.latent_editing import LatentEdit
 from micro_diffusion.sampling.start import Between, Seed
 from micro_diffusion.sampling.watched import Watched
-from micro_diffusion.saved_cascade import pipeline_of
+from micro_diffusion.saved_cascade import CASCADE_FILE, pipeline_of
 
 
 class Pipeline:
@@ -108,13 +108,37 @@ class Pipeline:
             FileNotFoundError: when there is no such run, sampler or levels, or a run has no weights yet.
             ValueError: for a device that is not there, or a run that cannot be loaded.
         """
+        folder = find_run(run)
+        if (folder / CASCADE_FILE).is_file():
+            raise ValueError(
+                f"{run} is a cascade; `micro-diffusion generate {run}` opens it, here give one of its runs"
+            )
         place = usable_device(device)
         keep_freed_memory(place.type)
         yield_when_busy(place.type)
-        loaded = load_run(find_run(run), weights=weights, device=place)
+        loaded = load_run(folder, weights=weights, device=place)
         other = None if weaker is None else NamedRun(str(weaker), load_run(find_run(weaker), device=place))
         return cls(
             loaded, name=str(run), precision=precision, sampler=sampler, levels=levels, weaker=other, configs=configs
+        )
+
+    def but_with(
+        self, *, sampler: str | None = None, levels: str | None = None, weaker: NamedRun | None = None
+    ) -> Pipeline:
+        """The same run, whose network is not loaded again, with what is not None in place of this pipeline's.
+
+        Raises:
+            FileNotFoundError: when there is no such sampler, or there are no such levels.
+            ValueError: when the parts do not fit one another.
+        """
+        return Pipeline(
+            self.run,
+            name=self._name,
+            precision=self.precision,
+            sampler=sampler or self._sampler,
+            levels=levels or self._levels,
+            weaker=weaker or self._weaker,
+            configs=self._configs,
         )
 
     @property

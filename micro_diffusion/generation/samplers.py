@@ -11,6 +11,11 @@ from micro_diffusion.sampling.noise_levels import Levels
 from micro_diffusion.sampling.sampler import Sampler
 
 
+def option_names(group: str, configs: Path | None = None) -> list[str]:
+    """The names in a group of the configurations, "sampler" or "levels"; None is the project's own configs."""
+    return sorted(path.stem for path in ((configs or configs_folder()) / group).glob("*.yaml"))
+
+
 def find_sampler(name: str, configs: Path | None = None) -> Sampler:
     """The sampler that an option of `configs`/sampler describes; None is the project's own configs.
 
@@ -53,7 +58,7 @@ def _described(group: str, name: str, configs: Path | None) -> Any:
     configs = configs or configs_folder()
     folder = configs / group
     if not (folder / f"{name}.yaml").is_file():
-        there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        there = ", ".join(option_names(group, configs))
         remedy = f"choose one of {there}" if there else "give --configs the folder of the stages"
         what = f"is no {group}" if group == "sampler" else f"are no {group}"
         raise FileNotFoundError(f"there {what} {name} in {folder}; {remedy}")

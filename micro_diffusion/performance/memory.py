@@ -34,10 +34,14 @@ class Saved(NamedTuple):
     weights: int
 
 
-def saved_by(config: DictConfig, parameters: int) -> Saved:
-    """The most that a training of so many parameters by this configuration saves, with AdamW's moments."""
-    weights = (WEIGHT[config.model.get("weight_dtype", "fp32")] + _average(config)) * parameters
-    return Saved(weights + MOMENTS * parameters, weights)
+def saved_by(config: DictConfig, parameters: int, trained: int | None = None) -> Saved:
+    """The most that a training of so many parameters by this configuration saves, with AdamW's moments.
+
+    trained: how many of them are not frozen; None for all. The weights of the average hold the frozen ones, too.
+    """
+    weight, average = WEIGHT[config.model.get("weight_dtype", "fp32")], _average(config)
+    changing = parameters if trained is None else trained
+    return Saved(weight * parameters + (average + MOMENTS) * changing, (weight + average) * parameters)
 
 
 def _average(config: DictConfig) -> int:
@@ -79,9 +83,11 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
     network, fsdp = model.network, config.parallelism.fsdp
     parameters = parameter_count(network)
     trained = [weight for group in model.parameter_groups() for weight in group["parameters"]]  # a discriminator's too
-    copies = sum(AUTOCAST * weight.numel() for weight in trained if weight.dtype == torch.float32)
+    frozen = [weight for weight in network.parameters() if not weight.requires_grad]
+    copies = sum(AUTOCAST * weight.numel() for weight in (*trained, *frozen) if weight.dtype == torch.float32)
     weights = sum(weight.nbytes for weight in trained)  # and their gradients as much
-    kept = weights + optimizer_bytes(config) + _average(config) * parameters
+    averaged = parameters - sum(weight.numel() for weight in frozen)
+    kept = weights + sum(weight.nbytes for weight in frozen) + optimizer_bytes(config) + _average(config) * averaged
     fixed, sampling = kept + weights + copies, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]
@@ -110,4 +116,12 @@ def optimizer_bytes(config: DictConfig) -> int:
                 parameter.grad = torch.empty_like(parameter)
         optimizer.step()
     kept = [tensor for state in optimizer.state.values() for tensor in state.values()]
-    return sum(tensor.nbytes for tensor in kept if tensor.ndim > 0)  # the number of its step is no memory
+    return sum(_held(tensor) for tensor in kept if tensor.ndim > 0)  # the number of its step is no memory
+
+
+def _held(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor, or of those of which it is made, as quantised ones are."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
+    return sum(getattr(tensor, name).nbytes for name in names)

@@ -4,7 +4,8 @@
                   measured: steps · (batch / images at once · seconds of forward and backward + seconds of an update)
     dollars     = hours · devices · price
     state       = weight and gradient, 4 bytes each (2 with model.weight_dtype=bf16), and what the optimizer keeps of a
-                  parameter, counted: 8 bytes with AdamW, with Muon 4 of a hidden matrix; 4 more for a moving average
+                  parameter, counted: 8 bytes with AdamW, 2 with its moments of 8 bits, with Muon 4 of a hidden matrix;
+                  4 more for a moving average; of a weight that is frozen beside an adapter, itself alone
     fixed bytes = state + 2 a parameter: the bf16 copies that autocast makes (none of bf16 weights)
                   several devices: + 4 a parameter: the buckets in which DDP averages gradients
                   sharded (FSDP): state / devices + 2 a parameter + 4 for each one of two layers and of what is in none
@@ -67,6 +68,7 @@ MACHINES = {
     "a100": Machine(1, 312e12, 80e9),
     "a100x8": Machine(8, 312e12, 80e9),
     "4090": Machine(1, 165e12, 24e9),
+    "4070": Machine(1, 58e12, 12e9),
 }
 """Dense bf16 rates by the makers' data sheets."""
 

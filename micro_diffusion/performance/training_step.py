@@ -120,18 +120,31 @@ def random_batch(config: DictConfig, size: int) -> Batch:
     }
 
 
-def training_flops(config: DictConfig, *, recomputed: bool = False) -> int:
+def training_flops(config: DictConfig, *, recomputed: bool = False, progress: float = 0.0) -> int:
     """Floating-point operations of forward and backward for one image, counted, not estimated.
 
     Args:
         config: a training configuration.
         recomputed: whether what activation checkpointing computes a second time counts twice, as it does in the time
             and in hardware utilisation, not in MFU (Chowdhery et al. 2022, "PaLM", appendix B).
+        progress: the share of the training that is done, where masking depends on it.
     """
     with torch.device("meta"):
         model = build_model(config if recomputed else without_checkpointing(config)).train()
-    batch = moved(_drawn(model, config, 1), torch.device("meta"))
+    batch = moved(_drawn(model, config, 1, progress), torch.device("meta"))
     return count_flops(lambda: total_loss(model, batch).backward())
+
+
+def update_flops(config: DictConfig) -> int:
+    """Floating-point operations in the matrix products of one optimizer step, which Muon has and AdamW has not."""
+    with torch.device("meta"):
+        model = build_model(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")  # tensors without data, on a device for which there are fused optimizers
+        optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        return count_flops(optimizer.step)
 
 
 def without_checkpointing(config: DictConfig) -> DictConfig:
@@ -171,6 +184,6 @@ def _keep_shapes_alone(model: AutoencoderTraining) -> None:
         model.adversarial.adaptive = False
 
 
-def _drawn(model: Model, config: DictConfig, size: int) -> Batch:
+def _drawn(model: Model, config: DictConfig, size: int, progress: float = 0.0) -> Batch:
     """A random batch with its random numbers."""
-    return model.draw(random_batch(config, size), Draws.of(0, size=size, step=LATE))
+    return model.draw(random_batch(config, size), Draws.of(0, size=size, step=LATE, progress=progress))

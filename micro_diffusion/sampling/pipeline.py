@@ -6,7 +6,6 @@ Legend: B images, C latent channels, h w latent height and width, H W image heig
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.backbone.backbone import Backbone, check_image_conditioner
+from micro_diffusion.backbone.embedding import scale_for
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner, ImageInSampling
 from micro_diffusion.diffusion.objective import Objective
@@ -40,10 +40,15 @@ from micro_diffusion.text.none import NoEncoder
 
 @runtime_checkable
 class Resizable(Protocol):
-    """A backbone with positions, built for latents of `input_size` (height, width) cells."""
+    """A backbone with positions, built for latents of `sizes` (height, width) in cells, first `input_size`."""
 
     input_size: tuple[int, int]
     position_scale: float
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """All of them."""
+        ...
 
     def resize(self, input_size: tuple[int, int], position_scale: float) -> None:
         """Build the positions for another size."""
@@ -171,10 +176,10 @@ class Pipeline:
         sampler.steps = self.sampler.steps if steps is None else steps
         batches = []
         size = self.latent_size(self.trained_resolution if resolution is None else resolution)
-        if isinstance(self.backbone, Resizable) and self.backbone.input_size != size:
-            height, width = self.backbone.input_size
+        if isinstance(self.backbone, Resizable) and size not in self.backbone.sizes:
+            known = ", ".join(f"{height}×{width}" for height, width in self.backbone.sizes)
             warnings.warn(
-                f"the network was trained on latents of {height}×{width} cells; for {size[0]}×{size[1]} its positions "
+                f"the network was trained on latents of {known} cells; for {size[0]}×{size[1]} its positions "
                 "are stretched, which it has not learned",
                 stacklevel=1,
             )
@@ -319,11 +324,11 @@ def sized(backbone: Backbone | None, latent_size: tuple[int, int]) -> Iterator[N
 
     A backbone without positions takes any size as it is.
     """
-    if not isinstance(backbone, Resizable) or backbone.input_size == latent_size:
+    if not isinstance(backbone, Resizable) or latent_size in backbone.sizes:
         yield
         return
     trained_size, trained_scale = backbone.input_size, backbone.position_scale
-    backbone.resize(latent_size, trained_scale * math.sqrt(math.prod(latent_size) / math.prod(trained_size)))
+    backbone.resize(latent_size, scale_for(latent_size, trained_size, trained_scale))
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -22,37 +22,31 @@ class QueueFullError(Exception):
 
 
 class _Waiting(NamedTuple):
-    model: str
+    """given: image and mask, with which a request has a batch of its own."""
+
+    pipeline: Pipeline
     recipe: Recipe
+    given: Mapping[str, Image.Image]
     result: Future[list[Image.Image]]
 
     def likeness(self) -> Hashable:
         """Requests of one likeness may share a batch: only prompts and seeds differ."""
         alone = dataclasses.replace(self.recipe, prompts=(), seeds=(), negative_prompts=())
-        return self.model, alone
+        return self.pipeline, alone, id(self.result) if self.given else None
 
 
 class Batcher:
     """Generates for many at once. The images are those of each request alone, up to rounding.
 
     Args:
-        pipelines: by the name of their model.
         batch_size: images at once.
         queue_length: images that may wait.
         patience: seconds that the first request of a batch waits for others.
         metrics: counts batches and images.
     """
 
-    def __init__(
-        self,
-        pipelines: Mapping[str, Pipeline],
-        *,
-        batch_size: int,
-        queue_length: int,
-        patience: float = 0.01,
-        metrics: Metrics,
-    ) -> None:
-        self.pipelines, self.batch_size, self.queue_length = pipelines, batch_size, queue_length
+    def __init__(self, *, batch_size: int, queue_length: int, patience: float = 0.01, metrics: Metrics) -> None:
+        self.batch_size, self.queue_length = batch_size, queue_length
         self._patience, self._metrics = patience, metrics
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -60,13 +54,20 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
         self._thread.start()
 
-    def submit(self, model: str, recipe: Recipe) -> Future[list[Image.Image]]:
+    def submit(
+        self, pipeline: Pipeline, recipe: Recipe, given: Mapping[str, Image.Image] | None = None
+    ) -> Future[list[Image.Image]]:
         """The images, when they are there; a cancelled future is not generated any more once its turn comes.
+
+        Args:
+            pipeline: that the recipe is of.
+            recipe: what to generate.
+            given: image and mask that the recipe names, for `Pipeline.make`.
 
         Raises:
             QueueFullError: when too many images wait.
         """
-        waiting = _Waiting(model, recipe, Future())
+        waiting = _Waiting(pipeline, recipe, given or {}, Future())
         with self._changed:
             length = self.length + len(recipe.prompts)
             if self._ends or length > self.queue_length:
@@ -121,13 +122,21 @@ class Batcher:
         )
         start = time.monotonic()
         try:
-            images = self.pipelines[batch[0].model].make(joined, batch_size=self.batch_size, progress=False)
+            given: Mapping[str, Any] = batch[0].given
+            images = batch[0].pipeline.make(joined, **given, batch_size=self.batch_size, progress=False)
         except BaseException as error:  # the thread must go on; whoever waits is told
-            for one in batch:
-                one.result.set_exception(error)
+            self._failed(batch, error)
             return
         self._metrics.generated(len(images), time.monotonic() - start)
         for one in batch:
             count = len(one.recipe.prompts)
             mine, images = images[:count], images[count:]
             one.result.set_result(mine)
+
+    def _failed(self, batch: list[_Waiting], error: BaseException) -> None:
+        """Tell the one request that has failed; of several, generate each alone, since the fault may be of one."""
+        if len(batch) == 1:
+            batch[0].result.set_exception(error)
+            return
+        for one in batch:
+            self._generate([one])

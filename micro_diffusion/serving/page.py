@@ -6,7 +6,6 @@ import hmac
 import html
 import time
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -17,23 +16,29 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 import torch
 from PIL import Image
 
-from micro_diffusion.files.configs import configs_folder
+from micro_diffusion.diffusion.known_region import REGIONS
 from micro_diffusion.generation.frames import save_moving
 from micro_diffusion.generation.pipeline import Pipeline
 from micro_diffusion.generation.recipe import Recipe, written
+from micro_diffusion.generation.samplers import option_names
 from micro_diffusion.sampling.image_file import save_image
 from micro_diffusion.serving.following import followed
-from micro_diffusion.serving.form import IMAGE, MASK, STARTS, WAY, Form
+from micro_diffusion.serving.form import IMAGE, MASK, PAINTED, STARTS, WAY, Form
 from micro_diffusion.serving.limits import Limits
+from micro_diffusion.serving.models import Models, class_names
 from micro_diffusion.serving.painting import SCRIPT, STYLE, TEMPLATE, to_paint_on
 
 OWN = "the run's own"
+NO_PROMPT = "no prompt"
 KEPT = 60
 """Images that one visitor finds again below the newest ones."""
 DAY = 24 * 3600
+FILE = 20 << 20
+"""Most bytes of an image to start from."""
 CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 1200px !important}
+.grid-wrap {min-height: 0 !important; height: auto !important}
 .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important}
 """
 
@@ -59,10 +64,9 @@ class Page:
     """
 
     def __init__(self, pipelines: Mapping[str, Pipeline], *, limits: Limits) -> None:
-        self.pipelines, self.limits = pipelines, limits
+        self.models, self.limits = Models(pipelines), limits
         self._folder = TemporaryDirectory(prefix="micro_diffusion_page_")
         self._network = Lock()  # one image after another, also when somebody has stopped in the middle of one
-        self._pipeline = cache(self._with_sampler)
         with gr.Blocks(title="micro-diffusion", analytics_enabled=False, delete_cache=(3600, DAY)) as self.blocks:
             self._build()
         self.blocks.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
@@ -78,7 +82,7 @@ class Page:
             server_port=port,
             auth=None if token is None else knows,
             auth_message="Any name will do; the password is the token.",
-            max_file_size=20 * self.limits.body,
+            max_file_size=FILE,
             footer_links=[],
             css=CSS,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
@@ -87,16 +91,13 @@ class Page:
             quiet=True,
         )
 
-    def _with_sampler(self, run: str, sampler: str) -> Pipeline:
-        return self.pipelines[run] if sampler == OWN else Pipeline(self.pipelines[run].run, name=run, sampler=sampler)
-
     def _build(self) -> None:
         limits = self.limits
         gr.Markdown("# micro-diffusion")
         self.kept, self.chosen = gr.State([], time_to_live=DAY, delete_callback=_forget), gr.State(0)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                names = list(self.pipelines)
+                names = list(self.models)
                 self.run = gr.Dropdown(names, value=names[0], label="Run", visible=len(names) > 1)
                 self.prompt = gr.Textbox("", label="Prompt", lines=2, max_length=limits.prompt)
                 self.kind = gr.Dropdown([], label="Class")
@@ -128,6 +129,7 @@ class Page:
     def _build_starts(self) -> None:
         self.image = gr.Image(type="pil", label="Image", sources=["upload", "clipboard"], height=260, visible=False)
         self.strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength of the change", visible=False)
+        self.region = gr.Dropdown([PAINTED, *REGIONS], label="What changes", visible="hidden")
         self.painting = gr.HTML(
             html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, label="Paint over what is to change",
             show_label=True, container=True, visible="hidden",
@@ -142,8 +144,10 @@ class Page:
             self.negative = gr.Textbox("", label="Negative prompt", max_length=self.limits.prompt)
             self.guidance = gr.Slider(0, 15, 3, step=0.1, label="Guidance scale")
             self.steps = gr.Slider(1, self.limits.steps, 18, step=1, label="Steps")
-            samplers = sorted(path.stem for path in (configs_folder() / "sampler").glob("*.yaml"))
-            self.sampler = gr.Dropdown([OWN, *samplers], value=OWN, label="Sampler")
+            self.rescale = gr.Slider(0, 1, 0, step=0.05, label="Guidance rescale", info="against burnt colours")
+            self.sampler = gr.Dropdown([OWN, *option_names("sampler")], label="Sampler")
+            self.levels = gr.Dropdown([OWN, *option_names("levels")], label="Noise levels")
+            self.weaker = gr.Dropdown([NO_PROMPT, *self.models], label="Guide away from", visible=len(self.models) > 1)
             with gr.Row():
                 self.width = gr.Number(precision=0, minimum=1, maximum=self.limits.side, label="Width", min_width=100)
                 self.height = gr.Number(precision=0, minimum=1, maximum=self.limits.side, label="Height", min_width=100)
@@ -155,25 +159,29 @@ class Page:
             "start": self.start, "prompt": self.prompt, "negative_prompt": self.negative, "seed": self.seed,
             "count": self.count, "steps": self.steps, "guidance_scale": self.guidance, "height": self.height,
             "width": self.width, "image": self.image, "strength": self.strength, "painting": self.painting,
-            "to_prompt": self.to_prompt, "to_seed": self.to_seed,
+            "to_prompt": self.to_prompt, "to_seed": self.to_seed, "region": self.region,
+            "guidance_rescale": self.rescale,
         }  # fmt: skip
         of_run = [self.prompt, self.kind, self.to_prompt, self.to_kind, self.negative, self.guidance, self.steps]
         of_run += [self.width, self.height]
         gr.on([self.blocks.load, self.run.change], self._own_values, self.run, of_run, **private)
         self.start.change(
-            lambda start: [
+            lambda start, region: [
                 gr.update(visible=start in (IMAGE, MASK)),
                 gr.update(visible=start == IMAGE),
                 gr.update(visible=True if start == MASK else "hidden"),
+                _paints(start, region),
                 gr.update(visible=start == WAY),
             ],
-            self.start,
-            [self.image, self.strength, self.painting, self.on_way],
+            [self.start, self.region],
+            [self.image, self.strength, self.region, self.painting, self.on_way],
             **private,
         )
+        self.region.input(_paints, [self.start, self.region], self.painting, **private)
         self.image.change(to_paint_on, self.image, self.painting, **private)
         outcome = [self.gallery, self.kept, self.chosen, self.recipe, self.status, self.again, self.stop]
-        asked = {*self.fields.values(), self.run, self.kind, self.to_kind, self.sampler, self.kept}
+        asked = {*self.fields.values(), self.run, self.kind, self.to_kind, self.kept}
+        asked |= {self.sampler, self.levels, self.weaker}
         works = self.button.click(self._generate, asked, outcome, **private)
         works.failure(lambda: [gr.update(visible=False), ""], None, [self.stop, self.status], **private)
         stopped = [gr.update(visible=False), "stopped"]
@@ -183,8 +191,8 @@ class Page:
 
     def _own_values(self, run: str) -> list[Any]:
         """Of the fields `of_run`: what the run generates by itself."""
-        pipeline = self.pipelines[run]
-        own, classes = pipeline.run.prompts, _classes(pipeline)
+        pipeline = self.models[run]
+        own, classes = pipeline.run.prompts, class_names(pipeline)
         speaks = not classes and pipeline.run.text_encoder.name != "none"
         kind = gr.update(choices=classes, value=classes[0] if classes else None, visible=bool(classes))
         height, width = pipeline.resolution
@@ -206,9 +214,8 @@ class Page:
         yield [*[gr.skip()] * 4, "waiting for the network", gr.skip(), gr.update(visible=True)]
         try:
             form = self._form(values)
-            pipeline = self._pipeline(values[self.run], values[self.sampler])
-            recipe, given = form.recipe(pipeline)
-            self.limits.check(recipe)
+            pipeline = self._pipeline(values)
+            recipe, given = form.recipe(pipeline, self.limits)
 
             def make(on_preview: Any) -> list[Image.Image]:
                 with self._network:
@@ -228,9 +235,14 @@ class Page:
             said = str(error) if isinstance(error, ValueError) else small
             raise gr.Error(html.escape(said), title="Not possible", print_exception=False) from error
 
+    def _pipeline(self, values: dict[Any, Any]) -> Pipeline:
+        fields = {"sampler": self.sampler, "levels": self.levels, "weaker": self.weaker}
+        chosen = {name: values[field] for name, field in fields.items() if values[field] not in (OWN, NO_PROMPT)}
+        return self.models.pipeline(values[self.run], **chosen)
+
     def _form(self, values: dict[Any, Any]) -> Form:
         filled = {name: values[field] for name, field in self.fields.items()}
-        if _classes(self.pipelines[values[self.run]]):
+        if class_names(self.models[values[self.run]]):
             filled |= {"prompt": values[self.kind] or "", "to_prompt": values[self.to_kind] or ""}
         return Form(**filled)
 
@@ -248,6 +260,11 @@ class Page:
         return found
 
 
+def _paints(start: str, region: str) -> Any:
+    """The canvas is hidden, not taken away, so that it keeps what is painted."""
+    return gr.update(visible=True if start == MASK and region == PAINTED else "hidden")
+
+
 def _start_from(kept: list[Shown], chosen: int, start: str) -> list[Any]:
     """The chosen image as that to start from or to paint on, large enough to be seen."""
     image = kept[chosen].image
@@ -255,10 +272,6 @@ def _start_from(kept: list[Shown], chosen: int, start: str) -> list[Any]:
     times = max(1, 512 // min(image.size))
     large = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     return [large, start if start == MASK else IMAGE]
-
-
-def _classes(pipeline: Pipeline) -> list[str]:
-    return getattr(pipeline.run.text_encoder, "names", [])
 
 
 def _chosen(kept: list[Shown], event: gr.SelectData) -> list[Any]:

@@ -66,6 +66,7 @@ class AutoencoderTraining(ComposerModel):
         log_variance: s of the likelihood error / e^s + s.
         train_log_variance: learn s, beginning with that.
         adversarial: a discriminator and what its judgement is worth.
+        rfid: a distance of sets of images, measured by evaluations.
 
     Raises:
         ValueError: for a crop that is no multiple of f.
@@ -85,6 +86,7 @@ class AutoencoderTraining(ComposerModel):
         log_variance: float = 0.0,
         train_log_variance: bool = False,
         adversarial: Adversarial | None = None,
+        rfid: Metric | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(autoencoder, GaussianAutoencoder):
@@ -102,7 +104,7 @@ class AutoencoderTraining(ComposerModel):
         self.frequency = frequency
         self.log_variance = nn.Parameter(torch.tensor(log_variance)) if train_log_variance else log_variance
         self.adversarial = adversarial
-        self.metrics: dict[str, Metric] = reconstruction_metrics(autoencoder.channels, perceptual)
+        self.metrics: dict[str, Metric] = reconstruction_metrics(autoencoder.channels, perceptual, rfid)
 
     @property
     def autoencoder(self) -> GaussianAutoencoder:

@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DistributedSampler
 
+from micro_diffusion.backbone.embedding import check_sizes
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
@@ -31,7 +32,7 @@ from micro_diffusion.training.checkpoints.first_weights import (
     start_from_run,
     without_first_weights,
 )
-from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad, OwnCheckpoints, own_checkpoints, way_on
+from micro_diffusion.training.checkpoints.resumption import NextDataAfterLoad, OwnCheckpoints, own_checkpoints, way_on
 from micro_diffusion.training.checkpoints.run_folder import RunFolder
 from micro_diffusion.training.checkpoints.same_data import PATH, SameData, changed_data
 from micro_diffusion.training.checkpoints.saver import WholeCheckpointSaver
@@ -112,7 +113,9 @@ def build_model(config: DictConfig) -> Any:
     model = instantiate(config.model, _convert_="all")
     if not isinstance(model, Trainable):
         raise ValueError(f"model._target_ {config.model._target_} cannot be trained; see training/trainable.py")
-    start_from_run(model.network, config)
+    adapter = getattr(model, "adapter", None)
+    with nullcontext() if adapter is None else adapter.removed(model.network):
+        start_from_run(model.network, config)
     log.info("%s: %s parameters", type(model.network).__name__, f"{parameter_count(model.network):,}")
     return model
 
@@ -129,7 +132,7 @@ def build_trainer(config: DictConfig, model: Any, checkpoints: OwnCheckpoints | 
     optimizer = instantiate(config.optimizer, _convert_="all")(model.parameter_groups())
     algorithms = [*_values(config.algorithms), AveragedGradients(), SmallerEvaluations(), SmallerMicrobatches()]
     check_first_checkpoint(model, optimizer, algorithms, config)
-    first = [SeededDraws(config.seed), NextEpochAfterLoad(), *_same_data(train_loader, config)]
+    first = [SeededDraws(config.seed), NextDataAfterLoad(), *_same_data(train_loader, config)]
     interruption = Interruption(way_on=way_on(config.trainer))
     last = [*_savers(config.trainer, checkpoints, interruption), interruption]  # it ends the run, which is saved then
     with refusals_named("trainer"):
@@ -228,6 +231,7 @@ def _loader(node: DictConfig | None, model: Any) -> Any:
         metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
         made = None if text_encoder is None else text_encoder.provenance
         metadata.check_captions(masked=network.use_caption_mask, text_encoder=made)
+        check_sizes(getattr(network, "sizes", None), getattr(loader.dataset, "sizes", ()))
     return loader
 
 

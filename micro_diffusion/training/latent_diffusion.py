@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from composer import ComposerModel
@@ -27,6 +27,7 @@ from micro_diffusion.diffusion.image_conditioning import ImageConditioner
 from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
+from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
@@ -51,7 +52,13 @@ class LatentDiffusion(ComposerModel):
         text_encoder: makes features of token ids, in its own floating-point type; None where the data hold features.
         weight_dtype: of the network's matrices; its vectors are fp32. With bf16 `optimizer=adamw` keeps what rounding
             takes away (training/compact_adamw.py).
+        adapter: what is trained in place of the network's weights, which then are frozen; None trains these.
         cpu_precision: of the network on a CPU, where Composer knows fp32 only; "auto" is bf16 where that is faster.
+        eval_objective: whose noise levels and weight the evaluation loss has, so that runs of several objectives can be
+            compared; None for those of the objective itself.
+        final_mask_ratio: to which the share of masked patches goes evenly over the training; None where it stays. The
+            network is compiled again for each number of patches that are left.
+        contrast: of contrastive flow matching, in training; see `Objective.repelled`.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
@@ -71,6 +78,10 @@ class LatentDiffusion(ComposerModel):
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
         train_crop: PositiveInt | None = None,
+        adapter: Lora | None = None,
+        eval_objective: Objective | None = None,
+        final_mask_ratio: FractionBelow1 | None = None,
+        contrast: Fraction = 0.0,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -78,19 +89,24 @@ class LatentDiffusion(ComposerModel):
         if any(low >= high for low, high in itertools.pairwise([0.0, *noise_bands])):
             raise ValueError(f"model.noise_bands is {list(noise_bands)}; set it to rising noise levels above 0")
         computes_in_bf16("cpu", cpu_precision)
-        _check_masking(backbone, train_mask_ratio)
+        for ratio in (train_mask_ratio, final_mask_ratio or 0.0):
+            _check_masking(backbone, ratio)
         check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
         if weight_dtype == "bf16":
             for parameter in backbone.parameters():
                 parameter.data = parameter.data.bfloat16() if parameter.ndim > 1 else parameter.data
+        if adapter is not None:
+            adapter.inject(backbone)
         self.network = backbone
+        self.adapter = adapter
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
         self.train_crop = train_crop
-        self.objective = objective
-        self.train_mask_ratio = train_mask_ratio
+        self.objective, self.eval_objective = objective, eval_objective
+        self.contrast = contrast
+        self.train_mask_ratio, self.final_mask_ratio = train_mask_ratio, final_mask_ratio
         self.caption_drop = caption_drop
         self.cpu_precision: Precision = cpu_precision
         self.metrics: dict[str, Metric] = {"loss": BandLoss(0.0, math.inf)}
@@ -103,8 +119,12 @@ class LatentDiffusion(ComposerModel):
         return self.network  # pyright: ignore[reportReturnType]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The backbone knows which of its parameters belong together."""
-        return self.backbone.parameter_groups()
+        """The backbone knows which of its parameters belong together; beside adapters it has frozen ones."""
+        groups = self.backbone.parameter_groups()
+        if self.adapter is None:
+            return groups
+        trained = [{**group, "parameters": [p for p in group["parameters"] if p.requires_grad]} for group in groups]
+        return [group for group in trained if group["parameters"]]  # pyright: ignore[reportReturnType]
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w), caption_dropped (B,) and keep (B, K), in a new batch.
@@ -123,15 +143,23 @@ class LatentDiffusion(ComposerModel):
             "noise": draws.normal(*latents.shape[1:]),
             "caption_dropped": draws.uniform() < self.caption_drop,
         }
-        if self.train_mask_ratio:
+        if mask_ratio := self.mask_ratio(draws.progress):
             height, width = latents.shape[-2:]
             patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
-            drawn["keep"] = random_keep(draws.uniform(patches), self.train_mask_ratio)
+            drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
+        if self.adapter is not None and self.adapter.dropout:  # which draws as torch does, wherever the network is
+            torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
         return self._with_image(drawn, draws)
+
+    def mask_ratio(self, progress: float) -> float:
+        """Share of patches that a step masks when so much of the training is done."""
+        if self.final_mask_ratio is None:
+            return self.train_mask_ratio
+        return self.train_mask_ratio + progress * (self.final_mask_ratio - self.train_mask_ratio)
 
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
-        quantile = (draws.places + 0.5) / draws.total
+        quantile = (draws.places.clamp(max=draws.total - 1) + 0.5) / draws.total  # the places of repeats lie beyond
         noise = draws.normal(*batch["latents"].shape[1:])
         drawn = {**self._with_features(batch), "level_normal": torch.special.ndtri(quantile), "noise": noise}
         return self._with_image(drawn, draws)
@@ -155,6 +183,9 @@ class LatentDiffusion(ComposerModel):
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers drawn -> the loss of each sample."""
+        return self._loss(batch, contrast=self.contrast)
+
+    def _loss(self, batch: Batch, **how: Any) -> Loss:
         image, level = batch.get("image"), batch.get("image_level")
         condition = Condition(batch["caption_tokens"], batch["caption_mask"], image, level)
         if "caption_dropped" in batch:
@@ -168,6 +199,7 @@ class LatentDiffusion(ComposerModel):
                 noise=batch["noise"],
                 keep=batch.get("keep"),
                 **({"loss_mask": batch["loss_mask"]} if "loss_mask" in batch else {}),
+                **{key: value for key, value in how.items() if value},
             )
 
     def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
@@ -179,8 +211,8 @@ class LatentDiffusion(ComposerModel):
         return outputs.per_sample.mean()
 
     def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
-        """The same as `forward`."""
-        return self(batch) if outputs is None else outputs
+        """The same as `forward`, at the noise levels of the evaluation."""
+        return self._loss(batch, measure=self.eval_objective) if outputs is None else outputs
 
     def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
         """Evaluation losses; training reports its loss by itself."""
@@ -192,7 +224,10 @@ class LatentDiffusion(ComposerModel):
         metric.update(outputs.per_sample[counted], outputs.sigma[counted])
 
     def save(self, folder: Path, weights: Weights, state: dict[str, Tensor], batches: Iterable[Batch]) -> None:
-        """Write the backbone's weights with plain keys."""
+        """Write the backbone's weights with plain keys, with an adapter added to them and also alone."""
+        if self.adapter is not None:
+            self.adapter.write(folder, weights, state)
+            state = self.adapter.merged(self.network, state)
         save_weights(folder, state, weights)
 
 

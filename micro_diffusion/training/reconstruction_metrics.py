@@ -66,8 +66,8 @@ class ChannelMoment(Metric):
         return ((squares / count - mean.square()).clamp_min(0).sqrt() if self.deviation else mean).float()
 
 
-def reconstruction_metrics(channels: int, perceptual: Perceptual | None) -> dict[str, Metric]:
-    """Metrics by name, each of a reconstruction and its originals; LPIPS where there is a network for it."""
+def reconstruction_metrics(channels: int, perceptual: Perceptual | None, rfid: Metric | None) -> dict[str, Metric]:
+    """Metrics by name, each of a reconstruction and its originals; LPIPS and rFID where there is a network for them."""
     metrics: dict[str, Metric] = {
         "l1": MeanAbsoluteError(),
         "psnr": PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3)),
@@ -76,6 +76,8 @@ def reconstruction_metrics(channels: int, perceptual: Perceptual | None) -> dict
     }
     if perceptual is not None:
         metrics["lpips"] = PerImage(lambda reconstruction, originals: perceptual(reconstruction.images, originals))
+    if rfid is not None:
+        metrics["rfid"] = rfid
     for channel in range(channels):
         metrics[f"latent_mean_{channel}"] = ChannelMoment(channel, deviation=False)
         metrics[f"latent_std_{channel}"] = ChannelMoment(channel, deviation=True)

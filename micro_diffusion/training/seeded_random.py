@@ -26,8 +26,8 @@ class Draws(NamedTuple):
     shared: in the same state on every rank, for what the whole batch has in common.
     samples: one generator for each of the B samples.
     places: (B,) int64, where they stand in the batch of all ranks.
-    total: samples of the batch of all ranks.
-    step: of the training, from 0.
+    total: samples of the batch of all ranks, without repeats.
+    step: of the training, from 0. progress: the share of the training that is done.
     """
 
     shared: torch.Generator
@@ -35,13 +35,16 @@ class Draws(NamedTuple):
     places: Tensor
     total: int
     step: int = 0
+    progress: float = 0.0
 
     @classmethod
-    def of(cls, *origin: int | str, size: int, rank: int = 0, ranks: int = 1, step: int = 0) -> Draws:
+    def of(
+        cls, *origin: int | str, size: int, rank: int = 0, ranks: int = 1, step: int = 0, progress: float = 0.0
+    ) -> Draws:
         """For the `size` samples of a rank; like a pack of cards, a batch is dealt to the ranks in turn."""
         places = [place * ranks + rank for place in range(size)]
         samples = [generator_for(*origin, place) for place in places]
-        return cls(generator_for(*origin, "shared"), samples, torch.tensor(places), size * ranks, step)
+        return cls(generator_for(*origin, "shared"), samples, torch.tensor(places), size * ranks, step, progress)
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) standard normal, each sample's row from its own generator."""

@@ -55,6 +55,15 @@ def test_one_gradient_of_a_matrix_for_all_samples():
     assert torch.ops.aten.bmm not in operations and operations[torch.ops.aten.mm] == 2 * 2 * 7 * 4 * 6 * 5
 
 
+def test_modulated_root_mean_square():
+    norm = nn.RMSNorm(6, eps=1e-3, dtype=torch.float64)
+    nn.init.normal_(norm.weight)
+    x, shift, scale = random(2, 4, 6), random(2, 1, 6), random(2, 1, 6)
+    size = (x.square().mean(dim=-1, keepdim=True) + 1e-3).sqrt()
+    made, expected = modulated_norm(norm, x, shift, scale), x / size * norm.weight * (1 + scale) + shift
+    equal(made, expected, [x, shift, scale, norm.weight])
+
+
 def test_modulated_norm():
     norm = nn.LayerNorm(6, bias=False, dtype=torch.float64)
     nn.init.normal_(norm.weight)

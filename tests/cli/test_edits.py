@@ -100,7 +100,7 @@ def test_an_image_is_made_larger_on_one_side(side, size):
         (["--image", "image.png", "--mask", "small.png"], "the mask has 8×8 pixels, but the image 32×32"),
         (["--image", "image.png", "--mask", "black.png"], "nothing in the mask is white"),
         (["--image", "text.png", "--strength", "1"], "text.png is no image that can be read"),
-        (["--image", "none.png", "--strength", "1"], "none.png"),
+        (["--image", "none.png", "--strength", "1"], "there is no image none.png; give a PNG"),
         (["--frames", "3"], "3 frames between 1 prompts and 1 seeds make no way"),
         (["--out", "a.gif"], "'.gif', which is no image"),
     ],

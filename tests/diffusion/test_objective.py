@@ -166,3 +166,42 @@ def test_parts_that_do_not_fit_are_refused(parts, message):
 def test_impossible_constants_are_refused(part, arguments, message):
     with pytest.raises(ValueError, match=message):
         part(**arguments)
+
+
+class Given:
+    """A backbone whose prediction is known."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, x, level, condition, keep=None):
+        return Prediction(self.value)
+
+
+@pytest.mark.parametrize(("process", "prediction"), CASES)
+def test_contrast_is_the_distance_to_the_target_of_another_sample(process, prediction):
+    """Stoica et al. 2025, eq. 7, in the words of the paper: |F − target|² − 0.05·|F − target of another|²."""
+    torch.manual_seed(0)
+    x0, noise, output = torch.randn(3, 4, 2, 3, 3)
+    made = objective(process, prediction, weight=weight.OutputError())
+    normal = torch.linspace(-1, 1, 4)
+    sigma = made.training_sigma(normal).view(-1, 1, 1, 1)
+    own = target(process, prediction, x0, noise, sigma)
+    other = target(process, prediction, x0.roll(1, 0), noise.roll(1, 0), sigma)
+    expected = ((output - own) ** 2 - 0.05 * (output - other) ** 2).mean(dim=(1, 2, 3))
+    loss = made.loss(Given(output), x0, CONDITION, level_normal=normal, noise=noise, contrast=0.05)
+    torch.testing.assert_close(loss.per_sample, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_can_be_measured_as_another_objective_does():
+    """The same denoiser, at the levels and with the weight of the other, whatever it was trained for."""
+    torch.manual_seed(0)
+    x0, noise = torch.randn(2, 4, 2, 3, 3)
+    measure, normal = EDM(sigma_data=0.7, P_mean=0.4, P_std=1.2), torch.linspace(-1, 1, 4)
+    for made in (objective(prediction=X0()), objective(LinearInterpolation(), Velocity())):
+        loss = made.loss(Given(x0), x0, CONDITION, level_normal=normal, noise=noise, measure=measure)
+        sigma = measure.training_sigma(normal)
+        column = sigma.view(-1, 1, 1, 1)
+        error = (made.denoise(Given(x0), x0 + column * noise, sigma, CONDITION)[0] - x0).square().mean(dim=(1, 2, 3))
+        torch.testing.assert_close(loss.per_sample, measure.weight(sigma) * error)
+        torch.testing.assert_close(loss.sigma, sigma)

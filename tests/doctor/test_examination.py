@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_what_an_earlier_stage_makes_need_not_be_there(tmp_path: Path, monkeypat
     assert found["ldm_unet configuration"].state == "good"
     alone = {finding.subject: finding for finding in examine(CONFIGS, ["ldm_unet"], ["machine=cpu"], data_later=True)}
     assert alone["ldm_unet autoencoder"].state == "bad"
+
+
+@pytest.mark.parametrize(("stages", "state"), [([STAGE], "bad"), ([], "warning")])
+def test_a_library_that_some_stages_need_is_missed_where_they_are_asked_for(latents, monkeypatch, stages, state):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(examination, "all_stages", lambda configs: [STAGE])
+    found = examine(CONFIGS, stages, overrides(latents, "adapter=lora", f"init_from={latents.parent}"))
+    (finding,) = [finding for finding in found if finding.subject == f"{STAGE} configuration"]
+    assert finding.state == state and "pip install 'micro_diffusion[finetune]'" in finding.text
 
 
 def test_lpips_without_weights_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

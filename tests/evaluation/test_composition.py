@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from micro_diffusion.data.sources.shape_scenes import (
@@ -19,7 +20,15 @@ from micro_diffusion.data.sources.shape_scenes import (
     render,
     scene,
 )
-from micro_diffusion.evaluation.composition import compare, composition_prompts, judge, score
+from micro_diffusion.evaluation.composition import (
+    CompositionByKind,
+    compare,
+    composition_captions,
+    composition_prompts,
+    judge,
+    kind_of,
+    score,
+)
 from micro_diffusion.evaluation.recognition import recognise
 
 SCENES = [scene(2026, index, held_out="include") for index in range(250)]
@@ -192,3 +201,14 @@ def test_bad_arguments_say_what_to_set():
         recognise(np.zeros((64, 64, 3), np.float32))
     with pytest.raises(ValueError, match="1 images and 2 captions"):
         score([draw()], [CIRCLE, CIRCLE])
+
+
+def test_scores_are_told_by_kind_of_prompt():
+    """True renders of all captions, but for those of the first kind, which all show the same."""
+    metrics, captions = CompositionByKind(), composition_captions(count=4, seed=5)
+    kinds = {"single": {"pairs": 0.0, "held_out": "exclude"}, "two": {"pairs": 1.0, "held_out": "exclude"}}
+    scenes = [scene(5, index, **options) for options in kinds.values() for index in range(4)]
+    assert [caption(made) for made in scenes] == captions[:8]
+    assert [kind_of(text) for text in captions] == ["single"] * 4 + ["two"] * 4 + ["held_out"] * 4
+    images = np.stack([render(scenes[4 if i < 4 else i], 64) for i in range(8)])
+    assert metrics(torch.from_numpy(images).permute(0, 3, 1, 2), captions[:8]) == {"single": 0.0, "two": 1.0}

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from micro_diffusion.evaluation.line_chart import line_chart, thinned, ticks
+from micro_diffusion.evaluation.line_chart import line_chart, powers_of_ten, thinned, ticks
 from micro_diffusion.evaluation.run_page import GRIDS, read_run, run_page
 
 
@@ -48,6 +48,14 @@ def test_ticks_are_few_and_span_the_values(values: list[float]):
     found = ticks(values)
     assert 2 <= len(found) <= 8
     assert found[0] <= min(values) and max(values) <= found[-1]
+
+
+def test_a_loss_that_explodes_hides_no_other():
+    lines = {"good": [(0, 1.0), (10, 0.5)], "exploded": [(0, 1.0), (10, 1e11)]}
+    lines_drawn = ElementTree.fromstring(line_chart("loss", lines)).findall(".//polyline")
+    heights = [[float(point.split(",")[1]) for point in line.get("points", "").split()] for line in lines_drawn]
+    assert heights[0][1] - heights[0][0] > 4 and heights[0][0] == heights[1][0] > heights[1][1]
+    assert powers_of_ten([0.5, 1e11]) == [0.1, 100.0, 1e5, 1e8, 1e11]
 
 
 def test_many_points_become_few_with_the_same_mean():

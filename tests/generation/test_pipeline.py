@@ -82,3 +82,16 @@ def test_a_wrong_device_and_run_are_sentences(tmp_path: Path):
         Pipeline.from_run("demo", device="toaster")
     with pytest.raises(FileNotFoundError, match="there is no run folder nothing"):
         Pipeline.from_run("nothing")
+    (tmp_path / "cascade.yaml").write_text("stages: [demo, demo]")
+    with pytest.raises(ValueError, match="is a cascade; `micro-diffusion generate .*` opens it"):
+        Pipeline.from_run(tmp_path)
+
+
+def test_another_sampler_needs_no_loading(pipe: Pipeline):
+    changed = pipe.but_with(sampler="euler", levels="exponential")
+    opened = Pipeline.from_run(pipe.run.folder, device="cpu", precision="fp32", sampler="euler", levels="exponential")
+    assert changed.run is pipe.run
+    assert (
+        changed(PROMPT, seed=1)[0].tobytes() == opened(PROMPT, seed=1)[0].tobytes() != pipe(PROMPT, seed=1)[0].tobytes()
+    )
+    assert changed.but_with(sampler="heun").recipe(PROMPT).levels == "exponential"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from micro_diffusion.performance.timing import measure
+from tests.run_folder import make_run
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 SMALL = ["backbone.depth=2", "backbone.mixer_depth=1", "text_encoder.max_length=7"]
@@ -68,6 +69,13 @@ def test_every_way_of_attention_is_timed():
     row = benchmark("attention", "--batch-size", 1)[0]
     seconds = {key: value for key, value in row.items() if key.startswith("seconds")}
     assert len(seconds) == 4 * 3 and min(seconds.values()) > 0
+
+
+def test_a_server_answers_many_at_once(tmp_path):
+    run = make_run(tmp_path / "run")
+    row = benchmark("serve", "--run", run, "--clients", 6, "--batch-size", 4, "--steps", 2, "--dtype", "fp32")[0]
+    assert row["times_faster"] == pytest.approx(row["images_per_second"] / row["one_by_one_images_per_second"])
+    assert 1 < row["images_per_batch"] <= 4
 
 
 def test_results_do_not_litter(rows, tmp_path, monkeypatch):

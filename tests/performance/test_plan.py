@@ -18,7 +18,7 @@ from micro_diffusion.performance import plan as plan_module
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.performance.disk import DataSize, data_size
 from micro_diffusion.performance.loading import bytes_per_sample
-from micro_diffusion.performance.memory import LARGEST_LAYER, Memory, memory_of
+from micro_diffusion.performance.memory import LARGEST_LAYER, Memory, memory_of, saved_by
 from micro_diffusion.performance.plan import (
     MACHINES,
     USABLE,
@@ -126,6 +126,25 @@ def test_weights_in_bf16_take_less():
     assert half.checkpoint == pytest.approx(10 * plain.parameters, rel=0.02)
 
 
+def test_frozen_weights_take_themselves_alone():
+    small = config("quickstart_32_pretrain", *SMALL, "~algorithms.ema", *ADAMW, "adapter=lora", "init_from=earlier")
+    network = build_model(small).network
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = parameter_count(network) - trained
+    plan = memory_of(small, devices=1, half=True)
+    assert plan.fixed == (4 + 2) * frozen + (16 + 2) * trained
+    assert plan.checkpoint == 4 * frozen + 12 * trained
+    assert saved_by(small, frozen + trained, trained) == (4 * frozen + 12 * trained, 4 * (frozen + trained))
+    averaged = config("quickstart_32_pretrain", *SMALL, *ADAMW, "adapter=lora", "init_from=earlier")
+    assert memory_of(averaged, devices=1, half=True).fixed == plan.fixed + 4 * trained
+
+
+def test_moments_of_eight_bits_take_two_bytes():
+    small = config("quickstart_32_pretrain", *SMALL, "~algorithms.ema", *ADAMW, "optimizer=adamw_8bit")
+    plan = memory_of(small, devices=1, half=True)
+    assert (4 + 4 + 2 + 2) * plan.parameters < plan.fixed < 1.05 * (4 + 4 + 2 + 2) * plan.parameters
+
+
 def test_muon_keeps_one_momentum_of_a_hidden_matrix():
     small = config("quickstart_32_pretrain", *SMALL, "~algorithms.ema")
     groups = build_model(small).parameter_groups()
@@ -174,6 +193,15 @@ def test_a_machine_preset_fits_for_all_four_stages(preset, devices, backbone):
         memory = memory_of(composed, devices=devices, half=True)
         needed[stage] = memory.needed(composed.trainer.device_train_microbatch_size)
     assert {stage: size / room for stage, size in needed.items() if size > room} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "machine"), [("finetune_24gb", "4090"), ("finetune_12gb", "4070")])
+def test_a_preset_for_fine_tuning_fits_its_gpu(stage, machine):
+    composed = stage_configs(CONFIGS, [stage], [])[stage]
+    memory = memory_of(composed, devices=1, half=True)
+    needed = memory.needed(composed.trainer.device_train_microbatch_size)
+    assert 0.5 * MACHINES[machine].memory < needed < USABLE * MACHINES[machine].memory
 
 
 def test_what_sampling_needs_is_needed():

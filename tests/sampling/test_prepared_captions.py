@@ -58,6 +58,7 @@ def sample(backbone, scale, known=True, interval=(0.01, 10.0)):
     sampler = HeunSampler(steps=4, churn=1, churn_sigma_min=0.1)
     sigmas = sampler.sigmas(**SPAN)
     asked = sampler.asked(sigmas) if known else []
+    interval = EVERY_LEVEL if scale == 1 else interval
     denoiser = guided_denoiser(OBJECTIVE, backbone, text, scale, interval=interval, sigmas=asked)
     generators = [torch.Generator().manual_seed(seed) for seed in (2, 3)]
     return sampler(denoiser, noise, sigmas=sigmas, generators=generators)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -80,13 +81,13 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
     """Fails when the page asks another machine for something, or a script of its own fails."""
     size = {"desktop": (1200, 1000), "phone": (390, 844)}[request.param]
     opened, outside, errors = browser.new_page(viewport=dict(zip(("width", "height"), size, strict=True))), [], []
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(60_000)
     opened.on("request", lambda one: outside.append(one.url) if one.url.startswith("http") else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(address)
     opened.get_by_role("button", name="Generate").wait_for()
     playwright.expect(opened.get_by_label("Prompt", exact=True)).to_have_value(
-        "a large red circle on a white background"
+        "a large red circle on a white background", timeout=30_000
     )
     yield opened
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -137,6 +138,28 @@ def test_type_press_start_from_it_and_paint(page, tmp_path):
     first, second = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB"), dtype=int) for one in (files[0], changed))
     same = (np.abs(first - second).max(axis=-1) <= 1).mean()
     assert 0.02 < same < 0.98
+
+
+def test_details_and_a_region(page):
+    page.get_by_role("button", name="Details").click()
+    page.get_by_label("Noise levels", exact=True).click()
+    page.get_by_role("option", name="exponential").click()
+    page.get_by_label("number input for Guidance rescale").fill("0.5")
+    press(page, 1)
+    recipe = page.locator("#recipe textarea").input_value()
+    assert "levels: exponential" in recipe and "guidance_rescale: 0.5" in recipe
+    page.get_by_role("button", name="Start from this image").click()
+    page.get_by_label("Strength of the change").first.wait_for()
+    page.get_by_label("an image, changed where I paint").click()
+    page.get_by_label("What changes", exact=True).click()
+    page.get_by_role("option", name="right").click()
+    page.locator("canvas").wait_for(state="hidden")
+    press(page, 1)
+    playwright.expect(page.locator("#recipe textarea")).to_have_value(re.compile("region: right"), timeout=60_000)
+    page.get_by_label("Guide away from", exact=True).click()
+    page.get_by_role("option", name="animals").click()
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("choose a run that was trained with the same").wait_for()
 
 
 def test_ways_classes_and_errors(page):

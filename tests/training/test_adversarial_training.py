@@ -195,6 +195,7 @@ def configured(workplace: Path, name: str, *overrides: str, stage: str = "ldm_va
         *(f"{part}_loader.paths=[{workplace}/images]" for part in ("train", "eval")),
         *("train_loader.batch_size=4", "autoencoder.width=8", "algorithms.ema.start=2ba", "model.cpu_precision=fp32"),
         *(f"trainer.max_duration={STEPS}ba", "trainer.save_interval=2ba", "trainer.eval_interval=4ba"),
+        *("+rfid@model.rfid=inception", "model.rfid.network=random_conv"),
     ]
     if stage == "ldm_vae_gan":
         small += [f"model.adversarial.{key}" for key in (f"start={START}", f"lead={START - FIRST_LESSON}")]
@@ -258,7 +259,7 @@ def test_a_run_shows_what_it_does_and_exports_the_autoencoder_alone(whole):
     assert {
         f"loss/train/{name}" for name in ("l1", "kl", "discriminator", "adversarial", "adversarial_weight")
     } <= names
-    assert {f"metrics/eval/{name}" for name in ("psnr", "ssim", "kl", "latent_mean_0", "latent_std_3")} <= names
+    assert {f"metrics/eval/{name}" for name in ("psnr", "ssim", "kl", "rfid", "latent_std_3")} <= names
     rates = {float(value) for step, name, value in logged(whole) if step == 3 and name.startswith("lr-")}
     assert len(rates) == 2 and max(rates) == pytest.approx(10 * min(rates))
     for file in ("model.safetensors", "ema.safetensors", "autoencoder/model.safetensors"):

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from micro_diffusion.training.callbacks.metrics_file import MetricsFile
 from micro_diffusion.training.callbacks.tensorboard import TensorBoard
-from micro_diffusion.training.checkpoints.resumption import NextEpochAfterLoad
+from micro_diffusion.training.checkpoints.resumption import NextDataAfterLoad
 
 
 class Dataset:
@@ -34,7 +34,7 @@ class Dataset:
 def test_data_go_on_with_the_next_epoch_between_epochs_only(time, expected):
     dataset = Dataset()
     state = SimpleNamespace(timestamp=time, train_dataloader=SimpleNamespace(dataset=dataset))
-    NextEpochAfterLoad().after_load(state, None)
+    NextDataAfterLoad().after_load(state, None)
     assert dataset.state == expected
 
 

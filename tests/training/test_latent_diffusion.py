@@ -114,7 +114,8 @@ def test_no_caption_is_dropped_or_every_one(probability, share):
 @pytest.mark.parametrize("event", ["after_dataloader", "eval_batch_start"])
 def test_a_gpu_gets_its_batch_in_pinned_memory(monkeypatch, event):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: None)
-    state = SimpleNamespace(model=make_model(), timestamp=Timestamp(), eval_timestamp=Timestamp())
+    clock = {"timestamp": Timestamp(), "eval_timestamp": Timestamp(), "get_elapsed_duration": lambda: None}
+    state = SimpleNamespace(model=make_model(), **clock)
     for device, left in ((DeviceCPU(), True), (DeviceGPU.__new__(DeviceGPU), False)):
         state.device, state.batch = device, make_batch()
         getattr(SeededDraws(seed=0), event)(state, None)
@@ -326,3 +327,35 @@ def test_training_sees_random_squares_and_evaluation_whole_latents():
     assert model.draw_eval(batch, draws("eval", 0))["latents"] is batch["latents"]
     with pytest.raises(ValueError, match="model.train_crop is 9, but the latents have 8×8 cells"):
         make_model(train_crop=9, train_mask_ratio=0.0).draw(batch, draws("train", 0))
+
+
+def test_runs_of_several_objectives_are_evaluated_alike():
+    """At the levels of the objective that measures, without contrast; training keeps its own."""
+    measure, batch = EDM(sigma_data=0.9, P_mean=1.0, P_std=0.5), make_batch()
+    model, plain = make_model(eval_objective=measure, contrast=0.1), make_model(train_mask_ratio=0.5)
+    drawn = model.draw_eval(batch, draws("eval", 0))
+    torch.testing.assert_close(model.eval_forward(drawn).sigma, measure.training_sigma(drawn["level_normal"]))
+    assert (model.eval_forward(drawn).per_sample >= 0).all()
+    drawn = model.draw(batch, draws(0))
+    torch.testing.assert_close(model(drawn).sigma, plain(drawn).sigma)
+    assert not torch.allclose(model(drawn).per_sample, plain(drawn).per_sample)
+
+
+def test_a_falling_share_is_masked():
+    model, batch = make_model(train_mask_ratio=0.75, final_mask_ratio=0.0), make_batch()
+    for progress, kept in ((0.0, 4), (0.5, 10)):
+        assert model.draw(batch, Draws.of(0, size=8, progress=progress))["keep"].shape == (8, kept)
+    assert "keep" not in model.draw(batch, Draws.of(0, size=8, progress=1.0))
+    with pytest.raises(ValueError, match=r"keeps none of 16 patches"):
+        make_model(final_mask_ratio=0.99)
+
+
+@pytest.mark.parametrize(("event", "same"), [("after_dataloader", False), ("eval_batch_start", True)])
+def test_evaluations_of_all_seeds_draw_the_same(event, same):
+    clock = {"timestamp": Timestamp(), "eval_timestamp": Timestamp(), "get_elapsed_duration": lambda: None}
+    drawn = []
+    for seed in (1, 2):
+        state = SimpleNamespace(model=make_model(), device=DeviceCPU(), batch=make_batch(), **clock)
+        getattr(SeededDraws(seed=seed), event)(state, None)
+        drawn.append(state.batch["noise"])
+    assert torch.equal(*drawn) == same

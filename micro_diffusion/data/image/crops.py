@@ -97,6 +97,30 @@ class AspectRatioBucket:
         return 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class AspectRatioBuckets:
+    """Several shapes, each image in the nearest: a bucket for each, in a folder of its own.
+
+    Args:
+        ratios: of the buckets, width:height.
+        multiple: of which all sides are made, pixels: the autoencoder's downsampling times the patch size.
+    """
+
+    ratios: Sequence[str] = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
+    multiple: PositiveInt = 16
+
+    def __post_init__(self) -> None:
+        if not self.ratios or len(set(self.ratios)) < len(self.ratios):
+            raise ValueError(f"crop.ratios is {list(self.ratios)}; set it to aspect ratios, each once")
+
+    def buckets(self) -> dict[str, AspectRatioBucket]:
+        """The buckets by the names of their folders, such as 4x3."""
+        return {
+            ratio.replace(":", "x"): AspectRatioBucket(ratio=ratio, among=self.ratios, multiple=self.multiple)
+            for ratio in self.ratios
+        }
+
+
 def _value(ratio: str) -> float:
     """Width over height: 1.333 for "4:3"."""
     width, separator, height = ratio.partition(":")

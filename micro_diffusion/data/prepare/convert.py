@@ -48,7 +48,8 @@ def convert(
         engine: who does the work; None for a process on each processor core.
         part_size: images of a part, about: what is done again after an interruption, and at least one shard.
         size_limit: of a shard file, such as "64mb".
-        update: whether to make a complete local folder again when files or lists of its source have changed since.
+        update: whether to make again, in a complete local folder, the parts whose files have changed since, or what the
+            lists of the source say of them.
 
     Raises:
         FileExistsError: when `out` holds something else, or what the source read has changed since and `update` is not

@@ -1,4 +1,4 @@
-"""What a data set was made from: names, sizes and times of the files that its source reads."""
+"""What a data set was made from: names, sizes and times of the files that its source reads, or hashes of shards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LISTED = 100_000
 SHOWN = 3
 
 State = tuple[int, int]
-"""Size in bytes, and time of the last change in nanoseconds."""
+"""Size in bytes, and time of the last change in nanoseconds; of a shard a number that stands for its hashes."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,24 @@ class Fingerprint:
             digests.append(digest.hexdigest())
         return cls(files, digests)
 
+    @classmethod
+    def of_shards(cls, index: Path, parts: Iterable[range]) -> Fingerprint:
+        """Of the shards of MDS images that an index lists. parts: for each part of the data set, the rows it is of."""
+        shards = {}
+        for entry in parse_json(index.read_text(encoding="utf-8"))["shards"]:
+            data = entry["raw_data"]
+            state = (int(data["bytes"]), int(xxhash.xxh64_hexdigest(json.dumps(data["hashes"], sort_keys=True)), 16))
+            shards[data["basename"]] = (int(entry["samples"]), state)
+        digests = []
+        for rows in parts:
+            digest, first = xxhash.xxh64(), 0
+            for samples, state in shards.values():
+                if first < rows.stop and rows.start < first + samples:
+                    digest.update(json.dumps([*state, rows.start - first, rows.stop - first]))
+                first += samples
+            digests.append(digest.hexdigest())
+        return cls({name: state for name, (_, state) in shards.items()}, digests)
+
     @property
     def digest(self) -> str:
         """Of everything."""
@@ -77,7 +95,7 @@ class Fingerprint:
             "gone": [name for name in before if name not in self.files],
         }
         said = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names)
-        return said or "the captions in its lists, or the order of its images"
+        return said or "what its lists say, or the order of its images"
 
 
 def _none(part: Any) -> Iterable[Path]:

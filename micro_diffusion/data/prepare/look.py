@@ -37,6 +37,11 @@ class Folder:
     captions: list[str]
 
     @property
+    def speaks(self) -> bool:
+        """Whether anything says what the images show."""
+        return self.without_text != "nothing"
+
+    @property
     def expected(self) -> int:
         """About how many images can be used."""
         return round(self.images * self.usable)
@@ -82,10 +87,7 @@ def look(path: str | Path) -> Folder:
 
 
 def _where_captions_are(root: Path) -> str:
-    """Texts where there are any, or else names that say something, or else names of folders.
-
-    Raises ValueError when nothing says what the images show.
-    """
+    """Texts where there are any, or else names that say something, or else names of folders, or else nothing."""
     files = [path for path in files_below(root) if kind(path.name) == "image"] if root.is_dir() else []
     if not files:
         return "reject"  # the source says what is wrong
@@ -95,9 +97,4 @@ def _where_captions_are(root: Path) -> str:
     if named >= MEANINGFUL * len(files) and len({words(path.stem) for path in files}) > 1:
         return "name"
     folders = {PurePosixPath(path.parent).name for path in files if path.parent != root}
-    if len(folders) > 1:
-        return "folder"
-    raise ValueError(
-        f"nothing says what the images of {root} show; put a caption into a .txt file beside each, name the files for "
-        "what they show, or sort them into folders"
-    )
+    return "folder" if len(folders) > 1 else "nothing"

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from micro_diffusion.data.format.record import RECORD, write_record
 from micro_diffusion.data.prepare.fingerprint import FILES, Fingerprint
-from micro_diffusion.data.prepare.parts import PARTS, PartRecord, record_name, shard_names, whole_parts
+from micro_diffusion.data.prepare.parts import PARTS, PartRecord, record_name, shard_names, take_over, whole_parts
 from micro_diffusion.data.prepare.storage import (
     LocalStorage,
     RemoteStorage,
@@ -39,6 +39,8 @@ REJECTS = "rejects.jsonl"
 RECIPE = "recipe.json"
 SOURCE_FILES = "source_files"
 """In a recipe: digest of the files that the data were made from."""
+INPUT = {SOURCE_FILES, "images", "images.images", "images_index"}
+"""What tells of other files in a recipe, but of no other settings."""
 SHOWN = 4
 """How many settings an error names; of another source, nearly all differ."""
 
@@ -53,7 +55,8 @@ class OutputFolder:
             same bytes there.
         recipe: everything that decides what the data will be, as it goes into the record; JSON values.
         made_from: the files that the data are made from. Parts that were made from others are made again.
-        update: whether a complete local data set that was made from other files is made again; or it is an error.
+        update: whether a complete local data set that was made from other files is brought up to date, of which only
+            the parts that were made from others are made again; or it is an error.
         renew: turns the recipe of a complete data set, which an earlier version may have recorded, into today's terms.
     """
 
@@ -114,6 +117,7 @@ class OutputFolder:
             self._differences({**recent, **_content(self.storage, RECIPE)}, self._unfinished)
             whole = self._still_right(whole)
             log.info("%s goes on: %d parts are there already", self.out, len(whole))
+        whole |= self._taken_over(whole)
         files = {} if self._made_from is None else {FILES: self._made_from.text()}
         self._publish({RECIPE: json.dumps(self.recipe, indent=2, ensure_ascii=False), **files})
         return whole
@@ -132,6 +136,22 @@ class OutputFolder:
         if kept != whole:
             log.warning("%s: %d parts are made again, whose files have changed", self.out, len(whole - kept))
         return kept
+
+    def _taken_over(self, whole: set[int]) -> set[int]:
+        """The parts, besides the whole ones, that a complete data set to be updated has made from the same files."""
+        if self._made_from is None or not isinstance(self.storage, LocalStorage):
+            return set()
+        assert isinstance(self.finished, LocalStorage)
+        if self.finished.read(RECORD) is None:
+            return set()
+        records = [PartRecord.read(self.finished, number) for number in sorted(whole_parts(self.finished))]
+        made = {record.made_from: record for record in records if record.made_from}
+        found = {number: made[digest] for number, digest in enumerate(self._made_from.parts) if digest in made}
+        taken = found.keys() - whole
+        for number in sorted(taken):
+            take_over(found[number], number, origin=self.finished, storage=self.storage)
+        log.info("%s: %d of %d parts stay as they are", self.out, len(taken), len(self._made_from.parts))
+        return set(taken)
 
     def merge(self, count: int) -> tuple[int, Counter[str], list[Mapping[str, Any]]]:
         """Write the index and the list of rejected images of all parts together.
@@ -156,6 +176,10 @@ class OutputFolder:
             write_record(scratch, self.recipe, **content)
             self.storage.publish(scratch, [RECORD])
         self._rename()
+
+    def samples(self) -> int:
+        """How many a complete data set holds, as its record says."""
+        return int(_content(self.finished, RECORD)["samples"])
 
     def discard(self) -> str:
         """Remove what has been made, or the same command would take it for finished and not look at its input again.
@@ -192,10 +216,10 @@ class OutputFolder:
             )
         if not self._update:
             raise FileExistsError(
-                f"what {self.out} was made from has changed since ({changes}); set update=true to make it again, or "
-                "another out"
+                f"what {self.out} was made from has changed since ({changes}); set update=true to make what has "
+                "changed again, or another out"
             )
-        log.info("%s is made again: %s", self.out, changes)
+        log.info("%s is brought up to date: %s", self.out, changes)
 
     def _differences(self, made: Mapping[str, Any], place: str) -> bool:
         """Whether it was made from other files, with the same settings.
@@ -205,7 +229,7 @@ class OutputFolder:
         """
         theirs, ours = _leaves(made), _leaves(self.recipe)
         different = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
-        if self._made_from is not None and SOURCE_FILES in different and set(different) <= {SOURCE_FILES, "images"}:
+        if self._made_from is not None and SOURCE_FILES in different and set(different) <= INPUT:
             return True
         if different:
             different = [name for name in different if name != SOURCE_FILES]
@@ -231,7 +255,8 @@ class OutputFolder:
         if not isinstance(self.storage, LocalStorage) or not isinstance(self.finished, LocalStorage):
             return
         self.storage.clear_scratch()  # of a process that outlived its killed parent for a moment
-        shutil.rmtree(self.storage.root / PARTS, ignore_errors=True)
+        if self._made_from is None:  # or an update takes the parts that have not changed from there
+            shutil.rmtree(self.storage.root / PARTS, ignore_errors=True)
         (self.storage.root / RECIPE).unlink(missing_ok=True)
         replaced = self.finished.root.with_name(self.finished.root.name + ".replaced")
         if self.finished.read(RECORD) is not None:  # made from files that have changed since

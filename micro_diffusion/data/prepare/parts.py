@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from streaming import MDSWriter
 
-from micro_diffusion.data.prepare.storage import Storage, scratch_folder
+from micro_diffusion.data.prepare.storage import LocalStorage, Storage, linked, scratch_folder
 from micro_diffusion.data.sources.source import Rejected
 from micro_diffusion.data.stream.integrity import INDEX
 
@@ -49,6 +49,17 @@ class PartRecord:
             raise FileNotFoundError(f"{record_name(number)} has vanished from {storage}; give the same command again")
         content = json.loads(text)
         return cls(**{**content, "rejected": [Rejected(*item) for item in content["rejected"]]})
+
+    def write(self, folder: Path, number: int) -> None:
+        """Write it as the record of the part of a number, below a folder."""
+        path = folder / record_name(number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(vars(self), ensure_ascii=False), encoding="utf-8")
+
+    def publish(self, storage: Storage, scratch: Path, number: int) -> None:
+        """Bring the part's shards from a scratch folder to their data set, and the record last."""
+        self.write(scratch, number)
+        storage.publish(scratch, [*(shard["raw_data"]["basename"] for shard in self.shards), record_name(number)])
 
 
 def record_name(number: int) -> str:
@@ -103,18 +114,26 @@ def writing(storage: Storage, number: int, *, columns: Mapping[str, str], size_l
         part = Part(writer)
         yield part
         writer.finish()
-        shards = _numbered(scratch, number)
+        written = json.loads((scratch / "mds" / INDEX).read_text(encoding="utf-8"))["shards"]
+        shards = _numbered(written, number)
+        for before, after in zip(written, shards, strict=True):
+            (scratch / "mds" / before["raw_data"]["basename"]).rename(scratch / after["raw_data"]["basename"])
         record = PartRecord(part.samples, shards, part.rejected, part.statistics, part.made_from)
-        (scratch / PARTS).mkdir()
-        (scratch / record_name(number)).write_text(json.dumps(vars(record), ensure_ascii=False), encoding="utf-8")
-        storage.publish(scratch, [*(shard["raw_data"]["basename"] for shard in shards), record_name(number)])
+        record.publish(storage, scratch, number)
 
 
-def _numbered(scratch: Path, number: int) -> list[dict[str, Any]]:
-    """Move a part's shards to the names that they keep; their entries for the index."""
-    shards = json.loads((scratch / "mds" / INDEX).read_text(encoding="utf-8"))["shards"]
-    for place, shard in enumerate(shards):
-        name = f"shard.{number:05}.{place:05}.mds"
-        (scratch / "mds" / shard["raw_data"]["basename"]).rename(scratch / name)
-        shard["raw_data"]["basename"] = name
-    return shards
+def take_over(record: PartRecord, number: int, *, origin: LocalStorage, storage: LocalStorage) -> None:
+    """Make a whole part of another local data set the part of this number; its bytes are on the disk once."""
+    taken = replace(record, shards=_numbered(record.shards, number))
+    with scratch_folder(storage) as scratch:
+        for before, after in zip(record.shards, taken.shards, strict=True):
+            linked(origin.root / before["raw_data"]["basename"], scratch / after["raw_data"]["basename"])
+        taken.publish(storage, scratch, number)
+
+
+def _numbered(shards: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]]:
+    """Entries of the index for shards of a part, with the names that they have there."""
+    return [
+        {**shard, "raw_data": {**shard["raw_data"], "basename": f"shard.{number:05}.{place:05}.mds"}}
+        for place, shard in enumerate(shards)
+    ]

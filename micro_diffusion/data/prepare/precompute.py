@@ -6,8 +6,9 @@ Legend: C latent channels, R resolution in pixels, f downsampling, L caption tok
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,10 +22,12 @@ from micro_diffusion.bounds import NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS, CaptionFormat
 from micro_diffusion.data.format.latent_formats import EXACT_LATENTS, LatentFormat
 from micro_diffusion.data.format.record import RECORD, read_record
-from micro_diffusion.data.image.crops import CentreSquare, Crop
+from micro_diffusion.data.image.crops import AspectRatioBuckets, CentreSquare, Crop
 from micro_diffusion.data.prepare import ranks
+from micro_diffusion.data.prepare.bucket_folder import BucketFolder
 from micro_diffusion.data.prepare.class_names import class_names
 from micro_diffusion.data.prepare.encoding import LatentEncoder
+from micro_diffusion.data.prepare.fingerprint import Fingerprint
 from micro_diffusion.data.prepare.latent_statistics import LatentStatistics
 from micro_diffusion.data.prepare.output_folder import REJECTS, SOURCE_FILES, OutputFolder
 from micro_diffusion.data.prepare.parts import writing
@@ -42,6 +45,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class NoImages(ValueError):
+    """Not one image of a folder can be used."""
+
+
 def precompute(
     *,
     images: str | Path,
@@ -49,7 +56,7 @@ def precompute(
     resolutions: Sequence[PositiveInt],
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
-    crop: Crop | None = None,
+    crop: Crop | AspectRatioBuckets | None = None,
     latent_format: LatentFormat = EXACT_LATENTS,
     caption_format: CaptionFormat = EXACT_CAPTIONS,
     device: str | None = None,
@@ -59,7 +66,8 @@ def precompute(
     workers: NonNegativeInt = 0,
     part_size: PositiveInt = 1024,
     size_limit: str = "64mb",
-) -> None:
+    update: bool = False,
+) -> int:
     """Encode every image at every resolution, and every caption once.
 
     A row of the result holds `latents_R` (C, H/f, W/f) for each resolution R, a crop of H×W pixels, already shifted and
@@ -77,7 +85,8 @@ def precompute(
         resolutions: sides in pixels of the squares that are encoded, or of squares of the same area.
         autoencoder: gives the latents.
         text_encoder: gives the caption's features; the names of a `ClassEncoder` without any are the images' captions.
-        crop: which part of each image is encoded; None for the square in its middle.
+        crop: which part of each image is encoded; None for the square in its middle. `AspectRatioBuckets` make a folder
+            for each shape that images have, below `out`, and list them there.
         latent_format: how latents are stored.
         caption_format: how captions are stored.
         device: where both encoders work, in torch's words; None for the GPU of this rank where torch finds one, or else
@@ -88,18 +97,40 @@ def precompute(
         workers: processes of each rank that decode images; 0 decodes in this one.
         part_size: images of a part, which one rank does: what is done again after an interruption.
         size_limit: of a shard file, such as "64mb".
+        update: whether to encode again, in a complete local folder, the parts whose images have changed since.
+
+    Returns:
+        The number of samples.
 
     Raises:
         FileNotFoundError: when `images` is missing or incomplete.
-        FileExistsError: when `out` holds something else, such as the latents of earlier images.
+        FileExistsError: when `out` holds something else, or the images have changed since and `update` is not set.
         BlockingIOError: when another job is making `out`.
         ValueError: when `images` is a URL, there is no such device, a resolution is no multiple of the downsampling, or
             an encoder gives non-finite numbers.
     """
     if "://" in str(images):
         raise ValueError(f"images is the address {images}; copy it to a local folder first")
-    images = Path(images).expanduser()
-    cut = crop or CentreSquare()
+    if isinstance(crop, AspectRatioBuckets):
+        return _precompute_buckets(
+            out,
+            crop,
+            images=images,
+            resolutions=resolutions,
+            autoencoder=autoencoder,
+            text_encoder=text_encoder,
+            latent_format=latent_format,
+            caption_format=caption_format,
+            device=device,
+            batch_size=batch_size,
+            sample=sample,
+            seed=seed,
+            workers=workers,
+            part_size=part_size,
+            size_limit=size_limit,
+            update=update,
+        )
+    images, cut = Path(images).expanduser(), crop or CentreSquare()
     sizes = {resolution: cut.size(resolution) for resolution in sorted(set(resolutions))}
     formats = {"latent_format": latent_format, "caption_format": caption_format}
     dataset = ImageDataset(path=images, resolutions=list(sizes), cut=cut)
@@ -114,8 +145,11 @@ def precompute(
         sample=sample,
         seed=seed,
     )
+    parts = runs(len(dataset), part_size)
+    made_from = Fingerprint.of_shards(images / INDEX, parts)
     recipe = {
         **_recipe_of_images(images),
+        SOURCE_FILES: made_from.digest,
         "sample": sample,
         "seed": seed,
         "crop": _described(cut),
@@ -123,20 +157,43 @@ def precompute(
         "size_limit": size_limit,
         **encoder.description(),
     }
-    parts = runs(len(dataset), part_size)
-    recent = {"images_index": recipe["images_index"]}  # earlier versions did not record it
-    with OutputFolder(out, recipe, renew=lambda made: {**recent, **made}) as folder:
+    renew = partial(_renewed, recipe=recipe)
+    with OutputFolder(out, recipe, renew=renew, made_from=made_from, update=update) as folder:
         whole = ranks.first_decides(folder.begin)
         if whole is None:
-            return
+            return ranks.first_decides(folder.samples)
         _move_to(device, autoencoder, text_encoder)
         missing = [number for number in range(len(parts)) if number not in whole]
         mine = {number: parts[number] for number in missing[ranks.rank() :: ranks.count()]}
         batches = decoded(dataset, mine, batch_size=batch_size, workers=workers)
-        _encode(folder, encoder, batches, images=sum(map(len, mine.values())), size_limit=size_limit)
+        images_of_mine = sum(map(len, mine.values()))
+        _encode(folder, encoder, batches, images=images_of_mine, size_limit=size_limit, made_from=made_from.parts)
         ranks.wait_for_all()
-        if ranks.rank() == 0:
-            _finish(folder, len(parts), encoder)
+        return ranks.first_decides(lambda: _finish(folder, len(parts), encoder))
+
+
+def _precompute_buckets(out: str | Path, crop: AspectRatioBuckets, **settings: Any) -> int:
+    """A data set for each aspect ratio that images have, and the list of them; the number of samples of all."""
+    buckets = crop.buckets()
+    folder = BucketFolder(out, list(buckets))
+    ranks.first_decides(folder.check)
+    samples = dict.fromkeys(buckets, 0)
+    for name, cut in buckets.items():
+        try:
+            samples[name] = precompute(out=folder.place(name), crop=cut, **settings)
+        except NoImages:
+            log.info("no image is nearest to %s", cut.ratio)
+    if not any(samples.values()):
+        raise NoImages(f"no image can be used at any of {', '.join(crop.ratios)}; make the folder of images again")
+    ranks.first_decides(lambda: folder.finish(samples))
+    return sum(samples.values())
+
+
+def _renewed(made: Mapping[str, Any], *, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe in today's terms; earlier versions recorded no digest of each part, and before no index either."""
+    recent = {"images_index": recipe["images_index"], **made}
+    same = recent["images_index"] == recipe["images_index"]
+    return {SOURCE_FILES: recipe[SOURCE_FILES] if same else "", **recent}
 
 
 def _recipe_of_images(images: Path) -> dict[str, Any]:
@@ -170,14 +227,24 @@ def _move_to(device: str | None, *encoders: Autoencoder | TextEncoder) -> None:
     log.info("%s encode on %s", " and ".join(encoder.name for encoder in encoders), name)
 
 
-def _encode(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, *, images: int, size_limit: str) -> None:
+def _encode(
+    folder: OutputFolder,
+    encoder: LatentEncoder,
+    batches: Batches,
+    *,
+    images: int,
+    size_limit: str,
+    made_from: Sequence[str],
+) -> None:
     """Write the parts that the batches belong to, with a bar that counts their images."""
     with tqdm(desc=f"precompute {folder.out}", total=images, unit=" images", mininterval=1) as progress:
-        for count in _write(folder, encoder, batches, size_limit):
+        for count in _write(folder, encoder, batches, size_limit, made_from):
             progress.update(count)
 
 
-def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str) -> Iterator[int]:
+def _write(
+    folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_limit: str, made_from: Sequence[str]
+) -> Iterator[int]:
     """Write the parts that the batches belong to; the number of images of each batch as it is done."""
     for number, of_part in groupby(batches, key=itemgetter(0)):
         statistics = LatentStatistics()
@@ -187,20 +254,18 @@ def _write(folder: OutputFolder, encoder: LatentEncoder, batches: Batches, size_
                 for row in _rows(encoder, batch, statistics):
                     part.write(row)
                 yield len(batch)
-            part.statistics = statistics.as_json()
+            part.statistics, part.made_from = statistics.as_json(), made_from[int(number)]
 
 
-def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
-    """Put the parts together and say what they hold."""
+def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> int:
+    """Put the parts together and say what they hold; the number of samples."""
     samples, rejected, counted = folder.merge(parts)
     statistics = LatentStatistics.merged(counted)
     if not samples:
         left = folder.discard()
         unused = {**rejected, "another shape": statistics.other_shapes}
         reasons = "; ".join(f"{reason}: {count}" for reason, count in unused.items() if count)
-        raise ValueError(
-            f"no image can be used ({reasons}); make the folder of images again, or set another crop{left}"
-        )
+        raise NoImages(f"no image can be used ({reasons}); make the folder of images again, or set another crop{left}")
     folder.finish(
         **encoder.description(),
         captions_per_image=encoder.row_format.captions_per_image,
@@ -217,6 +282,7 @@ def _finish(folder: OutputFolder, parts: int, encoder: LatentEncoder) -> None:
         log.warning("left out %d: %s (listed in %s/%s)", count, reason, folder.out, REJECTS)
     for resolution, count in statistics.enlarged.items():
         log.warning("%d images were smaller than %s px and have been enlarged", count, resolution)
+    return samples
 
 
 def _described(crop: Crop) -> dict[str, Any]:

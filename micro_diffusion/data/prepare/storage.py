@@ -75,6 +75,14 @@ def full_disk_named(place: Path) -> Iterator[None]:
         raise
 
 
+def linked(file: Path, name: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no such names."""
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        shutil.copy2(file, name)
+
+
 @dataclass(frozen=True)
 class LocalStorage:
     """Files below a local folder. They are on the disk, not only in memory, before they get their names."""

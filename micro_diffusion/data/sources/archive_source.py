@@ -19,7 +19,7 @@ class ArchiveSource(ABC):
     """Images in archives below a folder. Each archive is a part, by its name relative to the folder.
 
     Args:
-        path: the folder.
+        path: the folder, or one archive.
     """
 
     path: str
@@ -45,15 +45,18 @@ class ArchiveSource(ABC):
 
     def __post_init__(self) -> None:
         if not self._parts:
-            raise FileNotFoundError(f"there is no {' or '.join(self.patterns)} in {self.root}; {self.layout}")
+            raise FileNotFoundError(f"there is no {' or '.join(self.patterns)} in {self.path}; {self.layout}")
 
     @property
     def root(self) -> Path:
         """The folder."""
-        return Path(self.path).expanduser()
+        path = Path(self.path).expanduser()
+        return path.parent if path.is_file() else path
 
     @cached_property
     def _parts(self) -> list[str]:
+        if (one := Path(self.path).expanduser()).is_file():
+            return [one.name] if any(one.match(pattern) for pattern in self.patterns) else []
         paths = {path for pattern in self.patterns for path in self.root.glob(pattern)}
         return sorted(path.relative_to(self.root).as_posix() for path in paths)
 

@@ -16,6 +16,8 @@ from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
 from micro_diffusion.files.json_text import parse_json
 
 CAPTION_COLUMNS = ("caption", "text")
+WITHOUT_CAPTION = "an image"
+"""Of an image about which nothing is said; data without any caption are refused, since that is mostly a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +33,21 @@ class ImageFolder(ListedFiles):
         path: the folder.
         captions: of a list, how many are taken, from its first.
         without_text: what becomes of an image without a caption: "reject", or a caption from its "name" (in words, so
-            that media-playback_start.png says "media playback start") or the name of its "folder".
+            that media-playback_start.png says "media playback start") or the name of its "folder"; or "nothing", for
+            runs without captions.
 
     Raises:
         FileNotFoundError: when there is no such folder or it holds no images.
         ValueError: when the list of captions cannot be read, or there are two.
     """
 
-    without_text: Literal["reject", "name", "folder"] = "reject"
+    without_text: Literal["reject", "name", "folder", "nothing"] = "reject"
 
     def instead_of_text(self, name: str) -> tuple[str, ...]:
-        """A caption from the name of the image or of its folder."""
+        """A caption from the name of the image or of its folder, or one that no network reads."""
         path = PurePosixPath(name)
+        if self.without_text == "nothing":
+            return (WITHOUT_CAPTION,)
         if self.without_text == "folder" and path.parent.name:
             return (words(path.parent.name),)
         return (words(path.stem),) if self.without_text == "name" else ()

@@ -67,6 +67,8 @@ class ImageDataset(Dataset):
     def __getitem__(self, index: int) -> ImageSample | Rejected | None:
         """One image, its rejection when it cannot be decoded, or None when its shape is not wanted."""
         row = self._row(index)
+        if "width" in row and not self.cut.takes(row["width"], row["height"]):
+            return None
         try:
             image = read_image(row["image"]).rgb
         except UnreadableImage:

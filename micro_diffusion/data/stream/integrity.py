@@ -12,6 +12,7 @@ import xxhash
 from streaming import LocalDataset
 from streaming.base.format.mds import MDSReader
 
+from micro_diffusion.data.format.buckets import read_buckets
 from micro_diffusion.files.json_text import parse_json
 
 INDEX = "index.json"
@@ -91,6 +92,10 @@ def check_folder(path: Path, *, command: str) -> int:
     remedy = f"make it with: {command.format(path=path)}"
     if not path.is_dir():
         raise FileNotFoundError(f"there is no data folder {path}; {remedy}")
+    if buckets := read_buckets(path):
+        raise FileNotFoundError(
+            f"{path} holds a data folder for each of several aspect ratios; name one of them: {', '.join(buckets)}"
+        )
     if not (path / INDEX).is_file():
         raise FileNotFoundError(f"the data folder {path} has no {INDEX}, so it is empty or incomplete; {remedy}")
     shards = read_index(path / INDEX, remedy=remedy)

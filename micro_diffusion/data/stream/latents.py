@@ -21,11 +21,12 @@ from micro_diffusion.batch import LatentBatch
 from micro_diffusion.data.format.batch_memory import CaptionMemory
 from micro_diffusion.data.stream.column_reader import ColumnReader, Columns
 from micro_diffusion.data.stream.copies import claim
-from micro_diffusion.data.stream.exclusion import Exclusion
 from micro_diffusion.data.stream.integrity import DamagedShard, check_shard, shard_path
 from micro_diffusion.data.stream.mixture import Part, check_weights, common_metadata, identity
+from micro_diffusion.data.stream.selection import Selection
 from micro_diffusion.data.stream.shard_stream import ShardStream
 from micro_diffusion.data.stream.shared_memory import registration
+from micro_diffusion.data.stream.size_batches import ONE_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class LatentDataset(StreamingDataset):
     samples are counted, the thread's error is raised, and every shard's bytes are compared with their hash when it is
     first read.
 
+    Latents of several sizes come in batches of one size each (stream/size_batches.py).
+
     Args:
         parts: the folders, local or remote, and how much of each.
         resolution: of the images whose latents are wanted, pixels.
@@ -54,7 +57,12 @@ class LatentDataset(StreamingDataset):
             not count those that are being fetched, of which each worker may have three at once.
         predownload: samples that each worker fetches in advance; None is 8 batches.
         keep_zip: keep the compressed form of shards beside the other.
-        exclude: text file of the keys of samples that are left out, one a line; None leaves out none.
+        selection: which samples stay in every epoch; None keeps all.
+        drop_last: leave out the incomplete batch of each size, where there are several; a loader leaves out others.
+
+    Attributes:
+        sizes: (h, w) of the latents, of each once.
+        streams_by_size: for each of these, the numbers of the parts that have it.
 
     Raises:
         FileNotFoundError: when a folder is missing, empty or incomplete; the message names the command to make it.
@@ -75,25 +83,28 @@ class LatentDataset(StreamingDataset):
         cache_limit: str | None = None,
         predownload: int | None = None,
         keep_zip: bool = False,
-        exclude: str | None = None,
+        selection: Selection | None = None,
+        drop_last: bool = False,
     ) -> None:
+        parts = [bucket for part in parts for bucket in part.buckets()]
         check_weights(parts)
-        exclusion = None if exclude is None else Exclusion(exclude)
-        if exclusion is not None:
-            exclusion.check(parts)
+        if selection is not None:
+            selection.check(parts)
         if cache_limit:
             _check_removable(parts, cache_limit)
         held = [part.open() for part in parts]
         self.metadata = common_metadata(parts, held, resolution)
-        self.identity = identity(parts, held) + (f" without {exclusion.digest}" if exclusion else "")
+        self.identity = identity(parts, held) + ("" if selection is None else selection.identity)
         self._choices = [part.caption_choice(metadata, seed) for part, metadata in zip(parts, held, strict=True)]
         self.resolution, self.verify = resolution, verify
+        self.batch_of_rank, self.drop_last = batch_size, drop_last
         self._prepared: set[int] = set()
         self._verified: set[int] = set()
         self._replaced: set[int] = set()
         self._memory = CaptionMemory()
         self._failure: BaseException | None = None
         self._due, self._epoch = 0, 0
+        self._gaps: list[int] = []
         self._repeats: NDArray[np.bool_] | None = None
         for part in parts:
             if part.remote is not None:
@@ -107,16 +118,50 @@ class LatentDataset(StreamingDataset):
                 cache_limit=cache_limit,
                 predownload=predownload,
             )
-        self._kept = None if exclusion is None else exclusion.kept(self.shards)
+        self._kept = None if selection is None else selection.kept(self.shards)
         if self._kept is not None:
-            self.epoch_size = int(self._kept.sum())
+            self.epoch_size = sum(self._samples_of_parts())
             self.length = math.ceil(self.epoch_size / self._parallel_rank_world.num_ranks)
-            log.info("%d of %d samples are left out", len(self._kept) - self.epoch_size, len(self._kept))
+            left_out = int(np.count_nonzero(~self._kept))
+            log.info("%d of %d samples are left out", left_out, len(self._kept))
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number, metadata in enumerate(held):
+            by_size.setdefault(metadata.latent_size(resolution), []).append(number)
+        self.sizes, self.streams_by_size = list(by_size), list(by_size.values())
+        if len(self.sizes) > 1:
+            self._batch_by_size()
+        self._forms = [metadata.row_format for metadata in held]
         self._readers: list[list[ColumnReader]] = []  # by part and caption
-        for first, metadata in zip(self.shard_offset_per_stream, held, strict=True):
-            form, shard = metadata.row_format, cast(MDSReader, self.shards[first])
+        for first, form in zip(self.shard_offset_per_stream, self._forms, strict=True):
+            shard = cast(MDSReader, self.shards[first])
             names = [form.trained_columns(resolution, caption) for caption in range(form.captions_per_image)]
             self._readers.append([ColumnReader(shard, each) for each in names])
+
+    def _batch_by_size(self) -> None:
+        """Let every batch have one size, and count the epoch in whole batches."""
+        self.batching_method = ONE_SIZE
+        batch = self.batch_of_rank * self._parallel_rank_world.num_ranks
+        counts = self.samples_by_size()
+        for size, count in counts.items():
+            if self.drop_last and 0 < count < batch:
+                raise ValueError(
+                    f"{count} samples have latents of {size[0]}×{size[1]} cells, fewer than a batch; set batch_size to "
+                    "at most that, or drop_last=false"
+                )
+        batches = sum(count // batch if self.drop_last else math.ceil(count / batch) for count in counts.values())
+        self.length = batches * self.batch_of_rank
+        if self.drop_last and (rest := self.epoch_size - batches * batch):
+            log.info("%d of %d samples fill no batch of one size, other ones in each epoch", rest, self.epoch_size)
+
+    def place_after(self, batches: int) -> int:
+        """The `sample_in_epoch` of a resumption after so many batches of all ranks, each of which counts as whole."""
+        return batches * self.batch_of_rank * self._parallel_rank_world.num_ranks
+
+    def samples_by_size(self) -> dict[tuple[int, int], int]:
+        """How many samples of an epoch have latents of a size (h, w)."""
+        counts = self._samples_of_parts()
+        each = zip(self.sizes, self.streams_by_size, strict=True)
+        return {size: sum(counts[stream] for stream in streams) for size, streams in each}
 
     def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> tuple[int, int]:
         """A sample's number and the epoch, by which `read` finds it and draws its caption."""
@@ -131,18 +176,39 @@ class LatentDataset(StreamingDataset):
         remaining = [int(part.sum()) for part in np.split(kept, np.cumsum(units)[:-1])]
         return np.array([count for count in remaining if count], np.int64), numbers[kept]
 
-    def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool]]) -> LatentBatch:
-        """The batch of some samples, each with its epoch, and in an evaluation on several ranks whether it is a repeat.
+    def _samples_of_parts(self) -> list[int]:
+        """How many samples of an epoch come from each part."""
+        chosen, kept = [int(stream.choose) for stream in self.streams], self._kept
+        if kept is None:
+            return chosen
+        whole = zip(chosen, self.sample_offset_per_stream, self.samples_per_stream, strict=True)
+        return [number // held * int(kept[first : first + held].sum()) for number, first, held in whole]
+
+    def first(self, count: int) -> list[tuple[int, int]]:
+        """For `read`: the first samples of the first part, at most so many, as in the first epoch."""
+        return [(sample, 0) for sample in range(min(count, int(self.samples_per_stream[0])))]
+
+    def read(self, samples: Sequence[tuple[int, int] | tuple[int, int, bool] | None]) -> LatentBatch:
+        """The batch of some samples of one size.
+
+        Args:
+            samples: each with its epoch, and in an evaluation on several ranks whether it is a repeat; None is none.
 
         Raises:
             OSError, ValueError: naming the shard, when it is missing, cut short, or not what was written.
         """
-        columns = self._readers[0][0].allocate(len(samples))
-        for row, (sample, epoch, *_) in enumerate(samples):
+        there = [sample for sample in samples if sample is not None]
+        part = self._part(there[0][0])
+        columns = self._readers[part][0].allocate(len(there))
+        for row, (sample, epoch, *_) in enumerate(there):
             self._read_row(sample, epoch, row, columns)
-        batch = self.metadata.row_format.batch(columns, self.resolution, self._memory)
-        repeats = [repeat for _, _, *given in samples for repeat in given]
+        batch = self._forms[part].batch(columns, self.resolution, self._memory)
+        repeats = [repeat for _, _, *given in there for repeat in given]
         return {**batch, "repeated": torch.tensor(repeats)} if repeats else batch
+
+    def _part(self, sample: int) -> int:
+        number, _ = self.spanner[sample]
+        return int(self.stream_per_shard[number])
 
     def _read_row(self, sample: int, epoch: int, row: int, columns: Columns) -> None:
         """Read one sample, its shard verified before the first of them, and fetched again if gone or damaged."""
@@ -236,23 +302,28 @@ class LatentDataset(StreamingDataset):
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's sample numbers; -1 stands for none."""
         work = super()._get_work(epoch, sample_in_epoch)
-        self._due, self._epoch = int(np.count_nonzero(work >= 0)), epoch
+        there = np.flatnonzero(work >= 0)
+        self._due, self._epoch = len(there), epoch
+        self._gaps = (np.diff(there, prepend=-1) - 1).tolist()
         self._repeats = None
         world = self._parallel_worker_world
         if not self.shuffle and world.num_ranks > 1:
             everyone = generate_work(self.batching_method, self, world, epoch, sample_in_epoch)
-            mine = repeats(everyone, self.epoch_size)[world.node, world.rank_of_node, world.worker_of_rank].flatten()
-            self._repeats = mine[work >= 0]
+            marked = np.empty(everyone.shape, bool)
+            in_time = marked.transpose(3, 2, 4, 0, 1)  # batches, workers, samples, and then the ranks, dealt in turn
+            in_time[...] = repeats(everyone.transpose(3, 2, 4, 0, 1), self.epoch_size)
+            self._repeats = marked[world.node, world.rank_of_node, world.worker_of_rank].flatten()[work >= 0]
         return work
 
     def __iter__(self) -> Iterator[Any]:
-        """This worker's share of the next epoch, or of the rest of one that is resumed.
+        """This worker's share of the next epoch, or of the rest of one that is resumed; None fills a shorter batch.
 
         Raises:
             ValueError: when it ends before all samples were given; of the thread that failed, where one did.
         """
         self._due, given = 0, 0
         for sample in super().__iter__():
+            yield from [None] * self._gaps[given]
             yield sample if self._repeats is None else (*sample, bool(self._repeats[given]))
             given += 1
         if self._failure is not None:
@@ -270,7 +341,7 @@ def repeats(work: NDArray[np.int64], epoch_size: int) -> NDArray[np.bool_]:
     Those of a mixture that repeats samples of its own accord are not told apart from these, and none is marked there.
 
     Args:
-        work: sample numbers of all ranks and workers, of any shape; -1 stands for none.
+        work: sample numbers of all ranks and workers in the order in which they come, of any shape; -1 stands for none.
         epoch_size: samples of an epoch.
 
     Returns:

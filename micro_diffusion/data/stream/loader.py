@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from streaming import StreamingDataLoader
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed
 from micro_diffusion.data.stream.latents import LatentDataset
 from micro_diffusion.data.stream.mixture import Part
+from micro_diffusion.data.stream.selection import Selection
 from micro_diffusion.machine.processes import exit_with_parent
 
 
@@ -33,11 +35,14 @@ def build_loader(
     predownload: PositiveInt | None = None,
     keep_zip: bool = False,
     exclude: str | None = None,
+    scores: str | None = None,
+    minimum_scores: Mapping[str, float] | None = None,
 ) -> DataLoader:
     """A loader of `LatentBatch`es whose place in an epoch can be saved and resumed.
 
     Args:
-        path: a folder that `scripts/precompute.py` made; where `remote` is set, the one that keeps its copies.
+        path: a folder that `scripts/precompute.py` made, also of several aspect ratios; where `remote` is set, the one
+            that keeps its copies.
         remote: URL of the data, such as s3://bucket/latents; None where they are in `path`.
         mixture: several folders, by any names, in place of path and remote.
         caption_probabilities: of an image's captions in their order, to be the one that is drawn, such as [0.1, 0.9];
@@ -47,7 +52,7 @@ def build_loader(
         shuffle: draw a new order every epoch.
         seed: of that order.
         workers: processes that read on each rank; 0 reads in this one.
-        drop_last: leave out the incomplete batch at the end of an epoch.
+        drop_last: leave out the incomplete batch at the end of an epoch, or that of each size of latents.
         verify: compare each shard's bytes with its hash when it is first read.
         cache_limit: of all local copies of remote shards together, such as "100gb"; None keeps all. Streaming does
             not count those that are being fetched, of which each worker may have three at once.
@@ -55,6 +60,9 @@ def build_loader(
         keep_zip: keep the compressed form of shards beside the other.
         exclude: text file with the keys of samples to leave out, one a line, as `key` in the data and `rejects.jsonl`
             have them; every key of local data is read once at the start. None leaves out none.
+        scores: table with a column `key` and columns of numbers: a CSV file with a header, a parquet file, or a folder
+            of these; for minimum_scores.
+        minimum_scores: by column of scores the least that a sample needs to stay, such as {aesthetic: 5}.
 
     Raises:
         FileNotFoundError: when the folder is missing, empty or incomplete; the message names the command to make it.
@@ -63,6 +71,7 @@ def build_loader(
     """
     each = _batch_of_a_rank(batch_size)
     parts = _parts(path, remote, mixture, caption_probabilities)
+    selection = Selection(exclude=exclude, scores=scores, minimum_scores=minimum_scores)
     dataset = LatentDataset(
         parts=parts,
         resolution=resolution,
@@ -73,12 +82,13 @@ def build_loader(
         cache_limit=cache_limit,
         predownload=predownload,
         keep_zip=keep_zip,
-        exclude=exclude,
+        selection=selection or None,
+        drop_last=drop_last,
     )
     if drop_last and dataset.epoch_size < batch_size:
         named = " and ".join(part.path for part in parts)
         raise ValueError(f"{named} holds {dataset.epoch_size} samples; set batch_size to at most that")
-    return StreamingDataLoader(
+    return (SizeBatchLoader if len(dataset.sizes) > 1 else StreamingDataLoader)(
         dataset,
         batch_size=each,
         num_workers=workers,
@@ -88,6 +98,17 @@ def build_loader(
         persistent_workers=workers > 0,
         worker_init_fn=prepare_worker,
     )
+
+
+class SizeBatchLoader(StreamingDataLoader):
+    """A loader of batches of one size each, for which a shorter one counts as a whole one.
+
+    So the place in an epoch is the same on any number of ranks.
+    """
+
+    def _get_batch_size(self, batch: Any) -> int:
+        assert self.batch_size is not None
+        return self.batch_size
 
 
 def _batch_of_a_rank(batch_size: int) -> int:

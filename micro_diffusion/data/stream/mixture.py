@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from micro_diffusion.bounds import NonNegativeFloat, PositiveFloat
+from micro_diffusion.data.format.buckets import read_buckets
 from micro_diffusion.data.format.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.stream.caption_choice import CaptionChoice
 from micro_diffusion.data.stream.integrity import INDEX, check_folder
-from micro_diffusion.data.stream.remote import fetch_description
+from micro_diffusion.data.stream.remote import fetch_buckets, fetch_description
 from micro_diffusion.data.stream.shard_stream import ShardStream
 
 _OF_ITS_OWN = ("samples", "resolutions", "latent_sizes", "latent_std", "captions_per_image")
@@ -52,6 +53,28 @@ class Part:
     def folder(self) -> Path:
         """The local folder."""
         return Path(self.path).expanduser()
+
+    def buckets(self) -> list[Part]:
+        """The data sets of a folder that holds one for each aspect ratio, which share its proportion; else itself.
+
+        Raises:
+            ValueError: when the folder does not say properly which it holds.
+        """
+        if self.remote is not None:
+            fetch_buckets(self.remote, self.folder)
+        samples = read_buckets(self.folder)
+        if samples is None:
+            return [self]
+        total = sum(samples.values())
+        return [
+            replace(
+                self,
+                path=str(self.folder / name),
+                remote=None if self.remote is None else f"{self.remote.rstrip('/')}/{name}",
+                proportion=None if self.proportion is None else self.proportion * count / total,
+            )
+            for name, count in samples.items()
+        ]
 
     def open(self) -> LatentMetadata:
         """Check the folder, or fetch what describes the remote one.
@@ -119,7 +142,7 @@ def identity(parts: Sequence[Part], held: Sequence[LatentMetadata]) -> str:
 
 
 def common_metadata(parts: Sequence[Part], held: Sequence[LatentMetadata], resolution: int) -> LatentMetadata:
-    """The metadata of a mixture at one resolution.
+    """The metadata of a mixture at one resolution; the sizes of its latents are those of the first part.
 
     Raises:
         ValueError: when a part has no latents of that resolution, or another value than the first.
@@ -128,7 +151,7 @@ def common_metadata(parts: Sequence[Part], held: Sequence[LatentMetadata], resol
     shared = [entry.name for entry in fields(LatentMetadata) if entry.name not in _OF_ITS_OWN]
     for part, metadata in zip(parts, held, strict=True):
         values = {name: (getattr(first, name), getattr(metadata, name)) for name in shared}
-        values[f"latent size at {resolution} px"] = first.latent_size(resolution), metadata.latent_size(resolution)
+        metadata.latent_size(resolution)
         for name, (ours, theirs) in values.items():
             if ours != theirs:
                 raise ValueError(

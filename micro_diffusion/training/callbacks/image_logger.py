@@ -88,7 +88,7 @@ class ImageLogger(Callback):
                 f"the image logger shows images of {type(data).__name__} to the network, but cannot read single ones; "
                 "leave it out of callbacks, or use micro_diffusion.data.stream.loader.build_loader"
             )
-        batch = data.read([(sample, 0) for sample in range(min(len(data), len(self.prompts.captions)))])
+        batch = data.read(data.first(len(self.prompts.captions)))
         return batch["latents"], batch["caption"]
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -145,7 +145,7 @@ class ImageLogger(Callback):
             if self._example is not None and model.image_conditioner is not None:
                 latents, captions = self._example
                 images = to_uint8(pipeline.autoencoder.decode(latents.to(self.encoder_device))).cpu()
-                given = model.image_conditioner.example(images)
+                given = {**model.image_conditioner.example(images), "resolution": tuple(images.shape[2:])}
             images = pipeline.generate(
                 captions,
                 seed=self.prompts.seed,

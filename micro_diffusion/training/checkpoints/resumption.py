@@ -59,19 +59,24 @@ def way_on(trainer: DictConfig) -> str:
     return "with trainer.save_folder=null nothing is saved, so begin again with another exp_name"
 
 
-class NextEpochAfterLoad(Callback):
-    """Corrects the data set's epoch in a checkpoint that was written between two epochs.
+class NextDataAfterLoad(Callback):
+    """Corrects the place of the data in a checkpoint.
 
     Composer 0.32 asks the data set for its epoch before it begins the next one, so the order of the epoch that has
-    just ended would be read again.
+    just ended would be read again. And it counts samples, of which shorter batches within an epoch have another number
+    on other ranks, so where there are such the place is told by the number of batches.
     """
 
     def after_load(self, state: State, logger: Logger) -> None:
-        """Tell the training data set which epoch comes next."""
-        epoch = state.timestamp.epoch.value
+        """Tell the training data set which epoch, or which batch of it, comes next."""
+        epoch, batch = state.timestamp.epoch.value, state.timestamp.batch_in_epoch.value
         dataset = getattr(state.train_dataloader, "dataset", None)
         if dataset is None or not hasattr(dataset, "load_state_dict"):
             return
-        if epoch == 0 or state.timestamp.batch_in_epoch.value:
+        if batch and len(getattr(dataset, "sizes", ())) > 1:
+            place = dataset.place_after(batch)
+        elif epoch and not batch:
+            place = 0
+        else:
             return
-        dataset.load_state_dict({**dataset.state_dict(0, True), "epoch": epoch, "sample_in_epoch": 0})
+        dataset.load_state_dict({**dataset.state_dict(0, True), "epoch": epoch, "sample_in_epoch": place})

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from micro_diffusion.data.format.buckets import read_buckets
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.data.format.record import RECORD
 
@@ -51,7 +52,8 @@ def with_class_names(config: DictConfig, *, data_later: bool = False) -> DictCon
 
 
 def _first_folder(loader: Any) -> Path:
-    """The folder of a loader, or the first one of its mixture."""
+    """The folder of a loader, or the first one of its mixture, or of its aspect ratios."""
     mixture = loader.get("mixture")
     part: Mapping[str, Any] = next(iter(mixture.values())) if mixture else loader
-    return Path(str(part.get("path"))).expanduser()
+    path = Path(str(part.get("path"))).expanduser()
+    return path / next(iter(read_buckets(path) or [""]))

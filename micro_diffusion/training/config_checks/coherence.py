@@ -37,6 +37,7 @@ REFERENCES = {
 """Settings that follow from others, which more than the trainer looks at."""
 
 
+QUANTISED = "micro_diffusion.training.optimizers.adamw_8bit.adamw_8bit"
 NO_CAPTIONS = "micro_diffusion.text.none.NoEncoder"
 
 SUPPLIED = {
@@ -159,6 +160,20 @@ def _weights(config: Config) -> Iterator[str]:
         yield f"model.weight_dtype=bf16 needs products in bf16; set {key}, or model.weight_dtype=fp32"
 
 
+def _moments(config: Config) -> Iterator[str]:
+    if config["optimizer"].get("_target_") == QUANTISED and config["parallelism"]["fsdp"] is not None:
+        yield "optimizer=adamw_8bit does not go with sharded weights; set optimizer=adamw or parallelism=ddp"
+
+
+def _adapter(config: Config) -> Iterator[str]:
+    if config.get("adapter") is None:
+        return
+    if config["model"].get("adapter") != config["adapter"]:
+        yield f"adapter has no effect on {config['model']['_target_'].rpartition('.')[2]}; leave it out"
+    if config["parallelism"]["fsdp"] is not None:
+        yield "an adapter does not go with sharded weights; set parallelism=ddp, or adapter=none"
+
+
 def _guidance(config: Config) -> Iterator[str]:
     model, prompts = config["model"], config.get("prompts", {})
     if model.get("caption_drop") == 0 and prompts.get("guidance_scale", 1) not in (0, 1):
@@ -194,6 +209,8 @@ RULES: tuple[Rule, ...] = (
     _evaluation,
     _precision,
     _weights,
+    _moments,
+    _adapter,
     _guidance,
     _teacher,
     _no_captions,

@@ -22,6 +22,8 @@ def _initial_weights(config: Config) -> Iterator[str]:
     load_path = config["trainer"].get("load_path")
     if config["init_weights"] is not None and config["init_from"] is None:
         yield f"init_weights={config['init_weights']} has no effect without init_from; set both, or neither"
+    if config.get("adapter") is not None and config["init_from"] is None:
+        yield "an adapter is trained beside the weights of a finished run; set init_from to its folder, or adapter=none"
     if config["init_from"] is not None and load_path is not None:
         yield "trainer.load_path would replace the weights of init_from; set one of them"
 

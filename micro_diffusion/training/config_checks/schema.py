@@ -72,6 +72,7 @@ class Root(TypedDict):
     objective: Node
     image_conditioner: Node | None
     thresholding: Node | None
+    adapter: Node | None
     model: Node
     optimizer: Node
     schedule: Node

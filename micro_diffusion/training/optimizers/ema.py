@@ -24,22 +24,30 @@ class EMA(Algorithm):
     """average ← smoothing·average + (1 − smoothing)·weights after every step, in fp32.
 
     Args:
-        smoothing: weight of the old average, inside (0, 1).
+        smoothing: weight of the old average, inside (0, 1); or None, with a width.
+        width: standard deviation of the moments that are averaged over, as a share of the training so far: an average
+            whose horizon grows with the training, which serves any length (see `growing_smoothing`). Below 0.289.
         start: when averaging begins, as a Composer time such as `1000ba`; the average then starts from the weights.
 
     Raises:
-        ValueError: for a start that training does not reach.
+        ValueError: for a start that training does not reach, and unless there is either a smoothing or a width.
     """
 
-    def __init__(self, *, smoothing: OpenFraction, start: str | Time) -> None:
-        self.smoothing = smoothing
+    def __init__(
+        self, *, smoothing: OpenFraction | None = None, width: OpenFraction | None = None, start: str | Time
+    ) -> None:
+        if (smoothing is None) == (width is None):
+            raise ValueError(f"algorithms.ema has {smoothing=} and {width=}; set one of them, and the other to null")
+        self.smoothing, self.width = smoothing, width
+        self.exponent = None if width is None else exponent_of(width)
         self.start = Time.from_input(start)
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
         self._loaded = False
 
     def __repr__(self) -> str:
-        return f"EMA(smoothing={self.smoothing}, start='{self.start.to_timestring()}')"
+        how = f"smoothing={self.smoothing}" if self.width is None else f"width={self.width}"
+        return f"EMA({how}, start='{self.start.to_timestring()}')"
 
     def match(self, event: Event, state: State) -> bool:
         """Runs around steps and evaluations."""
@@ -51,7 +59,7 @@ class EMA(Algorithm):
         if event == Event.FIT_START:
             self._check_start(state)
         elif event == Event.BATCH_END and self._has_started(state):
-            self.update(network)
+            self.update(network, step=state.timestamp.batch.value)
         elif event == Event.EVAL_START:
             self._swap_in(network)
         elif event == Event.EVAL_END:
@@ -64,15 +72,22 @@ class EMA(Algorithm):
         return state.timestamp.get(self.start.unit) >= self.start
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """One step of the average, which begins as a copy of the weights."""
+    def update(self, network: nn.Module, *, step: int = 0) -> None:
+        """One step of the average, which begins as a copy of the weights. step: of the training, counted from 1."""
         weights = trainable_weights(network)
         if not self.average:
             self.average = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}
             return
         self._place(weights)
-        averages = [local(self.average[name]) for name in weights]
-        torch._foreach_lerp_(averages, [local(weight).float() for weight in weights.values()], 1 - self.smoothing)
+        smoothing = self.smoothing if self.exponent is None else growing_smoothing(step, self.exponent)
+        assert smoothing is not None
+        pairs = [(local(self.average[name]), local(weight)) for name, weight in weights.items()]
+        if exact := [pair for pair in pairs if pair[1].dtype == torch.float32]:
+            averages, exactly = zip(*exact, strict=True)
+            torch._foreach_lerp_(averages, exactly, 1 - smoothing)
+        for average, weight in pairs:
+            if weight.dtype != torch.float32:  # one by one: copies of all in fp32 would take as much as the average
+                average.lerp_(weight.float(), 1 - smoothing)
 
     @contextmanager
     def averaged(self, network: nn.Module) -> Iterator[bool]:
@@ -147,6 +162,32 @@ class EMA(Algorithm):
         if self._loaded:
             self.average = {name: sharded(self.average[name], like=weight) for name, weight in weights.items()}
             self._loaded = False
+
+
+def growing_smoothing(step: int, exponent: float) -> float:
+    """(1 − 1/t)^(γ + 1): weight of the old average after t steps, so that moment τ counts in proportion to τ^γ.
+
+    Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", arXiv 2312.02696, eq. 2.
+    """
+    return (1 - 1 / step) ** (exponent + 1)
+
+
+def exponent_of(width: float) -> float:
+    """γ of the average whose moments, as shares of the training, have a standard deviation (eq. 3 there).
+
+    width² = (γ + 1) / ((γ + 2)²·(γ + 3)), which falls from 1/12 at γ = 0.
+
+    Raises:
+        ValueError: for a width that no γ above 0 has.
+    """
+    if not 0 < width < 12**-0.5:
+        raise ValueError(f"algorithms.ema.width is {width}; set it above 0 and below 0.289, such as 0.1")
+    low, high = 0.0, 1 / width**2
+    for _ in range(100):
+        middle = (low + high) / 2
+        found = (middle + 1) / ((middle + 2) ** 2 * (middle + 3))
+        low, high = (middle, high) if found > width**2 else (low, middle)
+    return low
 
 
 def find_average(state: State) -> EMA | None:

@@ -100,6 +100,6 @@ def test_ray_makes_the_same_data_set_as_processes_and_raises_the_same_errors(tmp
             )
     finally:
         ray.shutdown()
-    files = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("ray", "processes")]
+    files = [{path.name: path.read_bytes() for path in (tmp_path / out).rglob("*.*")} for out in ("ray", "processes")]
     assert files[0] == files[1]
     assert len(files[0]) == 3 + 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,14 +12,19 @@ import pytest
 from PIL import Image
 from streaming import LocalDataset
 
+from micro_diffusion.autoencoder.identity import IdentityAutoencoder
 from micro_diffusion.data.format.record import RECORD
 from micro_diffusion.data.prepare import convert as conversion
+from micro_diffusion.data.prepare import parts
+from micro_diffusion.data.prepare import precompute as encoding
 from micro_diffusion.data.prepare.convert import convert
 from micro_diffusion.data.prepare.engine import Processes
 from micro_diffusion.data.prepare.fingerprint import Fingerprint
+from micro_diffusion.data.prepare.precompute import precompute
 from micro_diffusion.data.prepare.preparation import Preparation
 from micro_diffusion.data.sources.image_folder import ImageFolder
 from micro_diffusion.files.json_text import parse_json
+from micro_diffusion.text.tiny import TinyTextEncoder
 
 
 def make(source: Path, out: Path, **options) -> None:
@@ -60,7 +66,7 @@ def test_a_list_that_says_something_else_is_a_change(folder, tmp_path_factory):
     for text in ("one", "two"):
         table.write_text("file_name,caption\n" + "".join(f"{name}.png,{text}\n" for name in "abc"))
         if text == "two":
-            with pytest.raises(FileExistsError, match="captions in its lists"):
+            with pytest.raises(FileExistsError, match="what its lists say"):
                 make(folder, out)
         make(folder, out, update=True)
         assert captions(out) == [text] * 3
@@ -76,6 +82,72 @@ def test_a_folder_without_fingerprint_is_accepted(folder, tmp_path_factory):
     (folder / "a.txt").write_text("another a")
     make(folder, out)
     assert captions(out)[0] == "a a"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def made_again(monkeypatch) -> list[int]:
+    """Numbers of the parts that are converted or encoded, with one image each."""
+    monkeypatch.setattr("micro_diffusion.data.sources.listed_files.PART", 1)
+    done: list[int] = []
+    begin = parts.writing
+
+    def noted(storage, number, **options):
+        done.append(number)
+        return begin(storage, number, **options)
+
+    for module in (conversion, encoding):
+        monkeypatch.setattr(module, "writing", noted)
+    return done
+
+
+def encode(images: Path, out: Path, **options) -> None:
+    autoencoder, text_encoder = IdentityAutoencoder(), TinyTextEncoder(dim=9, max_length=4)
+    encoders = {"autoencoder": autoencoder, "text_encoder": text_encoder}
+    precompute(images=images, out=out, resolutions=[8], part_size=1, **encoders, **options)
+
+
+def test_an_update_makes_the_changed_parts_and_equals_a_new_conversion_byte_for_byte(
+    folder, tmp_path_factory, made_again
+):
+    out = tmp_path_factory.mktemp("out")
+    make(folder, out / "images", part_size=1)
+    encode(out / "images", out / "latents")
+    (folder / "b.txt").write_text("another b")
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "bad.txt").write_text("a bad one")
+    made_again.clear()
+    make(folder, out / "images", part_size=1, update=True)
+    assert made_again == [1, 2]  # b and bad; a stays and c moves
+    made_again.clear()
+    with pytest.raises(FileExistsError, match=r"1 changed: .*1 new: shard.*; 1 gone: shard.*set update=true"):
+        encode(out / "images", out / "latents")
+    encode(out / "images", out / "latents", update=True)
+    assert made_again == [1]
+    make(folder, out / "new images", part_size=1)
+    encode(out / "new images", out / "new latents")
+    for name in ("images", "latents"):
+        assert contents(out / name) == contents(out / f"new {name}")
+    made_again.clear()
+    for update in (False, True):
+        make(folder, out / "images", part_size=1, update=update)
+        encode(out / "images", out / "latents", update=update)
+    assert made_again == []
+
+
+def test_a_folder_of_an_earlier_version_without_records_of_its_parts_is_made_again(
+    folder, tmp_path_factory, made_again
+):
+    out = tmp_path_factory.mktemp("out") / "images"
+    make(folder, out, part_size=1)
+    shutil.rmtree(out / "parts")
+    (folder / "b.txt").write_text("another b")
+    made_again.clear()
+    make(folder, out, part_size=1, update=True)
+    assert made_again == [0, 1, 2]
 
 
 @dataclass(frozen=True, kw_only=True)

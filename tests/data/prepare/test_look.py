@@ -10,6 +10,11 @@ from PIL import Image
 from micro_diffusion.cli.look import described, resolution, steps
 from micro_diffusion.data.prepare.look import look
 from micro_diffusion.data.sources.image_folder import words
+from micro_diffusion.doctor.stage import build_on_meta
+from micro_diffusion.files.configs import configs_folder
+from micro_diffusion.performance.plan import stage_configs
+
+CONFIGS = configs_folder()
 
 
 def fill(folder: Path, names: list[str], side: int = 48) -> Path:
@@ -38,6 +43,7 @@ def test_names_say_what_images_show(tmp_path):
     assert "21 images, about 20 can be used" in said and "unreadable image (1" in said and "learned by heart" in said
     asked = steps(found, "laptop")
     assert "source.without_text=name" in asked["convert"] and asked["precompute"] == ["resolutions=[32,64]"]
+    assert asked["plan"] == ["--images=20", "--machine=cpu"]
     assert "machine=24gb" in steps(found, "24gb")["train"]
 
 
@@ -57,10 +63,20 @@ def test_texts_come_first(tmp_path):
     assert b"prompts.captions=['an apple, \\'red\\''," in steps(found, "laptop")["train"][0].encode()
 
 
+def test_without_captions_there_is_no_prompt(tmp_path):
+    """What is proposed fits together: every training is composed with it."""
+    found = look(fill(tmp_path, [f"{i:03d}.png" for i in range(20)]))
+    said, asked = "\n".join(described(found, "laptop")), steps(found, "laptop")
+    assert "captions none, so images are generated without a prompt" in said
+    assert "source.without_text=nothing" in asked["convert"] and "text_encoder=none" in asked["precompute"]
+    for stage, size in (("mine_small_pretrain", "small"), ("mine_large_finetune", "large")):
+        (config,) = stage_configs(CONFIGS, [stage], [*asked["train"], *asked[size]]).values()
+        assert build_on_meta(config).caption_drop == 0 and set(config.prompts.captions) == {""}
+
+
 @pytest.mark.parametrize(
     ("names", "error"),
     [
-        ([f"{i:03d}.png" for i in range(20)], "nothing says what the images of .* show; put a caption into a .txt"),
         ([f"a thing {i}.png" for i in "abc"], "has 3 images that can be used, and training needs at least 16"),
     ],
 )

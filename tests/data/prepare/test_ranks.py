@@ -96,7 +96,7 @@ def endings(jobs: Sequence[BaseProcess], said: Path) -> dict[str, str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
 
 def test_two_ranks_make_the_same_bytes_as_one(images, tmp_path):

@@ -47,8 +47,8 @@ def test_a_remote_data_set_is_the_local_one(bucket, tmp_path):
     run(out)
     run(tmp_path / "local")
     there = objects(bucket, "shapes/")
-    for path in (tmp_path / "local").iterdir():
-        assert there[path.name] == path.read_bytes()
+    for path in (tmp_path / "local").rglob("*.*"):
+        assert there[path.relative_to(tmp_path / "local").as_posix()] == path.read_bytes()
     run(out)
     assert objects(bucket, "shapes/") == there
     with pytest.raises(FileExistsError, match=f"{out} was made with other settings"):

@@ -24,10 +24,13 @@ from tests.forked_process import fork, wait
 COUNT = 50
 
 
-def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=0, **changes):
-    """Sample i, from `start` on, has latents full of i, and a caption of i % 5 + 1 rows full of i + 1."""
+def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=0, size=(4, 4), **changes):
+    """Sample i, from `start` on, has latents full of i, and a caption of i % 5 + 1 rows full of i + 1.
+
+    size: of the latents at 8 px; those at 16 px have 8×8 cells.
+    """
     columns = {
-        "latents_8": "ndarray:float16:3,4,4",
+        "latents_8": f"ndarray:float16:3,{size[0]},{size[1]}",
         "latents_16": "ndarray:float16:3,8,8",
         "caption_tokens": "ndarray:float16:6,2",
         "caption_length": "int",
@@ -39,11 +42,16 @@ def make_latents(folder, count=COUNT, size_limit="1kb", compression=None, start=
         for i in range(start, start + count):
             tokens = np.zeros((6, 2), np.float16)
             tokens[: i % 5 + 1] = i + 1
-            latents = {f"latents_{r}": np.full((3, r // 2, r // 2), i, np.float16) for r in (8, 16)}
+            latents = {f"latents_{r}": np.full((3, *cells), i, np.float16) for r, cells in ((8, size), (16, (8, 8)))}
             text = {"caption_tokens": tokens, "caption_length": i % 5 + 1, "caption": f"number {i}", "key": str(i)}
             writer.write({**latents, **text})
     encoders = {"autoencoder": "a", "channels": 3, "downsampling": 2, "text_encoder": "t"}
-    sizes = {"caption_dim": 2, "caption_length": 6, "latent_std": {"8": 1.0, "16": 1.0}}
+    sizes = {
+        "latent_sizes": {"8": list(size)},
+        "caption_dim": 2,
+        "caption_length": 6,
+        "latent_std": {"8": 1.0, "16": 1.0},
+    }
     formats = {"latent_format": describe(EXACT_LATENTS), "caption_format": describe(EXACT_CAPTIONS)}
     write_record(folder, {}, **{"samples": count, "resolutions": [8, 16], **encoders, **sizes, **formats, **changes})
     return folder
@@ -323,6 +331,59 @@ def test_what_a_mixture_repeats_of_its_own_accord_is_counted():
     assert not repeats(work, epoch_size=7).any()
 
 
+def test_samples_stay_whose_scores_reach_the_minimum(folder, tmp_path, caplog):
+    rows = [f"{i},{i / 10},{'' if i == 40 else 50 - i}" for i in range(COUNT - 2)]  # two samples without a row
+    (tmp_path / "scores.csv").write_text("\n".join(["key,aesthetic,sharpness", *rows]))
+    options = {"scores": str(tmp_path / "scores.csv"), "drop_last": False, "shuffle": True}
+    loader = load(folder, minimum_scores={"aesthetic": 3.0}, **options)
+    assert sorted(numbers(loader)) == list(range(30, COUNT - 2))
+    assert "2 of 50 samples have no scores" in caplog.text
+    identity = loader.dataset.identity
+    del loader
+    loader = load(folder, minimum_scores={"aesthetic": 3.0, "sharpness": 5}, **options)
+    assert sorted(numbers(loader)) == [i for i in range(30, 46) if i != 40]
+    assert loader.dataset.identity != identity
+    del loader
+    twice = {"a": Part(path=str(folder), repeat=2)}
+    options |= {"resolution": 8, "batch_size": 8, "minimum_scores": {"aesthetic": 3.0}}
+    loader = build_loader(mixture=twice, **options)
+    assert sorted(numbers(loader)) == sorted(2 * list(range(30, COUNT - 2)))
+    assert len(loader) == 5
+    del loader
+
+
+def test_scores_in_parquet_files(folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet, table
+
+    for name, start in (("a", 0), ("b", 25)):
+        keys = list(range(start, start + 25))
+        parquet.write_table(table({"key": keys, "score": [float(k) for k in keys]}), tmp_path / f"{name}.parquet")
+    loader = load(folder, scores=str(tmp_path), minimum_scores={"score": 20})
+    assert sorted(numbers(loader)) == list(range(20, COUNT))
+    del loader
+
+
+@pytest.mark.parametrize(
+    ("text", "minimum", "said"),
+    [
+        ("key,a\n1,2\n", None, "set both, as in scores=scores.csv"),
+        ("key,a\n1,2\n", {"b": 1}, "has no column b; it has key, a"),
+        ("name,a\n1,2\n", {"a": 1}, "has no column key"),
+        ("key,a\n1,good\n", {"a": 1}, "has 'good' in the column a; write numbers"),
+        ("key,a\nx,2\n", {"a": 1}, "the data have none of the 1 keys"),
+        ("key,a\n1,2\n", {"a": 3}, "leaves out every sample"),
+        ("key,a\n", {"a": 3}, "has no rows"),
+    ],
+)
+def test_scores_that_are_of_no_use_are_errors(folder, tmp_path, text, minimum, said):
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load(folder, scores=str(tmp_path / "scores.csv"), minimum_scores=minimum)
+    with pytest.raises(FileNotFoundError, match="set scores to a table"):
+        load(folder, scores=str(tmp_path / "none.csv"), minimum_scores={"a": 1})
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_samples_of_a_list_are_left_out_also_after_a_resumption(folder, tmp_path, shuffle):
     listed = [0, 3, *range(10, 19), COUNT - 1]  # a shard's first, all of another, and the last of all
@@ -351,9 +412,9 @@ def test_lists_of_keys_that_leave_out_nothing_or_cannot_are_errors(folder, tmp_p
         path.write_text("\n".join(map(str, range(COUNT))) if text is None else text)
         with pytest.raises(ValueError, match=said):
             load(folder, exclude=str(path))
-    with pytest.raises(ValueError, match="exclude needs samples that come once an epoch"):
+    with pytest.raises(ValueError, match="exclude needs samples that come equally often"):
         build_loader(
-            mixture={"a": Part(path=str(folder), repeat=2)},
+            mixture={"a": Part(path=str(folder), repeat=1.5)},
             resolution=8,
             batch_size=8,
             shuffle=False,

@@ -54,7 +54,6 @@ def test_a_mixture_resumes_where_it_stopped(folders):
     ("changes", "message"),
     [
         ({"text_encoder": "other"}, "has text_encoder t, but .*large has other; precompute both in the same way"),
-        ({"latent_sizes": {"8": [2, 8]}}, r"has latent size at 8 px \(4, 4\), but .*large has \(2, 8\)"),
         ({"resolutions": [16]}, "latents at 16 px, not at 8"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from streaming import Stream
 
+from micro_diffusion.data.format.buckets import BUCKETS, buckets_text
 from micro_diffusion.data.stream.loader import build_loader
 from tests.data.s3_server import s3_client
 from tests.data.stream.test_loader import (
@@ -76,6 +77,21 @@ def test_remote_data_are_the_local_ones(client, tmp_path, compression, workers):
     assert len(list((tmp_path / "cache").glob("*.mds"))) == len(
         {f.name.split(".zstd")[0] for f in folder.glob("*.mds*")}
     )
+
+
+def test_a_remote_folder_of_several_shapes_is_the_local_one(client, tmp_path):
+    root = tmp_path / "buckets"
+    for name, size, start in (("1x1", (4, 4), 0), ("4x3", (2, 6), 20)):
+        upload(client, make_latents(root / name, 20, start=start, size=size))
+    (root / BUCKETS).write_text(buckets_text({"1x1": 20, "4x3": 20}))
+    client.upload_file(str(root / BUCKETS), "data", f"buckets/{BUCKETS}")
+    options = {"resolution": 8, "batch_size": 8, "shuffle": True}
+    expected = numbers(build_loader(path=str(root), **options))
+    for _ in range(2):  # the second time the copies are there
+        loader = load("s3://data/buckets", tmp_path / "cache")
+        assert numbers(loader) == expected and sorted(expected) == list(range(40))
+        del loader
+        gc.collect()
 
 
 def test_the_cache_stays_below_its_limit(client, tmp_path):

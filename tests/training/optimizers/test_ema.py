@@ -8,7 +8,7 @@ from composer import ComposerModel, Event, Time, Timestamp
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from micro_diffusion.training.optimizers.ema import EMA
+from micro_diffusion.training.optimizers.ema import EMA, exponent_of
 
 
 class Model(ComposerModel):
@@ -123,3 +123,29 @@ def test_a_start_after_the_end_is_refused(start, end):
     with pytest.raises(ValueError, match=f"start is {start}, but training ends after {end}; start earlier"):
         EMA(smoothing=0.9, start=start).apply(Event.FIT_START, state_at(Model(), 0, end), None)
     EMA(smoothing=0.9, start="1ep").apply(Event.FIT_START, state_at(Model(), 0, "5ba"), None)
+
+
+@pytest.mark.parametrize(("width", "exponent"), [(0.05, 16.97), (0.10, 6.94)])
+def test_widths_have_the_published_exponents(width, exponent):
+    """Karras et al. 2024, section 3.1."""
+    assert exponent_of(width) == pytest.approx(exponent, abs=0.005)
+
+
+def test_a_growing_average_is_that_of_a_power_of_time():
+    """Each weight counts as the steps up to its own, to the power of γ + 1, less those before it."""
+    ema, model = EMA(width=0.1, start="0ba"), Model()
+    values = [float(value) for value in torch.rand(12, generator=torch.Generator().manual_seed(0))]
+    fit(ema, model, values)
+    power = exponent_of(0.1) + 1
+    shares = [((t / 12) ** power - ((t - 1) / 12) ** power) for t in range(1, 13)]
+    expected = sum(share * value for share, value in zip(shares, values, strict=True))
+    torch.testing.assert_close(ema.average["weight"], torch.full((1, 2), expected))
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_an_average_has_a_smoothing_or_a_width():
+    for given in ({}, {"smoothing": 0.9, "width": 0.1}):
+        with pytest.raises(ValueError, match="set one of them, and the other to null"):
+            EMA(start="0ba", **given)
+    with pytest.raises(ValueError, match=r"algorithms.ema.width is 0.4; set it above 0 and below 0.289"):
+        EMA(start="0ba", width=0.4)

@@ -1,0 +1,1 @@
+"""Which ingredient is worth its compute: short trainings that differ in one thing, compared over seeds."""

@@ -1,0 +1,203 @@
+"""The page of the lab: its tables and curves, made of the results, between two marks in a text written by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from micro_diffusion.files.whole_file import whole_file
+from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
+from micro_diffusion.lab.curves import draw_curves
+from micro_diffusion.lab.experiments import read_experiment
+from micro_diffusion.lab.results import Point, Result, read
+
+MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
+
+Runs = Mapping[int, Result]
+"""The runs of one experiment by seed."""
+
+
+class Compared(NamedTuple):
+    """An experiment beside its parent.
+
+    flops, seconds, images: difference of the evaluation loss when both have spent as many. adjusted: Holm's p of the
+    first, among all experiments of the table.
+    """
+
+    name: str
+    flops: Difference
+    seconds: Difference
+    images: Difference
+    adjusted: float
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of it."""
+        return verdict(self.flops, self.adjusted)
+
+
+def write_report(results: Path, page: Path, experiments: Path) -> None:
+    """Write tables and curves into the page, and a line into the head of each experiment's file.
+
+    Raises:
+        ValueError: when there are no results, or the page has no marks.
+    """
+    everything = read(results)
+    if not everything:
+        raise ValueError(f"there are no results in {results}; make some with: python scripts/lab.py run base")
+    made = []
+    budgets = sorted({result.budget for result in everything})
+    for budget in budgets:
+        runs = by_experiment([r for r in everything if r.budget == budget and r.error is None])
+        compared = comparisons(runs)
+        made += [f"### {budget / 1e12:g} TFLOP", "", *table(runs, compared), ""]
+        for part, names in parts(runs, experiments).items():
+            image = page.parent / "images" / f"lab_{budget / 1e12:g}_{part}.png"
+            draw_curves(image, {name: list(runs[name].values()) for name in names})
+            made += [f"![{part}]({image.relative_to(page.parent).as_posix()})", ""]
+        for row in compared:
+            write_result(experiments / f"{row.name}.yaml", sentence(runs, row, budget))
+    made += [*failures(everything), *provenance(everything)]
+    write_between_marks(page, "\n".join(made))
+
+
+def by_experiment(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
+    """Results by experiment and seed."""
+    found: defaultdict[str, dict[int, Result]] = defaultdict(dict)
+    for result in results:
+        found[result.experiment][result.seed] = result
+    return dict(found)
+
+
+def comparisons(runs: Mapping[str, Runs]) -> list[Compared]:
+    """Every experiment whose parent was run, too."""
+    rows = []
+    for name, ours in runs.items():
+        parent = next(iter(ours.values())).parent
+        if parent is not None and parent in runs:
+            apart = (_difference_at(ours, runs[parent], axis) for axis in AXES.values())
+            rows.append((name, *apart))
+    adjusted = holm([row[1].welch for row in rows])
+    return [Compared(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+HEADING = (
+    "experiment", "seeds", "images", "processor", "loss", "against", "Δ at equal FLOPs", "p", "p paired", "verdict",
+    "Δ at equal seconds", "Δ at equal images", "single", "two", "held out",
+)  # fmt: skip
+
+AXES: dict[str, Callable[[Point], float]] = {
+    "flops": lambda point: point.flops,
+    "seconds": lambda point: point.processor,
+    "images": lambda point: point.images,
+}
+
+
+def _difference_at(ours: Runs, theirs: Runs, axis: Callable[[Point], float]) -> Difference:
+    """Of the losses where the shortest run ends."""
+    end = min(axis(run.last) for run in (*ours.values(), *theirs.values()))
+    a, b = ({seed: loss_at(run.curve, end, axis) for seed, run in runs.items()} for runs in (ours, theirs))
+    return difference(a, b)
+
+
+def loss_at(curve: Sequence[Point], place: float, axis: Callable[[Point], float]) -> float:
+    """The loss between two evaluations, along a straight line; that of the last one beyond its end."""
+    for before, after in itertools.pairwise(curve):
+        if axis(after) >= place:
+            share = (place - axis(before)) / (axis(after) - axis(before))
+            return before.loss + share * (after.loss - before.loss)
+    return curve[-1].loss
+
+
+def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
+    """One row an experiment, the best difference first, after those that are compared with nothing."""
+    rows = {row.name: row for row in compared}
+    order = sorted(runs, key=lambda name: rows[name].flops.of.value if name in rows else -math.inf)
+    lines = ["| " + " | ".join(HEADING) + " |", "|" + "---|" * len(HEADING)]
+    for name in order:
+        mine = list(runs[name].values())
+        seconds = mean([run.last.processor for run in mine])
+        cells = [name, str(len(mine)), f"{mine[0].last.images:,}", f"{seconds.value:.0f} s"]
+        cells.append(f"{mean([run.last.loss for run in mine]):.4f}")
+        if (row := rows.get(name)) is None:
+            cells += [""] * 7
+        else:
+            cells += [mine[0].parent or "", signed(row.flops), p_value(row.flops.welch), p_value(row.flops.paired)]
+            cells += [row.verdict, signed(row.seconds), signed(row.images)]
+        for kind in ("single", "two", "held_out"):
+            cells.append(f"{mean([run.scores[kind] for run in mine]):.2f}" if mine[0].scores else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def signed(apart: Difference) -> str:
+    """A difference with its standard error."""
+    error = "" if math.isnan(apart.of.error) else f" ± {apart.of.error:.4f}"
+    return f"{apart.of.value:+.4f}{error}"
+
+
+def p_value(p: float) -> str:
+    """Short."""
+    return "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def parts(runs: Mapping[str, Runs], experiments: Path) -> dict[str, list[str]]:
+    """What is drawn together: the experiments that change the same part of a training, and what they started from."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in runs:
+        told = read_experiment(experiments / f"{name}.yaml")
+        if told.parent is not None:
+            together = found[told.says["Changes"].partition(".")[0]]
+            together += [other for other in (told.parent, name) if other in runs and other not in together]
+    return dict(found)
+
+
+def sentence(runs: Mapping[str, Runs], row: Compared, budget: float) -> str:
+    """The result of an experiment in a line."""
+    mine = list(runs[row.name].values())
+    day = max(run.date for run in mine).partition(" ")[0]
+    p = "" if math.isnan(row.flops.welch) else f", p {p_value(row.flops.welch)}"
+    loss = mean([run.last.loss for run in mine])
+    return f"{day}, {budget / 1e12:g} TFLOP, {len(mine)} seeds: loss {loss:.4f}, {signed(row.flops)}{p}: {row.verdict}"
+
+
+def write_result(path: Path, text: str) -> None:
+    """Set the line `# Result:` in the head of an experiment's file."""
+    content = path.read_text(encoding="utf-8")
+    written = re.sub(r"^# Result:.*$", lambda _: f"# Result:     {text}", content, count=1, flags=re.MULTILINE)
+    if written != content:
+        with whole_file(path) as unfinished:
+            unfinished.write_text(written, encoding="utf-8")
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """The runs that failed, each with its reason."""
+    lost = [run for run in results if run.error is not None]
+    lines = [f"- {run.experiment}, seed {run.seed}, {run.budget / 1e12:g} TFLOP: {run.error}" for run in lost]
+    return [f"Runs: {len(results)}, of which failed: {len(lost)}.", "", *lines, *([""] if lines else [])]
+
+
+def provenance(results: Sequence[Result]) -> list[str]:
+    """Of what code and machine the results are."""
+    days = sorted({run.date.partition(" ")[0] for run in results})
+    said = [", ".join(sorted({getattr(run, name) for run in results})) for name in ("commit", "machine")]
+    return [f"Trained from {days[0]} to {days[-1]}, with the code of {said[0]}, on {said[1]}."]
+
+
+def write_between_marks(page: Path, text: str) -> None:
+    """Replace what stands between the marks of a page.
+
+    Raises:
+        ValueError: for a page without them.
+    """
+    content = page.read_text(encoding="utf-8") if page.is_file() else ""
+    first, last = (content.find(mark) for mark in MARKS)
+    if not 0 <= first < last:
+        raise ValueError(f"{page} lacks the marks between which the report goes; add the lines {MARKS[0]} {MARKS[1]}")
+    with whole_file(page) as unfinished:
+        unfinished.write_text(f"{content[: first + len(MARKS[0])]}\n\n{text}\n\n{content[last:]}", encoding="utf-8")

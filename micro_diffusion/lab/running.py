@@ -1,0 +1,232 @@
+"""Runs experiments, each in a process of its own, one after another or side by side; what was run is not run again."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from micro_diffusion.lab.budget import Cost, with_length
+from micro_diffusion.lab.experiments import Experiment, composed, digest, read_experiment, resolved
+from micro_diffusion.lab.results import Result, append, curve_of, read
+from micro_diffusion.training.config_checks.errors import one_sentence_errors
+
+STACK = "micro_diffusion.training.build"
+"""Imported once, by the server from which the processes of all runs are forked; it takes ten seconds."""
+
+
+class Plan(NamedTuple):
+    """A run that is wanted. config: ready to be trained. key: of it, wherever it is trained."""
+
+    experiment: Experiment
+    seed: int
+    budget: float
+    config: DictConfig
+    cost: Cost
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.config.output_dir, self.config.exp_name)
+
+
+def planned(
+    configs: Path, names: Sequence[str], seeds: Sequence[int], budget: float, overrides: Sequence[str] = ()
+) -> list[Plan]:
+    """Every experiment with every seed, the seeds outermost: when time runs out, all experiments have as many.
+
+    Raises:
+        ValueError: for an experiment that does not compose.
+    """
+    trainings = []
+    for name in names:
+        experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
+        trainings.append((experiment, *with_length(composed(configs, name, overrides), budget)))
+    plans = []
+    for seed in seeds:
+        for experiment, config, cost in trainings:
+            seeded = config.copy()
+            seeded.seed = seed
+            key = digest(resolved(anywhere(seeded)))
+            seeded.exp_name = f"{experiment.name}/{seed}_{key}"
+            plans.append(Plan(experiment, seed, budget, seeded, cost, key))
+    return plans
+
+
+def anywhere(config: DictConfig) -> DictConfig:
+    """The same training, wherever its data and its folder are."""
+    content = {"output_dir": "", "train_loader": {"path": ""}, "eval_loader": {"path": ""}}
+    return DictConfig(OmegaConf.merge(config, content))
+
+
+def run_all(
+    plans: Sequence[Plan],
+    out: Path,
+    *,
+    jobs: int = 1,
+    turns: Turns | None = None,
+    again: bool = False,
+    train: Callable[[Plan], int | None] | None = None,
+) -> None:
+    """Train what is not in the file of results yet, and append to it.
+
+    Args:
+        plans: the runs, in order.
+        out: file of results.
+        jobs: runs side by side.
+        turns: with others, who wait for theirs between two runs; None where the machine is ours.
+        again: whether failed runs are tried again.
+        train: a run to the exit status of its training; None trains in a process of its own.
+    """
+    done = {result.key for result in read(out) if result.error is None or not again}
+    train, writing = train or in_own_process(), Lock()
+    turns = turns or Turns(None)
+
+    def one(plan: Plan) -> None:
+        with turns:
+            print(f"{datetime.now():%H:%M:%S} {plan.folder}: {plan.config.trainer.max_duration}", flush=True)
+            start = time.monotonic()
+            result = result_of(plan, train(plan))
+        with writing:
+            append(out, result)
+        said = result.error or f"loss {result.last.loss:.4f}"
+        print(f"{datetime.now():%H:%M:%S} {plan.folder}: {said}, {time.monotonic() - start:.0f} s", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, [plan for plan in plans if plan.key not in done]))
+
+
+def in_own_process() -> Callable[[Plan], int | None]:
+    """Trains in processes that are forked from a server, in which everything is imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([STACK])
+
+    def train(plan: Plan) -> int | None:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        process = context.Process(target=_train, args=(OmegaConf.to_yaml(plan.config), str(plan.folder / "log")))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return train
+
+
+def _train(config: str, log: str) -> None:
+    """In the process of a run: train, with all output in a file."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("composer").setLevel(logging.WARNING)
+    from micro_diffusion.training.build import train
+    from micro_diffusion.training.config_checks.resolvers import register_resolvers
+
+    register_resolvers()
+    try:
+        with one_sentence_errors():
+            train(DictConfig(OmegaConf.create(config)))
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out, and the shared memory of the data with them
+
+
+def result_of(plan: Plan, status: int | None) -> Result:
+    """What has become of a run whose process ended with a status."""
+    steps, batch = int(plan.config.trainer.max_duration.removesuffix("ba")), plan.config.train_loader.batch_size
+    curve, scores = curve_of(plan.folder / "metrics.jsonl", batch=batch, step_flops=plan.cost.step(batch))
+    complete = plan.folder / "complete.json"
+    error = None if status == 0 and complete.is_file() and curve else _why(plan.folder / "log", status)
+    return Result(
+        experiment=plan.experiment.name,
+        parent=plan.experiment.parent,
+        seed=plan.seed,
+        budget=plan.budget,
+        key=plan.key,
+        commit=commit(Path(__file__).parent),
+        date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}",
+        machine=machine(),
+        error=error,
+        steps=steps,
+        batch=batch,
+        image_flops=plan.cost.image,
+        update_flops=plan.cost.update,
+        parameters=0 if error else json.loads(complete.read_text())["parameters"],
+        curve=curve,
+        scores=scores,
+        config=resolved(plan.config),
+    )
+
+
+def _why(log: Path, status: int | None) -> str:
+    """The last line that a run wrote, and how its process ended."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    return f"ended with status {status}: {lines[-1] if lines else 'it wrote nothing'}"
+
+
+PAUSE = 1.0
+"""Seconds without the lock; who lets it go and takes it at once leaves nothing to those who have to wake up first."""
+
+
+class Turns:
+    """Around each run: holds a lock as `flock FILE COMMAND` does, and lets others have it after a while.
+
+    Args:
+        path: of the file that is locked; None for no lock.
+        seconds: after which the lock is let go between two runs.
+    """
+
+    def __init__(self, path: Path | None, seconds: float = 0.0) -> None:
+        self.seconds, self._runs, self._guard = seconds, 0, Lock()
+        self._file = None if path is None else path.open("a")
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        with self._guard:
+            self._runs += 1
+            if self._file is not None and self._since is None:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._since = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        with self._guard:
+            self._runs -= 1
+            if self._since is None or self._file is None or self._runs:
+                return
+            if time.monotonic() - self._since >= self.seconds:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+                self._since = None
+                time.sleep(PAUSE)
+
+
+def commit(folder: Path) -> str:
+    """The commit of a checkout, with a "+" where tracked files were changed; "unknown" outside of one."""
+
+    def git(*words: str) -> Any:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+
+    found = git("rev-parse", "--short=10", "HEAD")
+    if found.returncode:
+        return "unknown"
+    return found.stdout.strip() + ("+" if git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
+
+
+def machine() -> str:
+    """The processor, and how many threads a run has."""
+    return f"{platform.machine()}, {os.environ.get('OMP_NUM_THREADS', len(os.sched_getaffinity(0)))} threads"

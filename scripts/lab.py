@@ -1,0 +1,101 @@
+"""Compares ingredients of a training at equal compute: runs experiments, and writes what came of them into docs/lab.md.
+
+python scripts/lab.py list                                  the experiments, each with what it changes
+python scripts/lab.py plan base dense                       what a budget buys for each
+python scripts/lab.py run base mask_075 --seeds 1 2 3       train them, resuming where it stopped
+python scripts/lab.py run --all --jobs 4 train_loader.path=data/quickstart/latents/train
+python scripts/lab.py report                                tables and curves into docs/lab.md
+
+An experiment is configs/experiment/NAME.yaml; its parent is what it is compared with. KEY=VALUE are Hydra overrides for
+every run. Results are appended to docs/lab/results.jsonl, the failed ones too; a run that is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+BUDGET = 5e12
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """One of the commands."""
+    options = parser().parse_intermixed_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))  # read when torch is imported, by every run too
+    from micro_diffusion.training.config_checks.errors import one_sentence_errors
+
+    with one_sentence_errors():
+        COMMANDS[options.command](options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("command", choices=COMMANDS)
+    top.add_argument("words", nargs="*", metavar="EXPERIMENT|KEY=VALUE")
+    top.add_argument("--all", action="store_true", help="every experiment")
+    top.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    top.add_argument("--budget", type=float, default=BUDGET, help=f"floating-point operations of a run; {BUDGET:.0e}")
+    top.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    top.add_argument("--threads", type=int, default=1, help="of each run; 1")
+    top.add_argument("--lock", type=Path, help="a file to hold meanwhile, as flock does, to take turns with others")
+    top.add_argument("--turn", type=float, default=0, help="seconds of a turn, after which no run begins; 0")
+    top.add_argument("--again", action="store_true", help="try failed runs again")
+    top.add_argument("--results", type=Path, default=ROOT / "docs/lab/results.jsonl")
+    top.add_argument("--page", type=Path, default=ROOT / "docs/lab.md")
+    return top
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    everything = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    names = everything if options.all else [word for word in options.words if "=" not in word]
+    if not names:
+        raise ValueError(f"no experiment is named; choose some of {', '.join(everything)}, or --all")
+    return names
+
+
+def _list(options: argparse.Namespace) -> None:
+    from micro_diffusion.lab.experiments import read_experiment
+
+    for path in sorted((CONFIGS / "experiment").glob("*.yaml")):
+        found = read_experiment(path)
+        print(f"{found.name:24}{found.parent or '-':12}{found.says.get('Changes', '-'):36}{found.says['Hypothesis']}")
+
+
+def _plans(options: argparse.Namespace):
+    from micro_diffusion.lab.running import planned
+
+    overrides = [word for word in options.words if "=" in word]
+    return planned(CONFIGS, _names(options), options.seeds, options.budget, overrides)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    options.seeds = options.seeds[:1]
+    print(f"{'experiment':24}{'MFLOP/image':>12}{'MFLOP/update':>14}{'batch':>7}{'steps':>8}{'images':>10}")
+    for plan in _plans(options):
+        batch, steps = plan.config.train_loader.batch_size, int(plan.config.trainer.max_duration.removesuffix("ba"))
+        image, update = plan.cost.image / 1e6, plan.cost.update / 1e6
+        print(f"{plan.experiment.name:24}{image:12.1f}{update:14.1f}{batch:7}{steps:8}{steps * batch:10,}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from micro_diffusion.lab.running import Turns, run_all
+
+    turns = Turns(options.lock, options.turn)
+    run_all(_plans(options), options.results, jobs=options.jobs, turns=turns, again=options.again)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from micro_diffusion.lab.report import write_report
+
+    write_report(options.results, options.page, CONFIGS / "experiment")
+
+
+COMMANDS = {"list": _list, "plan": _plan, "run": _run, "report": _report}
+
+if __name__ == "__main__":
+    main()

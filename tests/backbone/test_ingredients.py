@@ -1,0 +1,117 @@
+"""What can be switched on in the sparse DiT: routes around blocks, value residuals, routers that see no noise level."""
+
+import pytest
+import torch
+
+from micro_diffusion.backbone.masking import keep_tokens, put_back
+from tests.backbone.test_dit import inputs, small
+
+KEEP = torch.tensor([[0, 5, 9, 14], [15, 3, 2, 8], [1, 4, 6, 7]])
+
+
+def test_tokens_are_put_back_where_they_were():
+    tokens, kept = torch.randn(3, 16, 5), torch.randn(3, 4, 5)
+    made = put_back(tokens, kept, KEEP)
+    assert torch.equal(keep_tokens(made, KEEP), kept)
+    others = torch.ones(3, 16, dtype=torch.bool).scatter(1, KEEP, False)
+    assert torch.equal(made[others], tokens[others])
+
+
+def test_a_route_predicts_every_patch_and_leaves_blocks_out():
+    """With a route around all blocks, patches that are not kept come out as if there were no blocks."""
+    x, level, condition = inputs()
+    routed, blockless = small(route=[0, 3]), small(route=[0, 3])
+    for block in blockless.blocks:
+        block.forward = lambda x, *_, **__: x
+    made, plain = routed(x, level, condition, KEEP), blockless(x, level, condition)
+    assert made.visible is None
+    left_out = torch.ones(3, 16, dtype=torch.bool).scatter(1, KEEP, False).view(3, 1, 4, 4)
+    cells = left_out.repeat_interleave(2, 2).repeat_interleave(2, 3).expand_as(x)
+    torch.testing.assert_close(made.value[cells], plain.value[cells])
+    assert not torch.allclose(made.value[~cells], plain.value[~cells])
+
+
+def test_a_route_around_nothing_is_no_route_and_without_keep_there_is_none():
+    x, level, condition = inputs()
+    everything = torch.arange(16).expand(3, 16)
+    whole = small()(x, level, condition).value
+    torch.testing.assert_close(small(route=[1, 2])(x, level, condition).value, whole)
+    torch.testing.assert_close(small(route=[1, 2])(x, level, condition, everything).value, whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("route", [[2, 2], [0, 4], [1]])
+def test_a_route_that_is_none_is_refused(route):
+    with pytest.raises(ValueError, match=r"route is \[.* 0 <= first < end <= depth=3"):
+        small(route=route)
+
+
+UNIFORM = {"qkv_ratio": [1.0, 1.0], "experts": 0}
+
+
+def test_values_of_the_first_block_are_mixed_into_the_others():
+    """Shares (0, 1) are no residual; with (1, 0) a block's own values do not matter."""
+    x, level, condition = inputs()
+    plain, mixing = small(**UNIFORM), small(**UNIFORM, value_residual=True)
+    mixing.load_state_dict(plain.state_dict(), strict=False)
+
+    def made(first: float, own: float) -> torch.Tensor:
+        for block in list(mixing.blocks)[1:]:
+            block.value_mix.copy_(torch.tensor([first, own]))
+        return mixing(x, level, condition).value
+
+    torch.testing.assert_close(made(0.0, 1.0), plain(x, level, condition).value)
+    first = made(1.0, 0.0)
+    assert not torch.allclose(first, made(0.5, 0.5))
+    for block in list(mixing.blocks)[1:]:
+        block.attention.qkv.weight.chunk(3)[2].normal_()
+    torch.testing.assert_close(made(1.0, 0.0), first)
+    next(iter(mixing.blocks)).attention.qkv.weight.chunk(3)[2].normal_()
+    assert not torch.allclose(made(1.0, 0.0), first)
+
+
+def test_a_prepared_caption_mixes_values_too():
+    x, level, condition = inputs()
+    network = small(**UNIFORM, value_residual=True)
+    level = level[:1].expand(3)
+    prepared = network.prepare(condition, levels=level[:1])
+    torch.testing.assert_close(
+        network(x, level, prepared).value, network(x, level, condition).value, atol=1e-3, rtol=1e-3
+    )
+
+
+def test_shares_of_values_are_learned_as_vectors():
+    groups = small(**UNIFORM, value_residual=True).parameter_groups()
+    vectors = next(group for group in groups if group["name"] == "vectors")["parameters"]
+    assert sum(parameter.shape == (2,) for parameter in vectors) == 2
+
+
+def test_value_residuals_need_equal_widths():
+    with pytest.raises(ValueError, match="value_residual needs one attention width"):
+        small(value_residual=True, qkv_ratio=[0.25, 2.0])
+    with pytest.raises(ValueError, match="value_residual does not go with a route"):
+        small(value_residual=True, route=[1, 2], **UNIFORM)
+
+
+@pytest.mark.parametrize("unmodulated", [False, True])
+def test_an_unmodulated_router_does_not_see_the_noise_level(unmodulated):
+    _, block = small(unmodulated_router=unmodulated).mixer
+    seen = []
+    block.ffn.register_forward_hook(
+        lambda module, args, named, out: seen.append(named.get("routed_by", args[0])), with_kwargs=True
+    )
+    block.modulation.weight[: 3 * 24].zero_()  # of the attention, which the tokens have passed before
+    block.modulation.bias[: 3 * 24].zero_()
+    x, caption = torch.randn(2, 16, 24), torch.randn(2, 5, 24)
+    for c in torch.randn(2, 2, 32):
+        block(x, c, caption)
+    assert torch.equal(*seen) == unmodulated
+
+
+def test_root_mean_squares_take_the_place_of_every_norm_of_the_blocks():
+    network = small(norm="rms")
+    kinds = {name.rsplit(".", 1)[-1]: type(m) for name, m in network.named_modules() if "norm" in name}
+    assert {kinds[name] for name in ("norm3", "final_norm")} == {torch.nn.RMSNorm}
+    x, level, condition = inputs()
+    made = network(x, level, condition)
+    assert made.value.isfinite().all()
+    assert not torch.allclose(made.value, small()(x, level, condition).value)

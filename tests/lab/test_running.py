@@ -1,0 +1,133 @@
+"""Runs that are there are not run again, failed ones are recorded, and others wait for their turn."""
+
+import fcntl
+import json
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from micro_diffusion.lab.budget import Cost
+from micro_diffusion.lab.experiments import Experiment
+from micro_diffusion.lab.results import read
+from micro_diffusion.lab.running import Plan, Turns, commit, planned, run_all
+from tests.forked_process import run_script
+from tests.small_training import make_latents
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plan(folder: Path, name: str = "base", seed: int = 1) -> Plan:
+    content = {
+        "output_dir": str(folder),
+        "exp_name": f"{name}/{seed}",
+        "trainer": {"max_duration": "4ba"},
+        "train_loader": {"batch_size": 8},
+    }
+    experiment = Experiment(name, None if name == "base" else "base", {})
+    return Plan(experiment, seed, 1e6, OmegaConf.create(content), Cost(30.0, 10.0), f"{name}{seed}")
+
+
+class Trainer:
+    """Writes what a training leaves, unless it is of an experiment that fails."""
+
+    def __init__(self, fails: str = ""):
+        self.fails, self.trained = fails, []
+
+    def __call__(self, plan: Plan) -> int:
+        self.trained.append(plan.key)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        (plan.folder / "log").write_text("begin\nError: no room\n")
+        if plan.experiment.name == self.fails:
+            return 1
+        line = {"step": 4, "metrics/eval/loss": 0.5, "clock/wall": 2, "clock/processor": 1, "images/single": 0.25}
+        (plan.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        (plan.folder / "complete.json").write_text('{"parameters": 7}')
+        return 0
+
+
+def test_a_run_leaves_a_line_with_everything(tmp_path: Path):
+    run_all([plan(tmp_path, "mask", 3)], tmp_path / "results.jsonl", train=Trainer())
+    (result,) = read(tmp_path / "results.jsonl")
+    assert (result.experiment, result.parent, result.seed, result.error) == ("mask", "base", 3, None)
+    assert (result.steps, result.batch, result.image_flops, result.update_flops, result.parameters) == (4, 8, 30, 10, 7)
+    assert (result.last.images, result.last.flops, result.last.loss) == (32, 4 * 250, 0.5)
+    assert result.scores == {"single": 0.25} and result.config["trainer"] == {"max_duration": "4ba"}
+    assert result.commit == commit(ROOT)
+
+
+def test_what_is_there_is_not_run_again(tmp_path: Path):
+    plans, out = (
+        [plan(tmp_path, name, seed) for seed in (1, 2) for name in ("base", "mask")],
+        tmp_path / "results.jsonl",
+    )
+    first, second, third = Trainer(fails="mask"), Trainer(), Trainer()
+    run_all(plans[:3], out, train=first)
+    run_all(plans, out, train=second, jobs=2)
+    assert (first.trained, second.trained) == (["base1", "mask1", "base2"], ["mask2"])
+    failed = next(result for result in read(out) if result.error is not None)
+    assert failed.key == "mask1" and failed.error == "ended with status 1: Error: no room"
+    run_all(plans, out, train=third, again=True)
+    assert third.trained == ["mask1"] and [result.error for result in read(out)] == [None] * 4
+
+
+def test_turns_are_taken_with_others(tmp_path: Path):
+    """As flock(1) does: the lock is kept from run to run until the turn is over."""
+
+    def is_free() -> bool:
+        with (tmp_path / "lock").open("a") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    short, long = Turns(tmp_path / "lock"), Turns(tmp_path / "lock", seconds=0.2)
+    with short, short:  # two side by side
+        assert not is_free()
+    assert is_free()
+    with long:
+        assert not is_free()
+    assert not is_free()
+    time.sleep(0.2)
+    with long:
+        assert not is_free()
+    assert is_free()
+    with Turns(None):
+        pass
+
+
+def test_seeds_are_outermost_and_runs_have_their_own_folder():
+    plans = planned(ROOT / "configs", ["base", "mask_075"], [4, 5], 1e12, ["output_dir=somewhere"])
+    assert [(made.experiment.name, made.seed) for made in plans] == [
+        ("base", 4), ("mask_075", 4), ("base", 5), ("mask_075", 5),
+    ]  # fmt: skip
+    assert len({made.key for made in plans}) == 4
+    assert str(plans[0].folder) == f"somewhere/base/4_{plans[0].key}" and plans[0].config.seed == 4
+    (elsewhere,) = planned(ROOT / "configs", ["base"], [4], 1e12, ["output_dir=elsewhere", "train_loader.path=x"])
+    assert elsewhere.key == plans[0].key  # which does not depend on where it is trained
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_goes_on(tmp_path: Path):
+    make_latents(tmp_path, 32, resolution=64)
+    data = [f"{part}_loader.path={tmp_path}/latents" for part in ("train", "eval")]
+    options = [
+        "--budget",
+        "4e10",
+        "--seeds",
+        "1",
+        "--results",
+        f"{tmp_path}/results.jsonl",
+        f"output_dir={tmp_path}/runs",
+    ]
+    command = ["run", "base", "mask_075", *options, *data, "train_loader.batch_size=8", "prompts.captions.count=1"]
+    for _ in range(2):
+        done = run_script(ROOT / "scripts/lab.py", *command, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    base, masked = read(tmp_path / "results.jsonl")
+    assert base.error is masked.error is None
+    assert base.last.flops == pytest.approx(4e10, rel=0.06) == masked.last.flops
+    assert masked.last.images > base.last.images and 0 < base.last.loss < 1
+    assert set(base.scores) == {"single", "two", "held_out"} and base.last.processor > 0
