@@ -2,6 +2,9 @@
 
 import fcntl
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,6 @@ from micro_diffusion.lab.budget import Cost
 from micro_diffusion.lab.experiments import Experiment
 from micro_diffusion.lab.results import read
 from micro_diffusion.lab.running import Plan, Turns, commit, planned, run_all
-from tests.forked_process import run_script
 from tests.small_training import make_latents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +126,8 @@ def test_the_command_trains_and_goes_on(tmp_path: Path):
     ]
     command = ["run", "base", "mask_075", *options, *data, "train_loader.batch_size=8", "prompts.captions.count=1"]
     for _ in range(2):
-        done = run_script(ROOT / "scripts/lab.py", *command, cwd=ROOT)
+        made = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+        done = subprocess.run([sys.executable, "scripts/lab.py", *command], cwd=ROOT, **made)
         assert done.returncode == 0, done.stderr
     base, masked = read(tmp_path / "results.jsonl")
     assert base.error is masked.error is None
