@@ -54,8 +54,10 @@ def serve(
     from micro_diffusion.generation.pipeline import Pipeline
     from micro_diffusion.serving.limits import Limits
 
-    opened = {"device": device, "sampler": sampler, "levels": levels}
-    pipelines = {run.rstrip("/").split("/")[-1]: Pipeline.from_run(run, **opened) for run in runs}
+    pipelines = {
+        run.rstrip("/").split("/")[-1]: Pipeline.from_run(run, device=device, sampler=sampler, levels=levels)
+        for run in runs
+    }
     if len(pipelines) < len(runs):
         raise ValueError(f"several of {', '.join(runs)} have the same name; give folders of different names")
     app = application(pipelines, token=token, limits=Limits(**limits))

@@ -118,10 +118,10 @@ PromptKind = Literal["single", "two", "held_out"]
 
 def kind_of(text: str) -> PromptKind:
     """Which kind of prompt a caption of the shapes data set is."""
-    objects = parse_caption(text).objects
-    if len(objects) > 1:
+    first, *others = parse_caption(text).objects
+    if others:
         return "two"
-    return "held_out" if (objects[0].colour, objects[0].shape) in HELD_OUT else "single"
+    return "held_out" if (first.colour, first.shape) in HELD_OUT else "single"
 
 
 def composition_captions(*, count: PositiveInt, seed: Seed) -> list[str]:
