@@ -34,7 +34,7 @@ class Result:
     """One run.
 
     experiment, parent, seed, budget: what was to be trained, with so many floating-point operations.
-    key: of everything that its configuration sets. config: that, resolved.
+    key: of everything that its configuration sets. config: that, resolved, without the places of data and runs.
     commit: of the code; ends in "+" where files were changed since. date: of its end. machine: on which.
     error: why it failed, or None. steps, batch, image_flops, update_flops, parameters: of the training.
     curve: its evaluations. scores: of its images at the end, by kind of prompt.

@@ -170,7 +170,7 @@ def result_of(plan: Plan, status: int | None) -> Result:
         parameters=0 if error else json.loads(complete.read_text())["parameters"],
         curve=curve,
         scores=scores,
-        config=resolved(plan.config),
+        config=resolved(anywhere(plan.config)),
     )
 
 

@@ -56,7 +56,7 @@ def test_a_run_leaves_a_line_with_everything(tmp_path: Path):
     assert (result.steps, result.batch, result.image_flops, result.update_flops, result.parameters) == (4, 8, 30, 10, 7)
     assert (result.last.images, result.last.flops, result.last.loss) == (32, 4 * 250, 0.5)
     assert result.scores == {"single": 0.25} and result.config["trainer"] == {"max_duration": "4ba"}
-    assert result.commit == commit(ROOT)
+    assert result.commit == commit(ROOT) and str(tmp_path) not in (tmp_path / "results.jsonl").read_text()
 
 
 def test_what_is_there_is_not_run_again(tmp_path: Path):
