@@ -256,7 +256,7 @@ cascade() {
         [[ $folder/cascade.yaml -nt $output_dir/$stage/complete.json ]] || rm -rf "$folder"
     done
     once cascade "$folder/cascade.yaml" micro-diffusion export "${stages[@]/#/$output_dir/}" "$folder"
-    once samples "$folder/samples.png" micro-diffusion generate "$folder" --all-stages --guidance-scale 3 \
+    once samples "$folder/samples.png" micro-diffusion generate "$folder" --all-stages \
         "a large red circle on a white background" "a small blue star on a black background" \
         "a large green triangle on a gray background" "a small orange square on a white background" \
         "a small red circle to the left of a small blue square on a white background" \

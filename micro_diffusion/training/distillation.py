@@ -30,6 +30,7 @@ from micro_diffusion.sampling.sampler import Sampler
 from micro_diffusion.sampling.thresholding import Thresholding
 from micro_diffusion.text.encoder import TokenizingEncoder
 from micro_diffusion.training.latent_diffusion import LatentDiffusion, WeightDtype
+from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.trainable import Batch
 
 
@@ -76,6 +77,7 @@ class Distillation(LatentDiffusion):
         text_encoder: TokenizingEncoder | None = None,
         image_conditioner: ImageConditioner | None = None,
         train_crop: PositiveInt | None = None,
+        adapter: Lora | None = None,
     ) -> None:
         if not isinstance(sampler, EulerSampler):
             raise ValueError(
@@ -87,6 +89,7 @@ class Distillation(LatentDiffusion):
                 f"model.train_mask_ratio is {train_mask_ratio} and model.caption_drop {caption_drop}, but a "
                 "distillation takes whole images and captions; set both to 0"
             )
+        self._teacher = Teacher(backbone, objective, teacher, guidance_scale)  # before an adapter is put into it
         super().__init__(
             backbone=backbone,
             objective=objective,
@@ -98,11 +101,11 @@ class Distillation(LatentDiffusion):
             text_encoder=text_encoder,
             image_conditioner=image_conditioner,
             train_crop=train_crop,
+            adapter=adapter,
         )
         span = {"sigma_min": objective.sigma_min, "sigma_max": objective.sigma_max}
         self.segments = Segments(sampler.sigmas(**span), substeps=substeps)
         self.thresholding = thresholding
-        self._teacher = Teacher(self.network, objective, teacher, guidance_scale)
 
     def forward(self, batch: Batch) -> Loss:
         """A batch with its random numbers -> the distance of the student's image from the consistent one.
@@ -127,6 +130,10 @@ class Distillation(LatentDiffusion):
             counted = torch.ones_like(error, dtype=torch.bool)
         mean = (error * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3)).clamp(min=1)
         return Loss(self.objective.weight(place.sigma) * mean, place.sigma)
+
+    def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
+        """The same as `forward`."""
+        return self(batch) if outputs is None else outputs
 
 
 class Teacher:

@@ -19,6 +19,7 @@ from micro_diffusion.sampling.heun import HeunSampler
 from micro_diffusion.training.config_checks.coherence import check_coherence
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from micro_diffusion.training.distillation import Distillation
+from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.seeded_random import Draws
 from tests.run_folder import CONFIG, make_run, random_backbone
 from tests.small_training import ROOT, losses, make_latents, train_here
@@ -83,6 +84,16 @@ def test_the_teacher_is_neither_trained_nor_in_checkpoints(teacher):
     assert all(weight.grad is None for weight in model._teacher.network.parameters())
     torch.optim.SGD(model.parameters(), lr=1.0).step()
     assert all(torch.equal(value, before[key]) for key, value in model._teacher.network.state_dict().items())
+
+
+def test_beside_an_adapter_the_teacher_is_the_run_itself(teacher):
+    pytest.importorskip("peft")
+    lora = Lora(rank=2, alpha=2.0, dropout=0.0, targets=["*attention*"], trained_whole=[])
+    model = make_model(teacher, adapter=lora)
+    assert model._teacher.network.state_dict().keys() == random_backbone(1).state_dict().keys()
+    model.loss(model(drawn(model)), {}).backward()
+    trained = {name for name, weight in model.network.named_parameters() if weight.grad is not None}
+    assert trained and all("lora" in name for name in trained)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
