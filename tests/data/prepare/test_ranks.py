@@ -81,7 +81,8 @@ def launch(ranks: int, work: Callable[[], None], said: Path) -> Sequence[BasePro
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # an earlier test's group of ranks is not theirs
+    context.set_forkserver_preload([__name__])
     jobs = [context.Process(target=as_rank, args=(number, ranks, port, work, said)) for number in range(ranks)]
     for job in jobs:
         job.start()
