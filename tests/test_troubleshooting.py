@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md names only what there is: commands, options, keys of configurations, metrics and pictures."""
+"""docs/troubleshooting.md names only what there is: commands, options, keys of configurations, metrics and images."""
 
 import json
 import re
@@ -61,9 +61,9 @@ def test_metrics_are_logged(tmp_path: Path):
     assert named - found == set()
 
 
-def test_pictures_are_there_and_small():
-    pictures = re.findall(r"!\[[^]]+\]\((images/\w+\.png)\)", PAGE)
-    assert len(pictures) >= 8
-    for picture in pictures:
-        path = ROOT / "docs" / picture
+def test_images_are_there_and_small():
+    images = re.findall(r"!\[[^]]+\]\((images/\w+\.png)\)", PAGE)
+    assert len(images) >= 8
+    for image in images:
+        path = ROOT / "docs" / image
         assert path.stat().st_size < 100_000 and Image.open(path).width <= 1000

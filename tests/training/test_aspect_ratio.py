@@ -60,15 +60,15 @@ def several(tmp_path_factory):
     """A folder with `images` of three shapes and their `latents`, a bucket for each shape; killer.py as well."""
     folder = tmp_path_factory.mktemp("several")
     make_latents(folder, 1)
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    sources = folder / "sources"
+    sources.mkdir()
     for (name, size), count in zip(SEVERAL.items(), COUNTS, strict=True):
         width, height = map(int, name.split(":"))
         for i in range(count):
-            path = pictures / f"{name.replace(':', 'x')}-{i}.png"
+            path = sources / f"{name.replace(':', 'x')}-{i}.png"
             Image.effect_noise((size[0] * 3, size[0] * 3 * height // width), 20 + i).convert("RGB").save(path)
             path.with_suffix(".txt").write_text(f"noise number {i}")
-    convert(source=ImageFolder(path=str(pictures)), out=folder / "several", preparation=Preparation())
+    convert(source=ImageFolder(path=str(sources)), out=folder / "several", preparation=Preparation())
     precompute(
         images=folder / "several",
         out=folder / "buckets",
