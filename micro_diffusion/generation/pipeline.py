@@ -294,10 +294,13 @@ class Pipeline:
             sharpness=sharpness or None,
             brightness=brightness or None,
         )
-        if negative_prompt and recipe.guidance_scale == 1:
-            raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
-        weaker = self._weaker is not None
-        check_guidance(recipe.guidance_scale, guidance_interval or EVERY_LEVEL, guidance_rescale or 0.0, weaker=weaker)
+        check_guidance(
+            recipe.guidance_scale,
+            guidance_interval or EVERY_LEVEL,
+            guidance_rescale or 0.0,
+            weaker=self._weaker is not None,
+            negative=bool(negative_prompt),
+        )
         return recipe
 
     def check_weights(self, recipe: Recipe) -> None:

@@ -77,11 +77,9 @@ def guided_denoiser(
         ValueError: for a scale that is no number, an interval that holds no noise level, or none of `sigmas`, and for
             a rescaling outside [0, 1], or one, an interval or a weaker run where nothing is guided.
     """
-    check_guidance(scale, interval, rescale, weaker=weaker is not None, sigmas=sigmas)
+    check_guidance(scale, interval, rescale, weaker=weaker is not None, negative=negative is not None, sigmas=sigmas)
     levels = _levels(objective, text, sigmas)
     if weaker is not None:
-        if negative is not None:
-            raise ValueError("a negative prompt has no effect beside a weaker run; leave one of them out")
         conditional = objective.denoiser(backbone, prepared(backbone, text, levels))
         theirs = prepared(weaker.backbone, text, _levels(weaker.objective, text, sigmas))
         inside = _away_from(weaker.objective.denoiser(weaker.backbone, theirs), conditional, scale, rescale)
@@ -126,6 +124,7 @@ def check_guidance(
     rescale: float,
     *,
     weaker: bool,
+    negative: bool,
     sigmas: Sequence[float] = (),
 ) -> None:
     """Raise ValueError for settings that mean nothing, or have no effect beside others; see `guided_denoiser`."""
@@ -147,6 +146,10 @@ def check_guidance(
         raise ValueError(f"the guidance rescaling is {rescale}; choose a number from 0 to 1, such as 0.7")
     if rescale and scale in (0, 1):
         raise ValueError(f"the guidance rescaling has no effect with a guidance scale of {scale:g}; leave one out")
+    if negative and scale == 1:
+        raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
+    if negative and weaker:
+        raise ValueError("a negative prompt has no effect beside a weaker run; leave one of them out")
     if weaker and scale == 1:
         raise ValueError("a weaker run has no effect with a guidance scale of 1; choose a higher one, or leave it out")
 

@@ -165,8 +165,6 @@ class Pipeline:
                 f"{len(captions)} captions came with {len(negatives)} negative ones and {seeds} seeds; give one for "
                 "all, or one for each"
             )
-        if any(negatives) and guidance_scale == 1:
-            raise ValueError("a negative prompt has no effect with a guidance scale of 1; raise it, or leave it out")
         if isinstance(self.text_encoder, NoEncoder) and guidance_scale not in (0, 1):
             raise ValueError(
                 f"guidance_scale is {guidance_scale}, but this run has no captions to guide to; set it to 1"
