@@ -6,14 +6,16 @@ Legend: B batch, C channels, h w cells, L context rows, D context width, E width
 
 from __future__ import annotations
 
-import math
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.backbone.pixel_attention import CrossAttention
+
+
+EPSILON = 1e-12
+"""Added to the mean square of a cell's channels."""
 
 
 class ChannelRmsNorm(nn.Module):
@@ -25,8 +27,9 @@ class ChannelRmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same."""
-        scale = math.sqrt(x.shape[1]) * self.gain
-        return functional.normalize(x, dim=1) * rearrange(scale, "c -> c 1 1")
+        cells = rearrange(x, "b c h w -> b h w c")
+        cells = functional.rms_norm(cells, self.gain.shape, self.gain.to(x.dtype), EPSILON)
+        return rearrange(cells, "b h w c -> b c h w")
 
 
 def image_norm(channels: int, groups: int) -> nn.Module:
@@ -52,7 +55,7 @@ class ConvBlock(nn.Module):
         x = self.norm(x)
         if scale_shift is not None:
             scale, shift = scale_shift
-            x = x * (1 + scale) + shift
+            x = torch.addcmul(shift.to(x.dtype), x, (1 + scale).to(x.dtype))
         return self.convolution(functional.silu(x))
 
 

@@ -24,7 +24,7 @@ from micro_diffusion.backbone.pixel_attention import (
 )
 from micro_diffusion.backbone.pixel_blocks import ConvBlock, ResidualBlock
 from micro_diffusion.backbone.pixel_conditioning import LevelEmbedding, TextPath
-from micro_diffusion.backbone.pixel_levels import DownLevel, UpLevel, run
+from micro_diffusion.backbone.pixel_levels import DownLevel, Level, UpLevel, run
 from micro_diffusion.backbone.pixel_resampling import CrossEmbedding, SummedConvolutions, downsampling, upsampling
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
@@ -231,7 +231,8 @@ class PixelUNet(nn.Module):
         self._check(x, condition, keep)
         vector, context = self._told(level, condition)
         image = [] if condition.image is None else [condition.image.to(x.dtype)]
-        x = start = self.input(torch.cat([x, *image], dim=1))
+        x = torch.cat([x, *image], dim=1)
+        x = start = self.input(x.contiguous(memory_format=torch.channels_last))  # the faster order for convolutions
         if self.input_block is not None:
             x = self._run(self.input_block, x, vector, context)
         skips = []
@@ -284,9 +285,10 @@ class PixelUNet(nn.Module):
             )
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Matrices of attention and feed-forward layers, other matrices and kernels, vectors without weight decay."""
-        attention = [m for m in self.modules() if isinstance(m, AttentionBlock | CrossAttention)]
-        hidden = {id(p): p for m in attention for p in m.parameters() if p.ndim == 2 and min(p.shape) > 2}
+        """Hidden matrices and kernels, other matrices and kernels, vectors without weight decay."""
+        layers = [m for m in self.modules() if isinstance(m, Level | ResidualBlock | AttentionBlock | CrossAttention)]
+        matrices = [p for m in layers for p in m.parameters() if p.ndim in (2, 4)]
+        hidden = {id(p): p for p in matrices if min(p.flatten(1).shape) > 2}
         rest = [p for p in self.parameters() if id(p) not in hidden]
 
         def group(name: str, parameters: list[nn.Parameter], *, decay: bool, matrices: bool = False) -> ParameterGroup:

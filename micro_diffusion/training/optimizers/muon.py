@@ -29,7 +29,7 @@ class Muon(Optimizer):
 
     Matrices of the same shape, and stacks of them such as the weights of experts, take their step in one batched
     product; sharded ones are gathered for it, and every rank takes the whole step. A parameter of two axes is
-    (out, in) as in nn.Linear; one of three is a stack of (in, out).
+    (out, in) as in nn.Linear; one of three is a stack of (in, out); a kernel of four is the matrix (out, in·h·w).
 
     Args:
         groups: every trainable parameter, once; those with `matrices` take Muon's step, the others AdamW's.
@@ -104,8 +104,9 @@ class Muon(Optimizer):
         for indices in _same_shape(parameters).values():
             shape = parameters[indices[0]].shape
             stack = torch.stack([whole(directions[i]) for i in indices])
-            updates = orthogonalize(stack.flatten(0, -3), steps=group["steps"]).to(stack.dtype).view_as(stack)
-            fan_out, fan_in = shape if len(shape) == 2 else (shape[2], shape[1])
+            matrices = stack.flatten(2) if len(shape) == 4 else stack.flatten(0, -3)
+            updates = orthogonalize(matrices, steps=group["steps"]).to(stack.dtype).view_as(stack)
+            fan_in, fan_out = matrices.shape[-2:] if len(shape) == 3 else reversed(matrices.shape[-2:])
             scale = group["lr"] * max(1.0, fan_out / fan_in) ** 0.5
             parts = [sharded(update, like=parameters[i]) for i, update in zip(indices, updates, strict=True)]
             torch._foreach_add_([parameters[i] for i in indices], parts, alpha=-scale)
