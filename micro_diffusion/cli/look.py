@@ -17,6 +17,8 @@ NONE = (
     "for what they show, or sort them into folders"
 )
 PRESETS = ("laptop", "12gb", "24gb", "80gb")
+AUTOENCODER_STEPS = 4000
+"""Of 16 images: what the small autoencoder of docs/emoji.md was trained with."""
 
 
 @click.command(short_help="a folder of images, and how to train on it")
@@ -46,7 +48,7 @@ def described(found: Folder, preset: str) -> list[str]:
         *(f"  left out: {reason} ({count} of those looked at)" for reason, count in found.reasons.most_common()),
         f"  shorter side from {sides[0]} to {sides[-1]} px, half of them at least {sides[len(sides) // 2]} px",
         f"  captions {captions}",
-        f"  {preset}: {resolution(found, preset)} px, {autoencoder_steps(found)} steps of the autoencoder, four stages",
+        f"  {preset}: {resolution(found, preset)} px, {AUTOENCODER_STEPS} steps of the autoencoder, four stages",
     ]
     if found.expected < 300:
         lines.append("  fewer than 300 images are mostly learned by heart; more, or more different ones, help most")
@@ -60,11 +62,6 @@ def resolution(found: Folder, preset: str) -> int:
     return next((side for side in (256, 128, 64) if side <= min(most, middle)), 64)
 
 
-def autoencoder_steps(found: Folder) -> int:
-    """Each image about twenty times, within what small autoencoders of this project were trained with."""
-    return min(4000, max(1000, 20 * found.expected // 16))
-
-
 def steps(found: Folder, preset: str) -> dict[str, list[str]]:
     """The arguments of each command of `execute.sh mine`."""
     side = resolution(found, preset)
@@ -76,7 +73,7 @@ def steps(found: Folder, preset: str) -> dict[str, list[str]]:
     machine = [] if preset == "laptop" else [f"machine={preset}", "backbone=tiny", "train_loader.batch_size=256"]
     return {
         "convert": [*convert, f"preparation.shorter_side={2 * side}"],
-        "autoencoder": [f"resolution={side}", f"trainer.max_duration={autoencoder_steps(found)}ba"],
+        "autoencoder": [f"resolution={side}", f"trainer.max_duration={AUTOENCODER_STEPS}ba"],
         "precompute": [f"resolutions=[{half},{side}]", *encoder],
         "plan": [f"--images={found.expected}", f"--machine={'cpu' if preset == 'laptop' else 'here'}"],
         "train": [*prompts, *machine],
