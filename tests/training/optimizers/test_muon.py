@@ -73,6 +73,17 @@ def test_a_stack_of_experts_steps_like_its_matrices():
     torch.testing.assert_close(experts.detach().mT, torch.stack([first, second]).detach(), rtol=1e-2, atol=1e-3)
 
 
+def test_a_kernel_steps_like_the_matrix_of_its_filters():
+    kernel, matrix = parameters((4, 3, 3, 3), (4, 27))
+    with torch.no_grad():
+        matrix.copy_(kernel.flatten(1))
+    set_gradients([kernel], 1)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    for parameter in (kernel, matrix):
+        Muon([group([parameter], matrices=True)], **SETTINGS).step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach(), rtol=1e-2, atol=1e-3)
+
+
 def test_the_rest_steps_like_adamw():
     values, matrix = parameters((5,), (3, 2)), group(parameters((2, 2)), matrices=True)
     twins = copy.deepcopy(values)
