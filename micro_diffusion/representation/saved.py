@@ -25,6 +25,11 @@ class SelfTrained:
     """
 
     def __init__(self, *, run: str) -> None:
+        if not Path(run).is_dir():
+            raise FileNotFoundError(
+                f"there is no run folder {run} of a representation; train one with `composer train.py --config-path "
+                "./configs --config-name train_representation`, or name another"
+            )
         model: Any = read_config(run).get("model") or {}
         network = build(model, "network", Path(run)) if "network" in model else None
         if not isinstance(network, MaskedAutoencoder):

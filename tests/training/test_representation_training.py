@@ -74,7 +74,7 @@ def test_a_run_of_something_else_is_no_encoder(workplace):
     train_here(workplace, "exp_name=backbone", "trainer.max_duration=3ba", "callbacks=monitors")
     with pytest.raises(ValueError, match="backbone trained no representation; name the folder of a run of train_repr"):
         SelfTrained(run=str(workplace / "runs/backbone"))
-    with pytest.raises(FileNotFoundError, match="there is no run folder"):
+    with pytest.raises(FileNotFoundError, match="there is no run folder .* train one with"):
         SelfTrained(run=str(workplace / "runs/nothing"))
 
 
