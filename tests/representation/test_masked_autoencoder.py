@@ -61,6 +61,14 @@ def test_it_learns_what_visible_patches_tell_of_masked_ones():
     assert loss.item() < 0.2
 
 
+def test_half_precision_is_near():
+    latents, keep = some(8)
+    model = network()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(latents, keep)
+    torch.testing.assert_close(half, model(latents, keep), rtol=0.1, atol=0)
+
+
 def test_every_parameter_has_one_group():
     model = network()
     grouped = [id(p) for group in model.parameter_groups() for p in group["parameters"]]

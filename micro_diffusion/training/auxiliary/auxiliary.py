@@ -70,9 +70,14 @@ class Auxiliaries(nn.ModuleDict):
     Args:
         losses: by name; one that is None is left out.
         backbone: that is trained.
+
+    Raises:
+        ValueError: for a name that means something else.
     """
 
     def __init__(self, losses: Mapping[str, Auxiliary | None], backbone: Backbone) -> None:
+        if taken := [name for name in losses if name in ("total", "objective") or hasattr(type(self), name)]:
+            raise ValueError(f"model.auxiliary.{taken[0]} has the name of something else; call that loss otherwise")
         super().__init__({name: loss for name, loss in losses.items() if loss is not None})
         for loss in self.losses:
             loss.attach(backbone)

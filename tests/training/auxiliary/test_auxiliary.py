@@ -161,14 +161,14 @@ def test_evaluation_is_of_the_objective_alone():
     assert model.auxiliary is not None and model.auxiliary.losses[0].encoder.calls == 0
 
 
-@pytest.mark.parametrize("keys", ["block", "network"])
-def test_a_block_that_is_not_there_is_one_sentence(keys):
-    if keys == "block":
-        with pytest.raises(ValueError, match="block of RepresentationAlignment is 5, but SparseDiT has 4 blocks"):
-            make_model({"repa": alignment(block=5)})
-    else:
-        with pytest.raises(ValueError, match="has no list of blocks; choose one that it has, or leave the loss out"):
-            alignment().attach(nn.Identity())  # pyright: ignore[reportArgumentType]
+def test_what_does_not_fit_is_one_sentence():
+    with pytest.raises(ValueError, match="block of RepresentationAlignment is 5, but SparseDiT has 4 blocks"):
+        make_model({"repa": alignment(block=5)})
+    with pytest.raises(ValueError, match="has no list of blocks; choose one that it has, or leave the loss out"):
+        alignment().attach(nn.Identity())  # pyright: ignore[reportArgumentType]
+    for name in ("objective", "values"):
+        with pytest.raises(ValueError, match=f"model.auxiliary.{name} has the name of something else"):
+            make_model({name: alignment()})
 
 
 def looks(distance: Distance, **changes: Any) -> PerceptualX0:
