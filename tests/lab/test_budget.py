@@ -1,6 +1,7 @@
 """Equal compute: counted by hand for Muon, and no run spends a step more or less than its budget."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,8 @@ def test_further_losses_are_counted_while_they_last(representation: str):
     )
     config = composed(CONFIGS, "repa", [run])
     with torch.device("meta"):
-        loss = build_model(config).auxiliary.losses[0]  # pyright: ignore[reportAttributeAccessIssue]
+        model: Any = build_model(config)
+        (loss,) = model.auxiliary.losses
         latents = torch.empty(1, 4, 16, 16)
         encoder = count_flops(lambda: loss.encoder.features(latents, (8, 8)))
     head = sum(2 * layer.weight.numel() for layer in loss.head if hasattr(layer, "weight"))
