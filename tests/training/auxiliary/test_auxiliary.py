@@ -142,6 +142,18 @@ def test_blocks_that_are_computed_again_have_the_same_gradients_and_leave_nothin
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
+def test_a_compiled_network_is_heard_as_well():
+    """As one graph, and by every step: what was heard when it was compiled is not what is heard later."""
+    model = make_model({"repa": alignment(until=0.5)})
+    batches = [drawn(model, size=2), drawn(model, size=2), drawn(model, progress=0.9, size=2)]
+    batches[1] = {**batches[1], "latents": batches[1]["latents"] + 1}
+    expected = [losses(model, batch)["repa"] for batch in batches]
+    model.network.compile(fullgraph=True, backend="eager")
+    for batch, value in zip(batches, expected, strict=True):
+        torch.testing.assert_close(losses(model, batch)["repa"], value)
+    assert expected[0] != expected[1] and expected[2] == 0
+
+
 def test_frozen_networks_are_nowhere_and_heads_are_trained_but_no_part_of_the_network():
     model = make_model({"repa": alignment(), "look": looks(FeatureDistance(encoder=Encoder())), "none": None})
     heads = [f"auxiliary.repa.head.{layer}.{part}" for layer in (0, 2, 4) for part in ("weight", "bias")]
