@@ -94,8 +94,12 @@ class GaussianAutoencoder(nn.Module, ABC):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) as made by `encode` -> (B, 3, H, W), clamped to [-1, 1]."""
+        return self.decode_with_gradient(latents).clamp(-1, 1)
+
+    def decode_with_gradient(self, latents: Tensor) -> Tensor:
+        """The same, not clamped, for losses on images; its gradients reach the latents."""
         unscaled = latents.to(self.shift) / _per_channel(self.scaling) + _per_channel(self.shift)
-        return self.reconstruct(unscaled).clamp(-1, 1)
+        return self.reconstruct(unscaled)
 
     @torch.no_grad()
     def measure_scale(self, batches: Iterable[Tensor]) -> None:
@@ -148,6 +152,8 @@ class GaussianAutoencoder(nn.Module, ABC):
             raise ValueError(f"{folder / CONFIG} describes no autoencoder ({error}); copy it again") from error
         check_stated(str(path), "channels", channels, autoencoder.channels)
         check_stated(str(path), "downsampling", downsampling, autoencoder.downsampling)
+        if autoencoder.shift.is_meta:  # it is counted what it costs, for which it needs no weights
+            return autoencoder.eval().requires_grad_(False)
         state = read_tensors(folder / WEIGHTS)
         try:
             autoencoder.load_state_dict(state)

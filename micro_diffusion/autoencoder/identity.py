@@ -36,7 +36,11 @@ class IdentityAutoencoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 3, H, W) -> the same times `std`, clamped to [-1, 1]."""
-        return (latents * self.std).clamp(-1, 1)
+        return self.decode_with_gradient(latents).clamp(-1, 1)
+
+    def decode_with_gradient(self, latents: Tensor) -> Tensor:
+        """The same, not clamped, for losses on images."""
+        return latents * self.std
 
     def to(self, device: torch.device) -> None:
         """There are no weights to move."""

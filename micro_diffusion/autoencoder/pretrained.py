@@ -89,8 +89,12 @@ class PretrainedAutoencoder:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) as made by `encode` -> (B, 3, H, W), clamped to [-1, 1]."""
+        return self.decode_with_gradient(latents).clamp(-1, 1)
+
+    def decode_with_gradient(self, latents: Tensor) -> Tensor:
+        """The same, not clamped, for losses on images; its gradients reach the latents."""
         unscaled = latents.to(self.model.device, torch.float32) / self.scaling_factor + self.shift_factor
-        return self.model.decode(unscaled.to(self.model.dtype)).sample.float().clamp(-1, 1)
+        return self.model.decode(unscaled.to(self.model.dtype)).sample.float()
 
     def to(self, device: torch.device) -> None:
         """Move the weights."""

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 
 class Loss(NamedTuple):
-    """per_sample: (B,), the objective's weighted loss of each sample. sigma: (B,), its noise std in latent units."""
+    """per_sample: (B,), the objective's weighted loss of each sample. sigma: (B,), its noise std in latent units.
+
+    denoised: (B, C, h, w), the predicted x0. visible: (B, 1, h, w) bool, cells whose loss counts, or None for all.
+    """
 
     per_sample: Tensor
     sigma: Tensor
+    denoised: Tensor
+    visible: Tensor | None = None
 
 
 class Preconditioning(NamedTuple):
@@ -153,9 +158,9 @@ class Objective:
         if loss_mask is not None:
             visible = loss_mask if visible is None else visible & loss_mask
         if visible is None:
-            return Loss(measure.weight(sigma) * error.mean(dim=(1, 2, 3)), sigma)
+            return Loss(measure.weight(sigma) * error.mean(dim=(1, 2, 3)), sigma, denoised)
         mean = (error * visible).sum(dim=(1, 2, 3)) / visible.sum(dim=(1, 2, 3)).clamp(min=1)
-        return Loss(measure.weight(sigma) * mean, sigma)
+        return Loss(measure.weight(sigma) * mean, sigma, denoised, visible)
 
     def repelled(self, latents: Tensor, noise: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Where x0 would be if the network predicted what is right for the sample before, (B, C, h, w).

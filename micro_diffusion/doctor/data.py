@@ -9,7 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from micro_diffusion.backbone.embedding import check_sizes
-from micro_diffusion.data.format.metadata import LatentMetadata
+from micro_diffusion.data.format.metadata import PRECOMPUTE, LatentMetadata
 from micro_diffusion.data.format.record import RECORD
 from micro_diffusion.data.stream.integrity import check_folder, check_hashes
 from micro_diffusion.data.stream.mixture import Part, check_weights
@@ -51,7 +51,7 @@ def check_data(content: Mapping[str, Any], loader: str, *, deep: bool) -> str:
             samples, sizes = metadata.samples, sizes | {metadata.latent_size(content["resolution"]): None}
             deviations.append(metadata.latent_std.get(str(content["resolution"])))
         else:
-            samples = check_folder(part.folder, command=CONVERT)
+            samples = check_folder(part.folder, command=CONVERT if "paths" in content[loader] else PRECOMPUTE)
         facts.append(f"{samples:,} samples in {part.remote or part.folder}")
         if deep and part.remote is None:
             check_hashes(part.folder)

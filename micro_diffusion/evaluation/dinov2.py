@@ -9,10 +9,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from micro_diffusion.files.provenance import weights_digest
+from micro_diffusion.representation.dino import DEVIATION, MEAN, load_dino
 
 SIDE = 224
-MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Of ImageNet's colours."""
 
 
 class DINOv2:
@@ -28,18 +27,13 @@ class DINOv2:
     """
 
     def __init__(self, *, folder: Path, device: str | torch.device = "cpu") -> None:
-        from transformers import AutoModel  # takes seconds, and few evaluations need it
-
         self.device = torch.device(device)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"there is no config.json in {folder}, which fd_dinov2 needs; fetch facebook/dinov2-large there with "
                 "`huggingface-cli download`, or name the folder above it with --networks"
             )
-        model = AutoModel.from_pretrained(folder, local_files_only=True)
-        if not type(model).__name__.startswith("Dinov2"):
-            raise ValueError(f"{folder} holds a {type(model).__name__}; put facebook/dinov2-large there")
-        self.network = model.eval().requires_grad_(False).to(self.device)
+        self.network = load_dino(folder, ("Dinov2",)).to(self.device)
         self.identity = {
             "network": "dinov2",
             "weights": weights_digest(self.network),

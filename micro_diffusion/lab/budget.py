@@ -5,7 +5,7 @@ Counted are the matrix products and convolutions of forward pass, backward pass 
 
 from __future__ import annotations
 
-import statistics
+import itertools
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from micro_diffusion.performance.training_step import training_flops, update_flops
 
 MOMENTS = 8
-"""Of a training that changes as it goes, whose costs are counted."""
+"""At which a share of masked patches that falls is counted."""
 
 
 class Cost(NamedTuple):
@@ -42,10 +42,24 @@ class Cost(NamedTuple):
 
 
 def cost_of(config: DictConfig) -> Cost:
-    """Counted on tensors without data; the mean over the training where the share of masked patches changes."""
-    moments = [0.0] if config.model.get("final_mask_ratio") is None else [(i + 0.5) / MOMENTS for i in range(MOMENTS)]
-    images = [training_flops(config, recomputed=True, progress=moment) for moment in moments]
-    return Cost(statistics.fmean(images), update_flops(config))
+    """Counted on tensors without data; the mean over the training where its steps change."""
+    image = sum(share * training_flops(config, recomputed=True, progress=moment) for share, moment in moments(config))
+    return Cost(image, update_flops(config))
+
+
+def moments(config: DictConfig) -> list[tuple[float, float]]:
+    """Shares of a training, and for each a moment whose steps cost as all of its steps do on average.
+
+    A loss that ends (`until`) divides it; a share of masked patches that falls is taken at several moments.
+    """
+    losses = [loss for loss in (config.model.get("auxiliary") or {}).values() if loss is not None]
+    ends = sorted({0.0, 1.0, *(float(loss.get("until", 1.0)) for loss in losses)})
+    pieces = 1 if config.model.get("final_mask_ratio") is None else MOMENTS
+    return [
+        ((end - start) / pieces, start + (end - start) * (i + 0.5) / pieces)
+        for start, end in itertools.pairwise(ends)
+        for i in range(pieces)
+    ]
 
 
 def with_length(config: DictConfig, budget: float) -> tuple[DictConfig, Cost]:

@@ -163,8 +163,7 @@ def activation_bytes(config: DictConfig, *, half: bool = False) -> int:
     model.cpu_autocast = lambda device: torch.autocast("cpu", torch.float16, enabled=half)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model.to_empty(device="cpu")  # tensors without data that choose the kernels of real ones
-        if isinstance(model, AutoencoderTraining):
-            _keep_shapes_alone(model)
+        _keep_shapes_alone(model)
 
         def saved(batch: Batch) -> int:
             fake = {
@@ -176,11 +175,15 @@ def activation_bytes(config: DictConfig, *, half: bool = False) -> int:
         return saved(two) - saved(one)
 
 
-def _keep_shapes_alone(model: AutoencoderTraining) -> None:
-    """Take out of the loss what needs values, which tensors without data have not; it keeps nothing for backward."""
+def _keep_shapes_alone(model: Model) -> None:
+    """Have networks that are no modules of the model without data too, and the loss do without what needs values."""
+    if isinstance(model, LatentDiffusion):
+        for network in [] if model.auxiliary is None else model.auxiliary.frozen:
+            network.to_empty(device="cpu")
+        return
     if model.perceptual is not None:
         model.perceptual.load().to_empty(device="cpu")
-    if model.adversarial is not None:
+    if model.adversarial is not None:  # its adaptive weight keeps nothing for the backward pass
         model.adversarial.adaptive = False
 
 

@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DistributedSampler
 
+from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.backbone.embedding import check_sizes
 from micro_diffusion.checkpoint import parameter_count
 from micro_diffusion.data.format.metadata import LatentMetadata
@@ -220,17 +221,21 @@ def _check_not_past_end(trainer: Trainer, run: RunFolder) -> None:
 
 
 def _loader(node: DictConfig | None, model: Any) -> Any:
-    """A loader whose latents and captions, where it gives any, are known to fit the network; None for no node."""
+    """A loader whose latents and captions, where it gives any, are known to fit the network; None for no node.
+
+    A network that takes no captions may leave them lie.
+    """
     if node is None:
         log.info("eval_loader is null, so no evaluation loss is computed")
         return None
     loader = instantiate(node, _convert_="all")
     metadata = _metadata(loader)
     if metadata is not None:
-        network, text_encoder = model.network, model.text_encoder
-        metadata.check(in_channels=network.in_channels, caption_dim=network.caption_dim)
-        made = None if text_encoder is None else text_encoder.provenance
-        metadata.check_captions(masked=network.use_caption_mask, text_encoder=made)
+        network, text_encoder = model.network, getattr(model, "text_encoder", None)
+        metadata.check(in_channels=network.in_channels, caption_dim=getattr(network, "caption_dim", None))
+        if isinstance(network, Backbone):
+            made = None if text_encoder is None else text_encoder.provenance
+            metadata.check_captions(masked=network.use_caption_mask, text_encoder=made)
         check_sizes(getattr(network, "sizes", None), getattr(loader.dataset, "sizes", ()))
     return loader
 
@@ -257,7 +262,7 @@ def _check_encoders(metadata: LatentMetadata | None, config: DictConfig) -> None
     if metadata is None:
         return
     metadata.check_factor(config.autoencoder.get("downsampling"))
-    for kind in metadata.encoders:
+    for kind in (kind for kind in metadata.encoders if kind in config):  # a training may have no use for captions
         node = config[kind]
         if not metadata.states_encoder(kind, node):
             metadata.check_encoder(kind, instantiate(node, _convert_="all").provenance)

@@ -129,7 +129,7 @@ class Distillation(LatentDiffusion):
         if counted is None:
             counted = torch.ones_like(error, dtype=torch.bool)
         mean = (error * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3)).clamp(min=1)
-        return Loss(self.objective.weight(place.sigma) * mean, place.sigma)
+        return Loss(self.objective.weight(place.sigma) * mean, place.sigma, seen)
 
     def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
         """The same as `forward`."""

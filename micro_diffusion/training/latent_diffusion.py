@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from composer import ComposerModel
@@ -27,11 +27,19 @@ from micro_diffusion.diffusion.image_conditioning import ImageConditioner
 from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
+from micro_diffusion.training.auxiliary.auxiliary import Auxiliaries, Auxiliary, Step
 from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch
 
 WeightDtype = Literal["fp32", "bf16"]
+
+
+class WithTerms(NamedTuple):
+    """The loss of a training step. own: of the objective. terms: further losses by name, () each."""
+
+    own: Loss
+    terms: dict[str, Tensor]
 
 
 class LatentDiffusion(ComposerModel):
@@ -59,6 +67,7 @@ class LatentDiffusion(ComposerModel):
         final_mask_ratio: to which the share of masked patches goes evenly over the training; None where it stays. The
             network is compiled again for each number of patches that are left.
         contrast: of contrastive flow matching, in training; see `Objective.repelled`.
+        auxiliary: further losses in training, by any names; None and an entry of None have none.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
@@ -82,6 +91,7 @@ class LatentDiffusion(ComposerModel):
         eval_objective: Objective | None = None,
         final_mask_ratio: FractionBelow1 | None = None,
         contrast: Fraction = 0.0,
+        auxiliary: Mapping[str, Auxiliary | None] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -109,6 +119,7 @@ class LatentDiffusion(ComposerModel):
         self.train_mask_ratio, self.final_mask_ratio = train_mask_ratio, final_mask_ratio
         self.caption_drop = caption_drop
         self.cpu_precision: Precision = cpu_precision
+        self.auxiliary = Auxiliaries(auxiliary, self.backbone) if auxiliary and any(auxiliary.values()) else None
         self.metrics: dict[str, Metric] = {"loss": BandLoss(0.0, math.inf)}
         for low, high in itertools.pairwise([0.0, *noise_bands, math.inf]):
             self.metrics[f"loss_sigma_{low:g}-{high:g}"] = BandLoss(low, high)
@@ -121,10 +132,11 @@ class LatentDiffusion(ComposerModel):
     def parameter_groups(self) -> list[ParameterGroup]:
         """The backbone knows which of its parameters belong together; beside adapters it has frozen ones."""
         groups = self.backbone.parameter_groups()
-        if self.adapter is None:
-            return groups
-        trained = [{**group, "parameters": [p for p in group["parameters"] if p.requires_grad]} for group in groups]
-        return [group for group in trained if group["parameters"]]  # pyright: ignore[reportReturnType]
+        if self.adapter is not None:
+            for group in groups:
+                group["parameters"] = [p for p in group["parameters"] if p.requires_grad]
+        groups += [] if self.auxiliary is None else self.auxiliary.parameter_groups()
+        return [group for group in groups if group["parameters"]]
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w), caption_dropped (B,) and keep (B, K), in a new batch.
@@ -149,6 +161,8 @@ class LatentDiffusion(ComposerModel):
             drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
         if self.adapter is not None and self.adapter.dropout:  # which draws as torch does, wherever the network is
             torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
+        if self.auxiliary is not None:
+            drawn["progress"] = [draws.progress] * len(latents)
         return self._with_image(drawn, draws)
 
     def mask_ratio(self, progress: float) -> float:
@@ -181,9 +195,18 @@ class LatentDiffusion(ComposerModel):
         tokens = self.text_encoder.encode_ids(ids).tokens
         return {key: value for key, value in batch.items() if key != "caption_ids"} | {"caption_tokens": tokens}
 
-    def forward(self, batch: Batch) -> Loss:
-        """A batch with its random numbers drawn -> the loss of each sample."""
-        return self._loss(batch, contrast=self.contrast)
+    def forward(self, batch: Batch) -> Loss | WithTerms:
+        """A batch with its random numbers drawn -> the loss of each sample, and further losses where there are some."""
+        if self.auxiliary is None:
+            return self._loss(batch, contrast=self.contrast)
+        progress: float = batch["progress"][0]
+        with self.auxiliary.listening(progress):
+            own = self._loss(batch, contrast=self.contrast)
+        latents, patch = batch["latents"].float(), self.backbone.patch_size
+        grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
+        with self.cpu_autocast(latents.device):
+            step = Step(latents, own.denoised, own.sigma, own.visible, batch.get("keep"), grid)
+            return WithTerms(own, self.auxiliary(step, progress))
 
     def _loss(self, batch: Batch, **how: Any) -> Loss:
         image, level = batch.get("image"), batch.get("image_level")
@@ -206,9 +229,13 @@ class LatentDiffusion(ComposerModel):
         """The precision of the network on a CPU; elsewhere Composer's holds."""
         return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
 
-    def loss(self, outputs: Loss, batch: Batch) -> Tensor:
-        """The mean over the batch."""
-        return outputs.per_sample.mean()
+    def loss(self, outputs: Loss | WithTerms, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """The mean over the batch; with further losses all of them, and their weighted sum as "total"."""
+        if isinstance(outputs, Loss):
+            return outputs.per_sample.mean()
+        assert self.auxiliary is not None
+        own = outputs.own.per_sample.mean()
+        return {"total": own + self.auxiliary.weighted(outputs.terms), "objective": own, **outputs.terms}
 
     def eval_forward(self, batch: Batch, outputs: Loss | None = None) -> Loss:
         """The same as `forward`, at the noise levels of the evaluation."""

@@ -1,14 +1,20 @@
 """Equal compute: counted by hand for Muon, and no run spends a step more or less than its budget."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from micro_diffusion.lab.budget import Cost, cost_of, with_length
+from micro_diffusion.checkpoint import write_config
+from micro_diffusion.lab.budget import Cost, cost_of, moments, with_length
 from micro_diffusion.lab.experiments import composed
+from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.performance.training_step import build_model, training_flops
+from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -42,6 +48,52 @@ def test_a_falling_mask_costs_what_lies_between():
 
     assert costs(0.75) < costs(0.75, 0.0) < costs(0.0)
     assert costs(0.75, 0.0) == pytest.approx((costs(0.75) + costs(0.0)) / 2, rel=0.03)
+
+
+@pytest.fixture
+def representation(tmp_path: Path) -> str:
+    """A run folder of an encoder, of which counting reads no more than what it is."""
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        write_config(tmp_path, OmegaConf.to_container(compose("train_representation"), resolve=True))  # pyright: ignore
+    return str(tmp_path)
+
+
+def test_further_losses_are_counted_while_they_last(representation: str):
+    """By hand for REPA: the encoder's forward pass, and the head's, whose backward pass is twice as much."""
+    run = f"model.auxiliary.repa.encoder.run={representation}"
+    base, whole, half = (
+        cost_of(composed(CONFIGS, name, [run] if name != "base" else [])) for name in ("base", "repa", "repa_half")
+    )
+    config = composed(CONFIGS, "repa", [run])
+    with torch.device("meta"):
+        model: Any = build_model(config)
+        (loss,) = model.auxiliary.losses
+        latents = torch.empty(1, 4, 16, 16)
+        encoder = count_flops(lambda: loss.encoder.features(latents, (8, 8)))
+    head = sum(2 * layer.weight.numel() for layer in loss.head if hasattr(layer, "weight"))
+    assert whole.image - base.image == encoder + 3 * 64 * head
+    assert half.image - base.image == pytest.approx((whole.image - base.image) / 2, rel=1e-9)
+    assert whole.update == base.update
+    run = f"model.auxiliary.perceptual.distance.encoder.run={representation}"
+    look = cost_of(composed(CONFIGS, "perceptual_x0", [run]))
+    assert look.image - base.image > 2 * encoder  # of both images, and back through one of them
+
+
+def test_an_encoder_that_was_not_trained_is_one_sentence(tmp_path: Path):
+    config = composed(CONFIGS, "repa", [f"model.auxiliary.repa.encoder.run={tmp_path}/nothing"])
+    with pytest.raises(Exception, match="no run folder .*nothing of a representation; train one with `composer"):
+        cost_of(config)
+
+
+def test_moments_divide_a_training():
+    def config(**model):
+        return OmegaConf.create({"model": model})
+
+    losses = {"a": {"until": 0.25}, "b": None, "c": {"weight": 1.0}}
+    assert moments(config(auxiliary=losses)) == [(0.25, 0.125), (0.75, 0.625)]
+    assert moments(config()) == [(1.0, 0.5)]
+    assert sum(share for share, _ in moments(config(auxiliary=losses, final_mask_ratio=0.0))) == pytest.approx(1)
 
 
 def test_the_mask_falls_evenly():

@@ -116,8 +116,8 @@ class LatentMetadata:
         height, width = self.latent_sizes.get(str(resolution), square)
         return height, width
 
-    def check(self, *, in_channels: int, caption_dim: int) -> None:
-        """Compare with what a backbone takes.
+    def check(self, *, in_channels: int, caption_dim: int | None) -> None:
+        """Compare with what a network takes; a caption_dim of None takes no captions.
 
         Raises:
             ValueError: that says what to set.
@@ -127,7 +127,7 @@ class LatentMetadata:
                 f"backbone.in_channels is {in_channels}, but the latents of {self.autoencoder} have {self.channels} "
                 f"channels; set backbone.in_channels={self.channels}, or precompute with another autoencoder"
             )
-        if caption_dim != self.caption_dim:
+        if caption_dim not in (None, self.caption_dim):
             raise ValueError(
                 f"backbone.caption_dim is {caption_dim}, but the captions of {self.text_encoder} have width "
                 f"{self.caption_dim}; set backbone.caption_dim={self.caption_dim}, or precompute with another text "

@@ -87,7 +87,14 @@ def _end_matters(before: Config, after: Config) -> bool:
     if ends[0].unit != ends[1].unit or ends[0].unit in (TimeUnit.SECOND, TimeUnit.ITERATION):
         return True
     nodes = [after["schedule"], *filter(None, after["algorithms"].values())]
-    return _may_look_at_end(after["schedule"]["_target_"]) or any(map(_has_share_of_run, nodes))
+    by_share = _may_look_at_end(after["schedule"]["_target_"]) or any(map(_has_share_of_run, nodes))
+    return by_share or _loss_looks_at_end(after["model"])
+
+
+def _loss_looks_at_end(model: Config) -> bool:
+    """Whether the loss of a step depends on the share of the training that is done."""
+    losses = filter(None, (model.get("auxiliary") or {}).values())
+    return model.get("final_mask_ratio") is not None or any(loss.get("until", 1.0) < 1 for loss in losses)
 
 
 def _may_look_at_end(target: str) -> bool:

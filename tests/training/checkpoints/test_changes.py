@@ -115,3 +115,13 @@ def test_what_is_accepted_is_not_refused():
     left = refused(BEFORE, changed(after, accept_changes=["schedule", "trainer"]))
     assert left == [Change("machine.precision", "fp32", "amp_bf16")]
     assert str(left[0]) == "machine.precision=amp_bf16 (was fp32)"
+
+
+@pytest.mark.parametrize("model", [{"final_mask_ratio": 0.0}, {"auxiliary": {"none": None, "repa": {"until": 0.5}}}])
+def test_another_end_matters_where_the_loss_looks_at_it(model: dict[str, Any]):
+    def longer(**changes: Any) -> list[str]:
+        before = {**BEFORE, "model": BEFORE["model"] | changes}
+        return [change.key for change in refused(before, changed(before, trainer__max_duration="800ba"))]
+
+    assert longer(**model) == ["trainer.max_duration"]
+    assert longer(auxiliary={"repa": {"weight": 0.5}}) == []

@@ -1,0 +1,1 @@
+"""Losses beside that of the objective, in training alone."""
