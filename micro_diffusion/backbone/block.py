@@ -6,8 +6,7 @@ Legend: B batch, T patches, L caption tokens, D width, c the conditioning vector
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -132,20 +131,6 @@ class Block(nn.Module):
         last = self.ffn.w2 if isinstance(self.ffn, ExpertChoice) else self.ffn.w3.weight
         for weight in (self.attention.out.weight, self.cross_attention.out.weight, last):
             nn.init.trunc_normal_(weight, std=0.02 / math.sqrt(2 * (depth + 1)))
-
-
-class Blocks(nn.ModuleList):
-    """Blocks one after another."""
-
-    if TYPE_CHECKING:  # at run time the compiler wants the iterator of ModuleList itself
-
-        def __iter__(self) -> Iterator[Block]:
-            """They are blocks and nothing else."""
-            ...
-
-    def keys_values(self, caption: Tensor, null: Tensor) -> list[KeysValues]:
-        """Captions (N, L, D) and one row of each null caption (M, 1, D) -> what each block attends to."""
-        return [block.cross_attention.keys_values(caption, null) for block in self]
 
 
 class CaptionBlock(nn.Module):

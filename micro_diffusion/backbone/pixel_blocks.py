@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from micro_diffusion.backbone.pixel_attention import CrossAttention
 
-
 EPSILON = 1e-12
 """Added to the mean square of a cell's channels."""
 
