@@ -71,7 +71,7 @@ class Blocks(nn.ModuleList):
 
         Args:
             tokens: (B, T, D); without a route those that are kept, (B, K, D).
-            conditioning: for each block c (B, conditioning_dim), or the modulation that follows from it.
+            conditioning: for each block the c that it takes, or the modulation that follows from it.
             caption: for each block what it attends to, (B, L, D) or its keys and values.
             mask: of the caption, (B, L) bool, or None.
             grid: rows and columns of patches, where tokens are all of them.

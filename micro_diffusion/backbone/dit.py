@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image, parameter_group
 from micro_diffusion.backbone.block import Block, CaptionBlock, Norm, norm_of
 from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
 from micro_diffusion.backbone.blocks import Blocks
@@ -59,6 +59,8 @@ class SparseDiT(PatchGrid):
         expert_capacity: experts that take a token on average.
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
         unmodulated_router: experts choose among tokens that are not told the noise level.
+        shared_modulation: the blocks of mixer or backbone share one map from c to shift, scale and gate, to which each
+            adds an offset of its own; see `Offset`.
         value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
         route: (first, end), blocks of the backbone around which patches go that are not kept, while the others see all
             (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
@@ -97,6 +99,7 @@ class SparseDiT(PatchGrid):
         expert_capacity: PositiveFloat = 2.0,
         experts_every: PositiveInt = 2,
         unmodulated_router: bool = False,
+        shared_modulation: bool = False,
         value_residual: bool = False,
         route: Sequence[NonNegativeInt] | None = None,
         rotary: bool = False,
@@ -123,6 +126,7 @@ class SparseDiT(PatchGrid):
             experts_every=experts_every,
             eps=norm_eps,
             unmodulated_router=unmodulated_router,
+            shared_modulation=shared_modulation,
             norm=norm,
         )
         shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
@@ -138,6 +142,7 @@ class SparseDiT(PatchGrid):
 
         mixer_dim = mixer_dim if mixer_depth else dim
         self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
+        self.mixer_modulation = _shared(dim, mixer_dim) if shared_modulation and mixer_depth else nn.Identity()
         mixer = (
             Block(shapes.of(i, mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, convolution=mixer_convolution))
             for i in range(mixer_depth)
@@ -146,6 +151,7 @@ class SparseDiT(PatchGrid):
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
 
         qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
+        self.modulation = _shared(dim, dim) if shared_modulation else nn.Identity()
         blocks = (
             Block(
                 shapes.of(i, dim, qkv[i], mlp[i], value_residual=value_residual and i > 0, may_be_sparse=i < depth - 1)
@@ -197,7 +203,10 @@ class SparseDiT(PatchGrid):
         """levels (S,), pooled (B, D)."""
         c = self._conditioning_vector(levels[:, None].expand(-1, len(pooled)).flatten(), pooled.repeat(len(levels), 1))
         c = c.unflatten(0, (len(levels), -1))
-        mixer, blocks = ([block.modulation(c) for block in stack] for stack in (self.mixer, self.blocks))
+        mixer, blocks = (
+            [block.modulation(told) for block in stack]
+            for stack, told in ((self.mixer, self.mixer_modulation(c)), (self.blocks, self.modulation(c)))
+        )
         return Modulations(levels, mixer, blocks, self.final_modulation(c))
 
     def _conditioning(self, level: Tensor, caption: EncodedCaption) -> Conditioning:
@@ -205,7 +214,8 @@ class SparseDiT(PatchGrid):
         if caption.modulations is not None:
             return caption.modulations.at(level)
         c = self._conditioning_vector(level, caption.pooled)
-        return Conditioning([c] * len(self.mixer), [c] * len(self.blocks), self.final_modulation(c))
+        mixer, blocks = [self.mixer_modulation(c)] * len(self.mixer), [self.modulation(c)] * len(self.blocks)
+        return Conditioning(mixer, blocks, self.final_modulation(c))
 
     def _conditioning_vector(self, level: Tensor, pooled: Tensor) -> Tensor:
         """level (B,), pooled (B, D) -> c (B, D)."""
@@ -281,23 +291,11 @@ class SparseDiT(PatchGrid):
         matrices = [p for layer in layers for p in layer.parameters()]
         named = {id(p) for p in (*experts, *matrices)}
         rest = [p for p in self.parameters() if id(p) not in named]
-        groups: list[ParameterGroup] = [
-            {"name": "matrices", "parameters": matrices, "lr_scale": 1.0, "decay": True, "matrices": True},
-            {"name": "experts", "parameters": experts, "lr_scale": 0.5, "decay": True, "matrices": True},
-            {
-                "name": "embeddings",
-                "parameters": [p for p in rest if p.ndim == 2],
-                "lr_scale": 1.0,
-                "decay": True,
-                "matrices": False,
-            },
-            {
-                "name": "vectors",
-                "parameters": [p for p in rest if p.ndim != 2],
-                "lr_scale": 1.0,
-                "decay": False,
-                "matrices": False,
-            },
+        groups = [
+            parameter_group("matrices", matrices, matrices=True),
+            parameter_group("experts", experts, lr_scale=0.5, matrices=True),
+            parameter_group("embeddings", [p for p in rest if p.ndim == 2]),
+            parameter_group("vectors", [p for p in rest if p.ndim != 2], decay=False),
         ]
         return [group for group in groups if group["parameters"]]
 
@@ -313,9 +311,9 @@ class SparseDiT(PatchGrid):
         self.mixer.initialize()
         self.blocks.initialize()
         self.caption_block.initialize()
-        for layer in (self.final_modulation, self.final):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.mixer_modulation, self.modulation, self.final_modulation, self.final):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         if self.image_embedding is not None:
             nn.init.zeros_(self.image_embedding.weight)
         if self.image_level_embedding is not None:
@@ -329,6 +327,11 @@ def _check_effects(takes_image_level: bool, image_channels: int, mixer_convoluti
         raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
     if mixer_convolution and not mixer_depth:
         raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
+
+
+def _shared(dim: int, width: int) -> nn.Linear:
+    """From c to shift, scale and gate of attention and feed-forward layer of every block of a width."""
+    return nn.Linear(dim, 6 * width)
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:

@@ -19,7 +19,7 @@ from micro_diffusion.backbone.block import Modulation
 class Conditioning(NamedTuple):
     """What blocks and last layer are told of noise level and pooled caption.
 
-    mixer, blocks: for each block c (B, D), or the modulation that follows from it. final: (B, 2·D).
+    mixer, blocks: for each block the c that it takes, or the modulation that follows from it. final: (B, 2·D).
     """
 
     mixer: Sequence[Tensor | Modulation]
