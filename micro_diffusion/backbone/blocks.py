@@ -14,7 +14,36 @@ from torch import Tensor, nn
 
 from micro_diffusion.backbone.attention import KeysValues
 from micro_diffusion.backbone.block import Block, Modulation
-from micro_diffusion.backbone.masking import keep_tokens, put_back
+from micro_diffusion.backbone.masking import keep_tokens, put_back, restore_tokens, visible
+
+
+class Fusion(nn.Module):
+    """Joins what went around blocks with what went through them: a linear map of both, side by side.
+
+    Park et al. 2025, "SPRINT", arXiv 2510.21986, section 3.2: where a token went around, a learned one stands for what
+    the blocks would have made of it; every token keeps what it was before, so that the blocks need not carry details.
+    It begins as what the blocks made, so that a network without masks begins as it would without fusion.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.absent = nn.Parameter(torch.zeros(dim))
+        self.both = nn.Linear(2 * dim, dim, bias=False)
+
+    def forward(self, before: Tensor, made: Tensor, keep: Tensor | None) -> Tensor:
+        """before (B, T, D), made (B, K, D) of the tokens keep (B, K), or of all (B, T, D) for None -> (B, T, D)."""
+        if keep is not None:
+            patches = before.shape[1]
+            absent = self.absent.to(made.dtype)
+            made = torch.where(visible(keep, patches)[:, :, None], restore_tokens(made, keep, patches), absent)
+        return self.both(torch.cat([before, made.to(before.dtype)], dim=-1))
+
+    def initialize(self) -> None:
+        """The identity on what the blocks made, and nothing of what there was before."""
+        nn.init.zeros_(self.absent)
+        before, made = self.both.weight.chunk(2, dim=1)
+        nn.init.zeros_(before)
+        nn.init.eye_(made)
 
 
 class Blocks(nn.ModuleList):
@@ -66,6 +95,7 @@ class Blocks(nn.ModuleList):
         grid: tuple[int, int] | None = None,
         angles: Tensor | None = None,
         keep: Tensor | None = None,
+        fusion: Fusion | None = None,
     ) -> Tensor:
         """All blocks.
 
@@ -77,18 +107,25 @@ class Blocks(nn.ModuleList):
             grid: rows and columns of patches, where tokens are all of them.
             angles: (T, head_dim/2) rotary positions, or None for none.
             keep: (B, K) which patches are kept, or None for all.
+            fusion: joins the tokens around the route with those that were on it, also where all were; None puts the
+                latter in their places.
 
         Returns:
             The shape of `tokens`.
         """
         told = list(zip(conditioning, caption, strict=True))
         depth, kept_angles = len(self), angles if angles is None or keep is None else angles[keep]
-        if keep is None or self.route is None:
+        if self.route is None or (keep is None and fusion is None):
             return self._some(range(depth), tokens, told, mask, grid=grid, angles=kept_angles)
         first, end = self.route
         tokens = self._some(range(first), tokens, told, mask, grid=grid, angles=angles)
-        kept = self._some(range(first, end), keep_tokens(tokens, keep), told, mask, angles=kept_angles)
-        return self._some(range(end, depth), put_back(tokens, kept, keep), told, mask, grid=grid, angles=angles)
+        kept = tokens if keep is None else keep_tokens(tokens, keep)
+        made = self._some(range(first, end), kept, told, mask, angles=kept_angles)
+        if fusion is not None:
+            tokens = fusion(tokens, made, keep)
+        else:
+            tokens = made if keep is None else put_back(tokens, made, keep)
+        return self._some(range(end, depth), tokens, told, mask, grid=grid, angles=angles)
 
     def _some(
         self, places: range, tokens: Tensor, told: Sequence[tuple[Any, Any]], mask: Tensor | None, **options: Any

@@ -17,7 +17,7 @@ from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
 from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image, parameter_group
 from micro_diffusion.backbone.block import Block, CaptionBlock, Norm, norm_of
 from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
-from micro_diffusion.backbone.blocks import Blocks
+from micro_diffusion.backbone.blocks import Blocks, Fusion
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
@@ -26,7 +26,7 @@ from micro_diffusion.backbone.embedding import (
     patchify,
     unpatchify,
 )
-from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations
+from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations, mean_token
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.backbone.patch_grid import PatchGrid
@@ -64,6 +64,8 @@ class SparseDiT(PatchGrid):
         value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
         route: (first, end), blocks of the backbone around which patches go that are not kept, while the others see all
             (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
+        fusion: joins the patches before and after that route by a learned map, which lets more of them go around; see
+            `Fusion`.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
@@ -102,6 +104,7 @@ class SparseDiT(PatchGrid):
         shared_modulation: bool = False,
         value_residual: bool = False,
         route: Sequence[NonNegativeInt] | None = None,
+        fusion: bool = False,
         rotary: bool = False,
         position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
@@ -142,7 +145,7 @@ class SparseDiT(PatchGrid):
 
         mixer_dim = mixer_dim if mixer_depth else dim
         self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
-        self.mixer_modulation = _shared(dim, mixer_dim) if shared_modulation and mixer_depth else nn.Identity()
+        self.mixer_modulation = nn.Linear(dim, 6 * mixer_dim) if shared_modulation and mixer_depth else nn.Identity()
         mixer = (
             Block(shapes.of(i, mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, convolution=mixer_convolution))
             for i in range(mixer_depth)
@@ -151,7 +154,7 @@ class SparseDiT(PatchGrid):
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
 
         qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
-        self.modulation = _shared(dim, dim) if shared_modulation else nn.Identity()
+        self.modulation = nn.Linear(dim, 6 * dim) if shared_modulation else nn.Identity()
         blocks = (
             Block(
                 shapes.of(i, dim, qkv[i], mlp[i], value_residual=value_residual and i > 0, may_be_sparse=i < depth - 1)
@@ -159,6 +162,9 @@ class SparseDiT(PatchGrid):
             for i in range(depth)
         )
         self.blocks = Blocks(blocks, route=route, activation_checkpointing=activation_checkpointing)
+        self.fusion = Fusion(dim) if fusion else None
+        if fusion and route is None:
+            raise ValueError("fusion has no effect without a route; set route, or set fusion=false")
         self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
@@ -241,12 +247,7 @@ class SparseDiT(PatchGrid):
             )
         mask = text.mask if self.use_caption_mask else None
         tokens = self.caption_block(self.caption_embedding(text.tokens), mask)
-        if mask is None:
-            pooled = tokens.mean(dim=1)
-        else:
-            weight = mask.to(tokens.dtype)
-            pooled = torch.einsum("bld,bl->bd", tokens, weight / weight.sum(dim=1, keepdim=True))
-        return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(pooled)
+        return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(mean_token(tokens, mask))
 
     def forward(
         self, x: Tensor, level: Tensor, condition: Condition | EncodedCaption, keep: Tensor | None = None
@@ -273,7 +274,13 @@ class SparseDiT(PatchGrid):
         if keep is not None and self.blocks.route is None:
             tokens = keep_tokens(tokens, keep)
         tokens = self.blocks.through(
-            self.mixer_out(tokens), conditioning.blocks, caption.blocks, caption.mask, angles=angles, keep=keep
+            self.mixer_out(tokens),
+            conditioning.blocks,
+            caption.blocks,
+            caption.mask,
+            angles=angles,
+            keep=keep,
+            fusion=self.fusion,
         )
         shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
         patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
@@ -287,7 +294,8 @@ class SparseDiT(PatchGrid):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hidden matrices, experts at half the learning rate, other matrices, and vectors without weight decay."""
         experts = [p for m in self.modules() if isinstance(m, ExpertChoice) for p in (m.w1, m.w2)]
-        layers = [m for m in self.modules() if isinstance(m, SelfAttention | CrossAttention | SwiGLU)]
+        layers: list[nn.Module] = [m for m in self.modules() if isinstance(m, SelfAttention | CrossAttention | SwiGLU)]
+        layers += [] if self.fusion is None else [self.fusion.both]
         matrices = [p for layer in layers for p in layer.parameters()]
         named = {id(p) for p in (*experts, *matrices)}
         rest = [p for p in self.parameters() if id(p) not in named]
@@ -311,6 +319,8 @@ class SparseDiT(PatchGrid):
         self.mixer.initialize()
         self.blocks.initialize()
         self.caption_block.initialize()
+        if self.fusion is not None:
+            self.fusion.initialize()
         for layer in (self.mixer_modulation, self.modulation, self.final_modulation, self.final):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
@@ -327,11 +337,6 @@ def _check_effects(takes_image_level: bool, image_channels: int, mixer_convoluti
         raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
     if mixer_convolution and not mixer_depth:
         raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
-
-
-def _shared(dim: int, width: int) -> nn.Linear:
-    """From c to shift, scale and gate of attention and feed-forward layer of every block of a width."""
-    return nn.Linear(dim, 6 * width)
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:

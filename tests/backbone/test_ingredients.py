@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from micro_diffusion.backbone.blocks import Fusion
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.backbone.masking import keep_tokens, put_back
 from tests.backbone.test_dit import SMALL, inputs, small
@@ -152,3 +153,45 @@ def test_a_new_network_with_a_shared_modulation_predicts_zero_and_tells_blocks_n
     network = SparseDiT(**{**SMALL, "shared_modulation": True})
     assert not network(*inputs()).value.any()
     assert not any(p.any() for module in (network.modulation, network.mixer_modulation) for p in module.parameters())
+
+
+def test_a_new_fusion_changes_nothing_where_every_patch_is_on_the_route():
+    x, level, condition = inputs()
+    plain, fused = small(route=[1, 2]), small(route=[1, 2], fusion=True)
+    fused.load_state_dict(plain.state_dict(), strict=False)
+    fused.fusion.initialize()
+    torch.testing.assert_close(fused(x, level, condition).value, plain(x, level, condition).value)
+    everything = torch.arange(16).expand(3, 16)
+    made = fused(x, level, condition, everything).value
+    torch.testing.assert_close(made, plain(x, level, condition).value, atol=1e-4, rtol=1e-4)
+
+
+def test_fusion_maps_both_ways_side_by_side():
+    fusion = Fusion(6)
+    before, kept = torch.randn(3, 16, 6), torch.randn(3, 4, 6)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            torch.nn.init.normal_(parameter)
+        made = fusion(before, kept, KEEP)
+        first, second = fusion.both.weight[:, :6], fusion.both.weight[:, 6:]
+        for sample, keep in enumerate(KEEP.tolist()):
+            for patch in range(16):
+                told = kept[sample, keep.index(patch)] if patch in keep else fusion.absent
+                torch.testing.assert_close(made[sample, patch], first @ before[sample, patch] + second @ told)
+
+
+def test_fusion_predicts_every_patch_and_learns_by_all_of_them():
+    x, level, condition = inputs()
+    network = small(route=[1, 2], fusion=True).requires_grad_(True)
+    made = network(x, level, condition, KEEP)
+    assert made.visible is None and made.value.isfinite().all()
+    made.value.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    groups = {group["name"]: group["parameters"] for group in network.parameter_groups()}
+    assert any(parameter is network.fusion.both.weight for parameter in groups["matrices"])
+    assert sum(len(group) for group in groups.values()) == len(list(network.parameters()))
+
+
+def test_fusion_needs_a_route():
+    with pytest.raises(ValueError, match="fusion has no effect without a route"):
+        small(fusion=True)
