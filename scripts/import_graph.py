@@ -37,7 +37,7 @@ ORDER = (
     ("training.optimizers",),
     ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training"),
-    ("training.distillation",),
+    ("training.distillation", "training.evaluation_loss"),
     ("training.callbacks",),
     ("training.checkpoints",),
     ("training.config_checks",),
