@@ -40,6 +40,9 @@ class MetricsOnImages(ImageLogger):
         encoder_device: see `ImageLogger`.
         guidance_interval: noise levels (low, high) that are guided; None for all.
         weaker: a run that guidance leads away from, in place of no prompt (autoguidance); its folder or name.
+
+    Raises:
+        ValueError: for a guidance interval that is no two rising noise levels.
     """
 
     def __init__(
@@ -63,15 +66,24 @@ class MetricsOnImages(ImageLogger):
             encoder_device=encoder_device,
         )
         self.metrics, self.weaker, self._rows = metrics, weaker, 0
+        if guidance_interval is not None and (
+            len(guidance_interval) != 2 or guidance_interval[0] >= guidance_interval[1]
+        ):
+            raise ValueError(
+                f"guidance_interval is {list(guidance_interval)}; set it to rising noise levels, as [0.3,5]"
+            )
         self.guidance_interval = None if guidance_interval is None else tuple(guidance_interval)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Find out before training that files of a feature network or real images are missing."""
+        """Find out before training that files of a feature network, real images or the weaker run are missing."""
         super().fit_start(state, logger)
+        if self.weaker is not None:
+            find_run(self.weaker)
         getattr(self.metrics, "open", lambda: None)()
 
     def scores(self, model: LatentDiffusion) -> Mapping[str, float]:
         """Of a network outside of a training, in the precision of its model; and `calls`, of networks for an image."""
+        getattr(self.metrics, "open", lambda: None)()
         self._rows = 0
         counted = model.network.register_forward_pre_hook(self._count)
         images, captions = self._images(model.network, model, nullcontext())
