@@ -271,7 +271,7 @@ cascade() {
 
 # mine FOLDER [preset=NAME] [OVERRIDES...]: somebody's own images, from the folder to a grid.
 mine() {
-    local folder=${1-} preset=laptop data=data/mine split previous=() stage size final=$output_dir/mine_large_finetune
+    local folder=${1-} preset=laptop data=data/mine split previous=() stage final=$output_dir/mine_large_finetune
     [[ -d $folder ]] || fail "'$folder' is no folder; give your folder of images: bash execute.sh mine FOLDER"
     shift
     if [[ ${1-} == preset=* ]]; then
@@ -280,9 +280,9 @@ mine() {
     fi
     mkdir -p "$output_dir" "$data"
     micro-diffusion look "$folder" --preset "$preset" --out "$data/steps" || fail "Change the folder as said above."
-    for size in small large; do
-        [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$size.args" \
-            with "$data/steps/plan.args" micro-diffusion plan mine_${size}_{pretrain,finetune} "$@"
+    for stage in {small,large}_{pretrain,finetune}; do
+        [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$stage.args" \
+            with "$data/steps/plan.args" micro-diffusion plan "mine_$stage" "$@"
     done
     for split in train eval; do
         with "$data/steps/convert.args" step "convert_$split" "$data/images/$split/index.json" \
@@ -298,8 +298,7 @@ mine() {
             "images=$data/images/$split" "out=$data/latents/$split" "$encoder"
     done
     for stage in mine_{small,large}_{pretrain,finetune}; do
-        [[ $stage == *small* ]] && size=small || size=large
-        with "$data/steps/train.args" with "$data/steps/$size.args" step "$stage" "$output_dir/$stage/complete.json" \
+        with "$data/steps/train.args" with "$data/steps/${stage#mine_}.args" step "$stage" "$output_dir/$stage/complete.json" \
             python train.py --config-path ./configs --config-name "$stage.yaml" "exp_name=$stage" \
             "$encoder" ${previous[@]+"${previous[@]}"} "$@"
         previous=("init_from=$output_dir/$stage")

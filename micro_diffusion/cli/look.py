@@ -19,6 +19,8 @@ NONE = (
 PRESETS = ("laptop", "12gb", "24gb", "80gb")
 AUTOENCODER_STEPS = 4000
 """Of 16 images: what the small autoencoder of docs/emoji.md was trained with."""
+FINETUNE_EPOCHS = 50
+"""How often a stage without masks sees each image, at most."""
 
 
 @click.command(short_help="a folder of images, and how to train on it")
@@ -62,23 +64,31 @@ def resolution(found: Folder, preset: str) -> int:
     return next((side for side in (256, 128, 64) if side <= min(most, middle)), 64)
 
 
+def finetune_steps(found: Folder) -> int:
+    """Steps of 32 images on a laptop: each image some times, since those seen too often are learned by heart."""
+    return min(3000, max(300, FINETUNE_EPOCHS * found.expected // 32))
+
+
 def steps(found: Folder, preset: str) -> dict[str, list[str]]:
     """The arguments of each command of `execute.sh mine`."""
     side = resolution(found, preset)
     half = side // 2
-    convert = ["source=image_folder", f"source.path={_quoted(found.path)}", f"source.without_text={found.without_text}"]
+    source = ["source=image_folder", f"source.path={_quoted(found.path)}", f"source.without_text={found.without_text}"]
     captions = ",".join(_quoted(caption) for caption in found.captions)
     encoder = [] if found.speaks else ["text_encoder=none"]
     prompts = [f"prompts.captions=[{captions}]"] if found.speaks else [*encoder, "prompts=none", "model.caption_drop=0"]
+    length = [f"trainer.max_duration={finetune_steps(found)}ba"] if preset == "laptop" else []
     machine = [] if preset == "laptop" else [f"machine={preset}", "backbone=tiny", "train_loader.batch_size=256"]
     return {
-        "convert": [*convert, f"preparation.shorter_side={2 * side}"],
+        "convert": [*source, "source.copies=reject", f"preparation.shorter_side={2 * side}"],
         "autoencoder": [f"resolution={side}", f"trainer.max_duration={AUTOENCODER_STEPS}ba"],
         "precompute": [f"resolutions=[{half},{side}]", *encoder],
         "plan": [f"--images={found.expected}", f"--machine={'cpu' if preset == 'laptop' else 'here'}"],
         "train": [*prompts, *machine],
-        "small": [f"resolution={half}"],
-        "large": [f"resolution={side}"],
+        "small_pretrain": [f"resolution={half}"],
+        "small_finetune": [f"resolution={half}", *length],
+        "large_pretrain": [f"resolution={side}"],
+        "large_finetune": [f"resolution={side}", *length],
     }
 
 

@@ -36,9 +36,11 @@ def nearest(images: Path, training: Path, unseen: Path, out: Path) -> None:
     )
     found, usual = nearest_of(generated, known), nearest_of(others, known)
     share = copied(found.distance, usual.distance)
-    shown = range(min(8, len(generated)))
-    rows = torch.cat([generated[: len(shown)], known[found.index[: len(shown)]]])
-    words = ["generated"] * len(shown) + [f"nearest, {found.distance[i]:.3f}" for i in shown]
+    shown = torch.linspace(
+        0, len(generated) - 1, min(8, len(generated))
+    ).long()  # of all prompts, where there are several
+    rows = torch.cat([generated[shown], known[found.index[shown]]])
+    words = ["generated"] * len(shown) + [f"nearest, {distance:.3f}" for distance in found.distance[shown]]
     sheet = to_pil(rows[0]) if len(rows) == 1 else captioned_grid(rows, words, columns=len(shown))
     save_image(sheet, out, {"images": str(images), "training": str(training), "nearer_than_unseen": share})
     print(

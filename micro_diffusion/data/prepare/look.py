@@ -55,7 +55,7 @@ def look(path: str | Path) -> Folder:
         ValueError: when it holds fewer images that can be used than training needs.
     """
     without_text = _where_captions_are(Path(path).expanduser())
-    source = ImageFolder(path=str(path), without_text=without_text)  # pyright: ignore[reportArgumentType]
+    source = ImageFolder(path=str(path), without_text=without_text, copies="reject")  # pyright: ignore[reportArgumentType]
     entries = [entry for part in source.parts() for entry in part]
     chosen = entries[:: max(1, len(entries) // LOOKED_AT)]
     reasons: Counter[str] = Counter()

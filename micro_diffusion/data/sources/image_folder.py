@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -35,6 +37,8 @@ class ImageFolder(ListedFiles):
         without_text: what becomes of an image without a caption: "reject", or a caption from its "name" (in words, so
             that media-playback_start.png says "media playback start") or the name of its "folder"; or "nothing", for
             runs without captions.
+        copies: whether files of the same content are all kept, or "reject" those after the first, of which a training
+            would see more, and a validation set would hold some.
 
     Raises:
         FileNotFoundError: when there is no such folder or it holds no images.
@@ -42,6 +46,7 @@ class ImageFolder(ListedFiles):
     """
 
     without_text: Literal["reject", "name", "folder", "nothing"] = "reject"
+    copies: Literal["keep", "reject"] = "keep"
 
     def instead_of_text(self, name: str) -> tuple[str, ...]:
         """A caption from the name of the image or of its folder, or one that no network reads."""
@@ -65,7 +70,8 @@ class ImageFolder(ListedFiles):
         ]
         named = {_same_form(entry.name) for entry in listed}
         others = (name for name in sorted(files) if kind(name) and _same_form(name) not in named)
-        return [*listed, *(_unlisted(name, files[name], lists) for name in others)]
+        entries = [*listed, *(_unlisted(name, files[name], lists) for name in others)]
+        return entries if self.copies == "keep" else _without_copies(entries, root)
 
 
 def words(name: str) -> str:
@@ -95,6 +101,21 @@ def _unlisted(name: str, path: Path, lists: Mapping[Path, Path]) -> Entry:
     if any(folder in lists for folder in path.parents):
         return Entry(name, (), "not in the list of captions")
     return Entry(name, None)
+
+
+def _without_copies(entries: Sequence[Entry], root: Path) -> list[Entry]:
+    """Entries of which those are rejected whose file has the content of an earlier one's."""
+    sizes = [(root / entry.name).stat().st_size if (root / entry.name).is_file() else None for entry in entries]
+    counts, seen = Counter(sizes), set()
+    kept = []
+    for entry, size in zip(entries, sizes, strict=True):
+        if size is not None and counts[size] > 1 and not entry.rejected:  # others are alone, and need not be read
+            content = hashlib.sha256((root / entry.name).read_bytes()).digest()
+            if content in seen:
+                entry = entry._replace(rejected="a copy of another image")
+            seen.add(content)
+        kept.append(entry)
+    return kept
 
 
 def _same_form(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def test_names_say_what_images_show(tmp_path):
     assert "machine=24gb" in steps(found, "24gb")["train"]
 
 
+def test_copies_count_once(tmp_path):
+    """Of a linked file and one that was copied too; a text beside a copy does not make it another image."""
+    fill(tmp_path, [f"small thing{chr(97 + i)}.png" for i in range(20)])
+    (tmp_path / "zebra.png").symlink_to("small thinga.png")
+    (tmp_path / "zoo.png").write_bytes((tmp_path / "small thingb.png").read_bytes())
+    found = look(tmp_path)
+    assert (found.images, found.expected, found.reasons) == (22, 20, {"a copy of another image": 2})
+    assert "source.copies=reject" in steps(found, "laptop")["convert"]
+
+
+def test_few_images_are_not_seen_more_often_than_many(tmp_path):
+    found = look(fill(tmp_path, [f"small thing{chr(97 + i)}.png" for i in range(20)]))
+    lengths = {}
+    for images in (20, 640, 100_000):
+        asked = steps(dataclasses.replace(found, images=images, usable=1.0), "laptop")
+        assert asked["small_finetune"][-1] == asked["large_finetune"][-1]
+        lengths[images] = asked["large_finetune"][-1].removeprefix("trainer.max_duration=")
+    assert lengths == {20: "300ba", 640: "1000ba", 100_000: "3000ba"}
+
+
 def test_folders_say_it_where_names_do_not(tmp_path):
     fill(tmp_path, [f"{kind}/{i:04d}.png" for kind in ("cats", "dogs") for i in range(10)], side=300)
     found = look(tmp_path)
@@ -69,8 +90,8 @@ def test_without_captions_there_is_no_prompt(tmp_path):
     said, asked = "\n".join(described(found, "laptop")), steps(found, "laptop")
     assert "captions none, so images are generated without a prompt" in said
     assert "source.without_text=nothing" in asked["convert"] and "text_encoder=none" in asked["precompute"]
-    for stage, size in (("mine_small_pretrain", "small"), ("mine_large_finetune", "large")):
-        (config,) = stage_configs(CONFIGS, [stage], [*asked["train"], *asked[size]]).values()
+    for stage in ("small_pretrain", "large_finetune"):
+        (config,) = stage_configs(CONFIGS, [f"mine_{stage}"], [*asked["train"], *asked[stage]]).values()
         assert build_on_meta(config).caption_drop == 0 and set(config.prompts.captions) == {""}
 
 
