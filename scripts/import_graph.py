@@ -39,7 +39,7 @@ ORDER = (
     ("training.optimizers",),
     ("training.reconstruction_metrics",),
     ("training.latent_diffusion", "training.autoencoder_training", "training.representation_training"),
-    ("training.distillation",),
+    ("training.distillation", "training.evaluation_loss"),
     ("training.callbacks",),
     ("training.checkpoints",),
     ("training.config_checks",),

@@ -67,7 +67,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _plans(options: argparse.Namespace):
-    from micro_diffusion.lab.running import planned
+    from micro_diffusion.lab.planning import planned
 
     overrides = [word for word in options.words if "=" in word]
     return planned(CONFIGS, _names(options), options.seeds, options.budget, overrides)

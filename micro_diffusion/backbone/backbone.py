@@ -27,6 +27,13 @@ class ParameterGroup(TypedDict):
     matrices: bool
 
 
+def parameter_group(
+    name: str, parameters: list[nn.Parameter], *, lr_scale: float = 1.0, decay: bool = True, matrices: bool = False
+) -> ParameterGroup:
+    """A group with what most of them have."""
+    return {"name": name, "parameters": parameters, "lr_scale": lr_scale, "decay": decay, "matrices": matrices}
+
+
 class Prediction(NamedTuple):
     """What a backbone makes of its input.
 

@@ -6,8 +6,7 @@ Legend: B batch, T patches, L caption tokens, D width, c the conditioning vector
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ class BlockShape(NamedTuple):
 
     dim: D. conditioning_dim: width of c. attention_dim: heads · head_dim. hidden: of the feed-forward layer.
     experts: 0 for a dense SwiGLU. unmodulated_router: experts choose by tokens that are not told the noise level.
+    shared_modulation: c is the modulation of all blocks, to which this one adds an `Offset`.
     value_residual: see `Block.values`. convolution: a 3×3 depth-wise convolution over the patch grid before the
     feed-forward layer (as in LocalViT, arXiv 2104.05707); needs every patch.
     """
@@ -43,6 +43,7 @@ class BlockShape(NamedTuple):
     experts: int = 0
     expert_capacity: float = 1.0
     unmodulated_router: bool = False
+    shared_modulation: bool = False
     value_residual: bool = False
     norm: Norm = "layer"
     convolution: bool = False
@@ -73,7 +74,7 @@ class Block(nn.Module):
             else SwiGLU(dim, shape.hidden)
         )
         self.unmodulated_router = shape.unmodulated_router and shape.experts > 0
-        self.modulation = nn.Linear(shape.conditioning_dim, 6 * dim)
+        self.modulation = Offset(6 * dim) if shape.shared_modulation else nn.Linear(shape.conditioning_dim, 6 * dim)
         self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if shape.value_residual else None
 
     def forward(
@@ -91,7 +92,8 @@ class Block(nn.Module):
 
         Args:
             x: (B, T, D).
-            c: (B, conditioning_dim), after its GELU, or the modulation that follows from it.
+            c: (B, conditioning_dim), after its GELU, or what all blocks share of the modulation (B, 6·D), or the
+                modulation that follows.
             caption: (B, L, D), or its keys and values.
             mask: (B, L) bool, or None where every row counts.
             grid: rows and columns of patches, for the convolution.
@@ -127,25 +129,27 @@ class Block(nn.Module):
 
     def initialize(self, depth: int) -> None:
         """Zero modulation, and the last projections shrunk with the block's index (0-based `depth`)."""
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        for parameter in self.modulation.parameters():
+            nn.init.zeros_(parameter)
         last = self.ffn.w2 if isinstance(self.ffn, ExpertChoice) else self.ffn.w3.weight
         for weight in (self.attention.out.weight, self.cross_attention.out.weight, last):
             nn.init.trunc_normal_(weight, std=0.02 / math.sqrt(2 * (depth + 1)))
 
 
-class Blocks(nn.ModuleList):
-    """Blocks one after another."""
+class Offset(nn.Module):
+    """What a block adds to a modulation that all blocks share, so that it has 6·D numbers of its own in place of 6·D².
 
-    if TYPE_CHECKING:  # at run time the compiler wants the iterator of ModuleList itself
+    Chen et al. 2023, "PixArt-α", arXiv 2310.00426, section 2.3 (adaLN-single). It begins at zero, like every modulation
+    here.
+    """
 
-        def __iter__(self) -> Iterator[Block]:
-            """They are blocks and nothing else."""
-            ...
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
 
-    def keys_values(self, caption: Tensor, null: Tensor) -> list[KeysValues]:
-        """Captions (N, L, D) and one row of each null caption (M, 1, D) -> what each block attends to."""
-        return [block.cross_attention.keys_values(caption, null) for block in self]
+    def forward(self, shared: Tensor) -> Tensor:
+        """(..., dim) -> the same shape, in the precision in which the shared part was computed."""
+        return shared + self.bias.to(shared.dtype)
 
 
 class CaptionBlock(nn.Module):

@@ -22,7 +22,7 @@ class BlockShapes:
     multiple_of: hidden widths are rounded up to a multiple of it.
     experts, expert_capacity, experts_every: experts of a sparse block, how many take a token on average, and every how
         many blocks one is sparse. eps: of every LayerNorm.
-    unmodulated_router, norm: see `BlockShape`.
+    unmodulated_router, shared_modulation, norm: see `BlockShape`.
     """
 
     conditioning_dim: int
@@ -33,6 +33,7 @@ class BlockShapes:
     experts_every: int
     eps: float
     unmodulated_router: bool = False
+    shared_modulation: bool = False
     norm: Norm = "layer"
 
     def of(
@@ -58,6 +59,7 @@ class BlockShapes:
             experts=self.experts if sparse else 0,
             expert_capacity=self.expert_capacity,
             unmodulated_router=self.unmodulated_router,
+            shared_modulation=self.shared_modulation,
             value_residual=value_residual,
             norm=self.norm,
             convolution=convolution,

@@ -8,39 +8,34 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.backbone.attention import CrossAttention, SelfAttention
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
-from micro_diffusion.backbone.block import Block, Blocks, CaptionBlock, Norm, norm_of
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image, parameter_group
+from micro_diffusion.backbone.block import Block, CaptionBlock, Norm, norm_of
 from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
+from micro_diffusion.backbone.blocks import Blocks, Fusion
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
     check_latents,
     image_level_told,
-    other_sizes,
-    patch_grid,
     patchify,
-    rotary_angles,
-    scale_for,
-    sincos_positions,
     unpatchify,
 )
-from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations
+from micro_diffusion.backbone.encoded_caption import Conditioning, EncodedCaption, Modulations, mean_token
 from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
-from micro_diffusion.backbone.masking import keep_tokens, put_back, restore_tokens, visible
+from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
+from micro_diffusion.backbone.patch_grid import PatchGrid
 from micro_diffusion.backbone.recomputation import modulated_norm
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 
-class SparseDiT(nn.Module):
+class SparseDiT(PatchGrid):
     """Maps (noisy latents, noise level, caption) to a prediction of the latents' shape.
 
     Args:
@@ -64,9 +59,13 @@ class SparseDiT(nn.Module):
         expert_capacity: experts that take a token on average.
         experts_every: every how many blocks one is sparse (never the last block of the backbone).
         unmodulated_router: experts choose among tokens that are not told the noise level.
+        shared_modulation: the blocks of mixer or backbone share one map from c to shift, scale and gate, to which each
+            adds an offset of its own; see `Offset`.
         value_residual: blocks of the backbone after the first mix its values into their own; needs one attention width.
         route: (first, end), blocks of the backbone around which patches go that are not kept, while the others see all
             (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
+        fusion: joins the patches before and after that route by a learned map, which lets more of them go around; see
+            `Fusion`.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
@@ -79,9 +78,6 @@ class SparseDiT(nn.Module):
     """
 
     takes_keep = True
-
-    positions: Tensor
-    angles: Tensor | None
 
     def __init__(
         self,
@@ -105,8 +101,10 @@ class SparseDiT(nn.Module):
         expert_capacity: PositiveFloat = 2.0,
         experts_every: PositiveInt = 2,
         unmodulated_router: bool = False,
+        shared_modulation: bool = False,
         value_residual: bool = False,
         route: Sequence[NonNegativeInt] | None = None,
+        fusion: bool = False,
         rotary: bool = False,
         position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
@@ -121,7 +119,6 @@ class SparseDiT(nn.Module):
         self.image_channels, self.takes_image_level = image_channels, takes_image_level
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
-        self.activation_checkpointing = activation_checkpointing
         _check_effects(takes_image_level, image_channels, mixer_convolution, mixer_depth)
         shapes = BlockShapes(
             conditioning_dim=dim,
@@ -132,6 +129,7 @@ class SparseDiT(nn.Module):
             experts_every=experts_every,
             eps=norm_eps,
             unmodulated_router=unmodulated_router,
+            shared_modulation=shared_modulation,
             norm=norm,
         )
         shapes.check(dim=dim, mixer_dim=mixer_dim, depth=depth, mixer_depth=mixer_depth)
@@ -147,63 +145,32 @@ class SparseDiT(nn.Module):
 
         mixer_dim = mixer_dim if mixer_depth else dim
         self.mixer_in, self.mixer_caption = _width_map(dim, mixer_dim, norm_eps), _width_map(dim, mixer_dim, norm_eps)
-        self.mixer = Blocks(
+        self.mixer_modulation = nn.Linear(dim, 6 * mixer_dim) if shared_modulation and mixer_depth else nn.Identity()
+        mixer = (
             Block(shapes.of(i, mixer_dim, mixer_qkv_ratio, mixer_mlp_ratio, convolution=mixer_convolution))
             for i in range(mixer_depth)
         )
+        self.mixer = Blocks(mixer, activation_checkpointing=activation_checkpointing)
         self.mixer_out = _width_map(mixer_dim, dim, norm_eps)
 
         qkv, mlp = over_depth(qkv_ratio, depth, "qkv_ratio"), over_depth(mlp_ratio, depth, "mlp_ratio")
-        self.blocks = Blocks(
+        self.modulation = nn.Linear(dim, 6 * dim) if shared_modulation else nn.Identity()
+        blocks = (
             Block(
                 shapes.of(i, dim, qkv[i], mlp[i], value_residual=value_residual and i > 0, may_be_sparse=i < depth - 1)
             )
             for i in range(depth)
         )
-        self.value_residual, self.route = value_residual, _checked_route(route, depth)
-        if value_residual and len({block.attention.qkv.out_features for block in self.blocks}) > 1:
-            raise ValueError("value_residual needs one attention width; set qkv_ratio to one value for all blocks")
-        if value_residual and route is not None:
-            raise ValueError("value_residual does not go with a route, since all tokens need values; leave out one")
+        self.blocks = Blocks(blocks, route=route, activation_checkpointing=activation_checkpointing)
+        self.fusion = Fusion(dim) if fusion else None
+        if fusion and route is None:
+            raise ValueError("fusion has no effect without a route; set route, or set fusion=false")
         self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
 
-        self.resize(input_size, position_scale)
-        self._further_sizes = other_sizes(further_sizes, self.input_size, patch_size)
-        for size in self._further_sizes:
-            self._build_positions(size, scale_for(size, self.input_size, position_scale), _suffix(size))
+        self.place(input_size, position_scale, further_sizes)
         self._initialize()
-
-    def resize(self, input_size: PositiveInt | Sequence[PositiveInt], position_scale: float) -> None:
-        """Build the positions for latents of `input_size` cells (a side, or height and width); no weight changes.
-
-        Raises ValueError when the size is no multiple of the patch, or the scale not positive and finite.
-        """
-        self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
-        self.position_scale = position_scale
-        self._build_positions(self.input_size, position_scale)
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) of the latents that it takes: `input_size` and the further ones."""
-        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
-
-    def _build_positions(self, size: tuple[int, int], scale: float, suffix: str = "") -> None:
-        (rows, columns), device = self._grid(size), self.patch_embedding.weight.device
-        positions = sincos_positions(rows, columns, self.dim, scale)
-        self.register_buffer(f"positions{suffix}", positions.to(device), persistent=False)
-        angles = rotary_angles(rows, columns, self.head_dim, scale).to(device) if self.rotary else None
-        self.register_buffer(f"angles{suffix}", angles, persistent=False)
-
-    def _grid(self, size: Sequence[int]) -> tuple[int, int]:
-        """(rows, columns) of the patches of latents of a size."""
-        return size[0] // self.patch_size, size[1] // self.patch_size
-
-    @property
-    def patches(self) -> int:
-        """T, patches of an image."""
-        return self.grid[0] * self.grid[1]
 
     def encode_caption(self, condition: Condition) -> EncodedCaption:
         """What follows from the conditions alone, as training takes it: the same tokens for every block.
@@ -242,7 +209,10 @@ class SparseDiT(nn.Module):
         """levels (S,), pooled (B, D)."""
         c = self._conditioning_vector(levels[:, None].expand(-1, len(pooled)).flatten(), pooled.repeat(len(levels), 1))
         c = c.unflatten(0, (len(levels), -1))
-        mixer, blocks = ([block.modulation(c) for block in stack] for stack in (self.mixer, self.blocks))
+        mixer, blocks = (
+            [block.modulation(told) for block in stack]
+            for stack, told in ((self.mixer, self.mixer_modulation(c)), (self.blocks, self.modulation(c)))
+        )
         return Modulations(levels, mixer, blocks, self.final_modulation(c))
 
     def _conditioning(self, level: Tensor, caption: EncodedCaption) -> Conditioning:
@@ -250,7 +220,8 @@ class SparseDiT(nn.Module):
         if caption.modulations is not None:
             return caption.modulations.at(level)
         c = self._conditioning_vector(level, caption.pooled)
-        return Conditioning([c] * len(self.mixer), [c] * len(self.blocks), self.final_modulation(c))
+        mixer, blocks = [self.mixer_modulation(c)] * len(self.mixer), [self.modulation(c)] * len(self.blocks)
+        return Conditioning(mixer, blocks, self.final_modulation(c))
 
     def _conditioning_vector(self, level: Tensor, pooled: Tensor) -> Tensor:
         """level (B,), pooled (B, D) -> c (B, D)."""
@@ -276,12 +247,7 @@ class SparseDiT(nn.Module):
             )
         mask = text.mask if self.use_caption_mask else None
         tokens = self.caption_block(self.caption_embedding(text.tokens), mask)
-        if mask is None:
-            pooled = tokens.mean(dim=1)
-        else:
-            weight = mask.to(tokens.dtype)
-            pooled = torch.einsum("bld,bl->bd", tokens, weight / weight.sum(dim=1, keepdim=True))
-        return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(pooled)
+        return tokens, self.mixer_caption(tokens), mask, self.pooled_embedding(mean_token(tokens, mask))
 
     def forward(
         self, x: Tensor, level: Tensor, condition: Condition | EncodedCaption, keep: Tensor | None = None
@@ -292,9 +258,8 @@ class SparseDiT(nn.Module):
         """
         check_latents(x, self.in_channels, self.sizes)
         _, _, *size = x.shape
-        suffix = "" if tuple(size) == self.input_size else _suffix(size)
-        positions, angles = getattr(self, f"positions{suffix}"), getattr(self, f"angles{suffix}")
-        grid = self._grid(size)
+        positions, angles = self.positions_of(size)
+        grid = self.grid_of(size)
         caption = condition if isinstance(condition, EncodedCaption) else self.encode_caption(condition)
         conditioning = self._conditioning(level, caption)
         tokens = self.patch_embedding(patchify(x, self.patch_size)) + positions
@@ -303,95 +268,42 @@ class SparseDiT(nn.Module):
                 raise ValueError("the conditioning image has another size than the latents; give it theirs")
             tokens = tokens + caption.image
 
-        tokens = self.mixer_in(tokens)
-        for block, c, attended in zip(self.mixer, conditioning.mixer, caption.mixer, strict=True):
-            tokens = self._run(block, tokens, c, attended, caption.mask, grid=grid, angles=angles)
-        if keep is not None and self.route is None:
-            tokens = self.mixer_out(keep_tokens(tokens, keep))
-            tokens = self._through(range(len(self.blocks)), tokens, conditioning, caption, angles, keep)
-        else:
-            tokens = self._routed(self.mixer_out(tokens), conditioning, caption, angles, keep)
-            keep = None
-
+        tokens = self.mixer.through(
+            self.mixer_in(tokens), conditioning.mixer, caption.mixer, caption.mask, grid=grid, angles=angles
+        )
+        if keep is not None and self.blocks.route is None:
+            tokens = keep_tokens(tokens, keep)
+        tokens = self.blocks.through(
+            self.mixer_out(tokens),
+            conditioning.blocks,
+            caption.blocks,
+            caption.mask,
+            angles=angles,
+            keep=keep,
+            fusion=self.fusion,
+        )
         shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
         patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
-        if keep is None:
+        if keep is None or self.blocks.route is not None:
             return Prediction(unpatchify(patches, self.patch_size, *size))
         count = grid[0] * grid[1]
         patches = restore_tokens(patches, keep, count)
         shown = visible(keep, count)[:, :, None].expand(-1, -1, self.patch_size**2)
         return Prediction(*(unpatchify(y, self.patch_size, *size) for y in (patches, shown)))
 
-    def _routed(
-        self,
-        tokens: Tensor,
-        conditioning: Conditioning,
-        caption: EncodedCaption,
-        angles: Tensor | None,
-        keep: Tensor | None,
-    ) -> Tensor:
-        """All patches (B, T, D) through all blocks, of which those that are not kept go around `route`."""
-        depth = len(self.blocks)
-        if keep is None or self.route is None:
-            return self._through(range(depth), tokens, conditioning, caption, angles)
-        first, end = self.route
-        tokens = self._through(range(first), tokens, conditioning, caption, angles)
-        kept = self._through(range(first, end), keep_tokens(tokens, keep), conditioning, caption, angles, keep)
-        return self._through(range(end, depth), put_back(tokens, kept, keep), conditioning, caption, angles)
-
-    def _through(
-        self,
-        blocks: range,
-        tokens: Tensor,
-        conditioning: Conditioning,
-        caption: EncodedCaption,
-        angles: Tensor | None,
-        keep: Tensor | None = None,
-    ) -> Tensor:
-        """Some blocks of the backbone, one after another. keep: which patches these tokens are, None for all."""
-        angles = angles if angles is None or keep is None else angles[keep]
-        values = {}
-        for i in blocks:
-            block: Any = self.blocks[i]
-            c = conditioning.blocks[i]
-            if self.value_residual and i == 0:
-                values = {"first_values": block.values(tokens, c)}
-            tokens = self._run(block, tokens, c, caption.blocks[i], caption.mask, angles=angles, **values)
-        return tokens
-
-    def _run(self, block: Block, *inputs: Any, **options: Any) -> Tensor:
-        """One block, checkpointed where that was asked for and a backward pass will come."""
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            from torch.utils.checkpoint import checkpoint  # imports sympy: seconds that generating need not wait for
-
-            again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # a block draws nothing
-            return again(block, *inputs, **options)  # pyright: ignore[reportReturnType]
-        return block(*inputs, **options)
-
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hidden matrices, experts at half the learning rate, other matrices, and vectors without weight decay."""
         experts = [p for m in self.modules() if isinstance(m, ExpertChoice) for p in (m.w1, m.w2)]
-        layers = [m for m in self.modules() if isinstance(m, SelfAttention | CrossAttention | SwiGLU)]
+        layers: list[nn.Module] = [m for m in self.modules() if isinstance(m, SelfAttention | CrossAttention | SwiGLU)]
+        layers += [] if self.fusion is None else [self.fusion.both]
         matrices = [p for layer in layers for p in layer.parameters()]
         named = {id(p) for p in (*experts, *matrices)}
         rest = [p for p in self.parameters() if id(p) not in named]
-        groups: list[ParameterGroup] = [
-            {"name": "matrices", "parameters": matrices, "lr_scale": 1.0, "decay": True, "matrices": True},
-            {"name": "experts", "parameters": experts, "lr_scale": 0.5, "decay": True, "matrices": True},
-            {
-                "name": "embeddings",
-                "parameters": [p for p in rest if p.ndim == 2],
-                "lr_scale": 1.0,
-                "decay": True,
-                "matrices": False,
-            },
-            {
-                "name": "vectors",
-                "parameters": [p for p in rest if p.ndim != 2],
-                "lr_scale": 1.0,
-                "decay": False,
-                "matrices": False,
-            },
+        groups = [
+            parameter_group("matrices", matrices, matrices=True),
+            parameter_group("experts", experts, lr_scale=0.5, matrices=True),
+            parameter_group("embeddings", [p for p in rest if p.ndim == 2]),
+            parameter_group("vectors", [p for p in rest if p.ndim != 2], decay=False),
         ]
         return [group for group in groups if group["parameters"]]
 
@@ -404,13 +316,14 @@ class SparseDiT(nn.Module):
                     nn.init.zeros_(module.bias)
         for layer in (self.noise_embedding.fc1, self.noise_embedding.fc2):
             nn.init.normal_(layer.weight, std=0.02)
-        for stack in (self.mixer, self.blocks):
-            for depth, block in enumerate(stack):
-                block.initialize(depth)
+        self.mixer.initialize()
+        self.blocks.initialize()
         self.caption_block.initialize()
-        for layer in (self.final_modulation, self.final):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        if self.fusion is not None:
+            self.fusion.initialize()
+        for layer in (self.mixer_modulation, self.modulation, self.final_modulation, self.final):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         if self.image_embedding is not None:
             nn.init.zeros_(self.image_embedding.weight)
         if self.image_level_embedding is not None:
@@ -424,20 +337,6 @@ def _check_effects(takes_image_level: bool, image_channels: int, mixer_convoluti
         raise ValueError("takes_image_level has no effect with image_channels=0; set takes_image_level=false")
     if mixer_convolution and not mixer_depth:
         raise ValueError("mixer_convolution has no effect with mixer_depth=0; set mixer_convolution=false")
-
-
-def _suffix(size: Sequence[int]) -> str:
-    """Of the buffers for a further size."""
-    return f"_{size[0]}x{size[1]}"
-
-
-def _checked_route(route: Sequence[int] | None, depth: int) -> tuple[int, int] | None:
-    """Raise ValueError for a route that is none of a backbone so deep."""
-    if route is None:
-        return None
-    if len(route) != 2 or not 0 <= route[0] < route[1] <= depth:
-        raise ValueError(f"route is {list(route)}; set it to [first, end] with 0 <= first < end <= depth={depth}")
-    return route[0], route[1]
 
 
 def _width_map(dim_in: int, dim_out: int, eps: float) -> nn.Module:

@@ -19,7 +19,7 @@ from micro_diffusion.backbone.block import Modulation
 class Conditioning(NamedTuple):
     """What blocks and last layer are told of noise level and pooled caption.
 
-    mixer, blocks: for each block c (B, D), or the modulation that follows from it. final: (B, 2·D).
+    mixer, blocks: for each block the c that it takes, or the modulation that follows from it. final: (B, 2·D).
     """
 
     mixer: Sequence[Tensor | Modulation]
@@ -80,3 +80,11 @@ class EncodedCaption(NamedTuple):
         modulations = None if self.modulations is None else self.modulations.rows(rows)
         image = None if self.image is None else self.image[rows]
         return EncodedCaption(mixer, blocks, self.mask, self.pooled[rows], image, modulations)
+
+
+def mean_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, L, D), mask (B, L) of the rows that count, or None for all -> their mean (B, D)."""
+    if mask is None:
+        return tokens.mean(dim=1)
+    weight = mask.to(tokens.dtype)
+    return torch.einsum("bld,bl->bd", tokens, weight / weight.sum(dim=1, keepdim=True))

@@ -13,6 +13,7 @@ from micro_diffusion.cli.completion import completion
 from micro_diffusion.cli.data import data
 from micro_diffusion.cli.demo import demo
 from micro_diffusion.cli.doctor import doctor
+from micro_diffusion.cli.ema import ema
 from micro_diffusion.cli.evaluate import evaluate
 from micro_diffusion.cli.export import export
 from micro_diffusion.cli.generate import generate
@@ -39,6 +40,7 @@ COMMANDS: tuple[click.Command, ...] = (
     score,
     report,
     compare,
+    ema,
     export,
     import_microdit,
     import_tld,

@@ -15,11 +15,10 @@ from micro_diffusion.lab.comparison import Difference, difference, holm, mean, v
 from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
+from micro_diffusion.lab.sampled import images_table, scored, scored_sentence
+from micro_diffusion.lab.words import Runs, p_value, signed
 
 MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
-
-Runs = Mapping[int, Result]
-"""The runs of one experiment by seed."""
 
 
 class Compared(NamedTuple):
@@ -54,14 +53,20 @@ def write_report(results: Path, page: Path, experiments: Path) -> None:
     budgets = sorted({result.budget for result in everything})
     for budget in budgets:
         runs = by_experiment([r for r in everything if r.budget == budget and r.error is None])
-        compared = comparisons(runs)
-        made += [f"### {budget / 1e12:g} TFLOP", "", *table(runs, compared), ""]
-        for part, names in parts(runs, experiments).items():
+        sampled = {name: each for name, each in runs.items() if next(iter(each.values())).training is not None}
+        trained = {name: each for name, each in runs.items() if name not in sampled}
+        compared = comparisons(trained)
+        made += [f"### {budget / 1e12:g} TFLOP", "", *table(trained, compared), ""]
+        if sampled:
+            made += [*images_table(runs, sampled), ""]
+        for part, names in parts(trained, experiments).items():
             image = page.parent / "images" / f"lab_{budget / 1e12:g}_{part}.png"
             draw_curves(image, {name: list(runs[name].values()) for name in names})
             made += [f"![{part}]({image.relative_to(page.parent).as_posix()})", ""]
         for row in compared:
             write_result(experiments / f"{row.name}.yaml", sentence(runs, row, budget))
+        for row in scored(runs, sampled):
+            write_result(experiments / f"{row.name}.yaml", scored_sentence(runs, row, budget))
     made += [*failures(everything), *provenance(everything)]
     write_between_marks(page, "\n".join(made))
 
@@ -133,17 +138,6 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
             cells.append(f"{mean([run.scores[kind] for run in mine]):.2f}" if mine[0].scores else "")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def signed(apart: Difference) -> str:
-    """A difference with its standard error."""
-    error = "" if math.isnan(apart.of.error) else f" ± {apart.of.error:.4f}"
-    return f"{apart.of.value:+.4f}{error}"
-
-
-def p_value(p: float) -> str:
-    """Short."""
-    return "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def parts(runs: Mapping[str, Runs], experiments: Path) -> dict[str, list[str]]:

@@ -11,67 +11,21 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.lab.budget import Cost, with_length
-from micro_diffusion.lab.experiments import Experiment, composed, digest, read_experiment, resolved
+from micro_diffusion.lab.planning import Plan
 from micro_diffusion.lab.results import Result, append, curve_of, read
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 
 STACK = "micro_diffusion.training.build"
 """Imported once, by the server from which the processes of all runs are forked; it takes ten seconds."""
-
-
-class Plan(NamedTuple):
-    """A run that is wanted. config: ready to be trained. key: of it, wherever it is trained."""
-
-    experiment: Experiment
-    seed: int
-    budget: float
-    config: DictConfig
-    cost: Cost
-    key: str
-
-    @property
-    def folder(self) -> Path:
-        """Of the run."""
-        return Path(self.config.output_dir, self.config.exp_name)
-
-
-def planned(
-    configs: Path, names: Sequence[str], seeds: Sequence[int], budget: float, overrides: Sequence[str] = ()
-) -> list[Plan]:
-    """Every experiment with every seed, the seeds outermost: when time runs out, all experiments have as many.
-
-    Raises:
-        ValueError: for an experiment that does not compose.
-    """
-    trainings = []
-    for name in names:
-        experiment = read_experiment(configs / "experiment" / f"{name}.yaml")
-        trainings.append((experiment, *with_length(composed(configs, name, overrides), budget)))
-    plans = []
-    for seed in seeds:
-        for experiment, config, cost in trainings:
-            seeded = config.copy()
-            seeded.seed = seed
-            key = digest(resolved(anywhere(seeded)))
-            seeded.exp_name = f"{experiment.name}/{seed}_{key}"
-            plans.append(Plan(experiment, seed, budget, seeded, cost, key))
-    return plans
-
-
-def anywhere(config: DictConfig) -> DictConfig:
-    """The same training, wherever its data and its folder are."""
-    content = {"output_dir": "", "train_loader": {"path": ""}, "eval_loader": {"path": ""}}
-    return DictConfig(OmegaConf.merge(config, content))
 
 
 def run_all(
@@ -83,7 +37,7 @@ def run_all(
     again: bool = False,
     train: Callable[[Plan], int | None] | None = None,
 ) -> None:
-    """Train what is not in the file of results yet, and append to it.
+    """Run what is not in the file of results yet, and append to it; first what others need.
 
     Args:
         plans: the runs, in order.
@@ -91,9 +45,11 @@ def run_all(
         jobs: runs side by side.
         turns: with others, who wait for theirs between two runs; None where the machine is ours.
         again: whether failed runs are tried again.
-        train: a run to the exit status of its training; None trains in a process of its own.
+        train: a run to the exit status of its training, or scoring; None does it in a process of its own.
     """
-    done = {result.key for result in read(out) if result.error is None or not again}
+    failed = {result.key: result.error is not None for result in read(out)}
+    wanted = [plan for plan in plans if plan.key not in failed or (again and failed[plan.key])]
+    wanted += missing(wanted, failed)
     train, writing = train or in_own_process(), Lock()
     turns = turns or Turns(None)
 
@@ -107,18 +63,39 @@ def run_all(
         said = result.error or f"loss {result.last.loss:.4f}"
         print(f"{datetime.now():%H:%M:%S} {plan.folder}: {said}, {time.monotonic() - start:.0f} s", flush=True)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, [plan for plan in plans if plan.key not in done]))
+    for together in waves(wanted):
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(one, together))
+
+
+def missing(wanted: Sequence[Plan], failed: Mapping[str, bool]) -> list[Plan]:
+    """What runs need and is not there: neither wanted itself, nor in its folder; a run that failed stays so."""
+    found: dict[str, Plan] = {}
+    for plan in wanted:
+        for need in plan.needs:
+            if not need.is_complete and not failed.get(need.key, False):
+                found |= {each.key: each for each in (*missing([need], failed), need)}
+    return [plan for key, plan in found.items() if key not in {other.key for other in wanted}]
+
+
+def waves(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans that may run side by side, those first that others may need."""
+
+    def depth(plan: Plan) -> int:
+        return 1 + max(map(depth, plan.needs)) if plan.needs else 0
+
+    return [[plan for plan in plans if depth(plan) == level] for level in sorted(set(map(depth, plans)))]
 
 
 def in_own_process() -> Callable[[Plan], int | None]:
-    """Trains in processes that are forked from a server, in which everything is imported."""
+    """Trains, or scores, in processes that are forked from a server, in which everything is imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([STACK])
 
     def train(plan: Plan) -> int | None:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        process = context.Process(target=_train, args=(OmegaConf.to_yaml(plan.config), str(plan.folder / "log")))
+        sampled = None if plan.training is None else str(plan.training.folder)
+        process = context.Process(target=_run, args=(OmegaConf.to_yaml(plan.config), str(plan.folder), sampled))
         process.start()
         process.join()
         return process.exitcode
@@ -126,9 +103,9 @@ def in_own_process() -> Callable[[Plan], int | None]:
     return train
 
 
-def _train(config: str, log: str) -> None:
-    """In the process of a run: train, with all output in a file."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _run(config: str, folder: str, sampled: str | None) -> None:
+    """In the process of a run: train, or score what another has trained, with all output in a file."""
+    descriptor = os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)
@@ -136,13 +113,17 @@ def _train(config: str, log: str) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("composer").setLevel(logging.WARNING)
+    from micro_diffusion.lab.scoring import score
     from micro_diffusion.training.build import train
     from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
     register_resolvers()
     try:
         with one_sentence_errors():
-            train(DictConfig(OmegaConf.create(config)))
+            if sampled is None:
+                train(DictConfig(OmegaConf.create(config)))
+            else:
+                score(DictConfig(OmegaConf.create(config)), Path(folder), Path(sampled))
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out, and the shared memory of the data with them
 
@@ -150,9 +131,13 @@ def _train(config: str, log: str) -> None:
 def result_of(plan: Plan, status: int | None) -> Result:
     """What has become of a run whose process ended with a status."""
     steps, batch = int(plan.config.trainer.max_duration.removesuffix("ba")), plan.config.train_loader.batch_size
-    curve, scores = curve_of(plan.folder / "metrics.jsonl", batch=batch, step_flops=plan.cost.step(batch))
-    complete = plan.folder / "complete.json"
-    error = None if status == 0 and complete.is_file() and curve else _why(plan.folder / "log", status)
+    trained = plan.training or plan
+    curve, scores = curve_of(trained.folder / "metrics.jsonl", batch=batch, step_flops=plan.cost.step(batch))
+    if plan.training is not None:
+        _, scores = curve_of(plan.folder / "metrics.jsonl", batch=batch, step_flops=0)
+    complete = trained.folder / "complete.json"
+    is_whole = complete.is_file() and bool(curve if plan.training is None else scores)
+    error = None if status == 0 and is_whole else _why(plan.folder / "log", status)
     return Result(
         experiment=plan.experiment.name,
         parent=plan.experiment.parent,
@@ -170,7 +155,8 @@ def result_of(plan: Plan, status: int | None) -> Result:
         parameters=0 if error else json.loads(complete.read_text())["parameters"],
         curve=curve,
         scores=scores,
-        config=resolved(anywhere(plan.config)),
+        config=plan.content(),
+        training=None if plan.training is None else plan.training.key,
     )
 
 

@@ -41,12 +41,19 @@ def saved_by(config: DictConfig, parameters: int, trained: int | None = None) ->
     """
     weight, average = WEIGHT[config.model.get("weight_dtype", "fp32")], _average(config)
     changing = parameters if trained is None else trained
-    return Saved(weight * parameters + (average + MOMENTS) * changing, (weight + average) * parameters)
+    in_checkpoint = weight * parameters + (_averages(config) + MOMENTS) * changing
+    return Saved(in_checkpoint, (weight + average) * parameters)
 
 
 def _average(config: DictConfig) -> int:
-    """Bytes a parameter."""
+    """Bytes a parameter of the average that a run ends with."""
     return 0 if config.algorithms.get("ema") is None else AVERAGE
+
+
+def _averages(config: DictConfig) -> int:
+    """Bytes a parameter of all that are kept in training."""
+    others = config.algorithms.get("ema_lengths")
+    return _average(config) + (0 if others is None else AVERAGE * len(others.widths))
 
 
 class Memory(NamedTuple):
@@ -87,7 +94,7 @@ def memory_of(config: DictConfig, *, devices: int, half: bool) -> Memory:
     copies = sum(AUTOCAST * weight.numel() for weight in (*trained, *frozen) if weight.dtype == torch.float32)
     weights = sum(weight.nbytes for weight in trained)  # and their gradients as much
     averaged = parameters - sum(weight.numel() for weight in frozen)
-    kept = weights + sum(weight.nbytes for weight in frozen) + optimizer_bytes(config) + _average(config) * averaged
+    kept = weights + sum(weight.nbytes for weight in frozen) + optimizer_bytes(config) + _averages(config) * averaged
     fixed, sampling = kept + weights + copies, 0
     if fsdp is not None:
         in_layers = [parameter_count(layer) for layer in layers(network)]

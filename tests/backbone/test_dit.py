@@ -25,22 +25,24 @@ def published(size: str) -> SparseDiT:
         return SparseDiT(input_size=32, in_channels=4, patch_size=2, caption_dim=1024, **SIZES[size])
 
 
+SMALL = {
+    "input_size": 8,
+    "in_channels": 4,
+    "patch_size": 2,
+    "dim": 32,
+    "depth": 3,
+    "head_dim": 8,
+    "caption_dim": 12,
+    "multiple_of": 8,
+    "mixer_depth": 2,
+    "mixer_dim": 24,
+    "experts": 4,
+}
+
+
 def small(**changes) -> SparseDiT:
     """A small network in which every weight matters (nothing is zero)."""
-    arguments = {
-        "input_size": 8,
-        "in_channels": 4,
-        "patch_size": 2,
-        "dim": 32,
-        "depth": 3,
-        "head_dim": 8,
-        "caption_dim": 12,
-        "multiple_of": 8,
-        "mixer_depth": 2,
-        "mixer_dim": 24,
-        "experts": 4,
-    }
-    network = SparseDiT(**{**arguments, **changes})
+    network = SparseDiT(**{**SMALL, **changes})
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)

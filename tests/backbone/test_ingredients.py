@@ -1,10 +1,12 @@
-"""What can be switched on in the sparse DiT: routes around blocks, value residuals, routers that see no noise level."""
+"""What can be switched on in the sparse DiT: routes around blocks, value residuals, other routers and modulations."""
 
 import pytest
 import torch
 
+from micro_diffusion.backbone.blocks import Fusion
+from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.backbone.masking import keep_tokens, put_back
-from tests.backbone.test_dit import inputs, small
+from tests.backbone.test_dit import SMALL, inputs, small
 
 KEEP = torch.tensor([[0, 5, 9, 14], [15, 3, 2, 8], [1, 4, 6, 7]])
 
@@ -99,8 +101,8 @@ def test_an_unmodulated_router_does_not_see_the_noise_level(unmodulated):
     block.ffn.register_forward_hook(
         lambda module, args, named, out: seen.append(named.get("routed_by", args[0])), with_kwargs=True
     )
-    block.modulation.weight[: 3 * 24].zero_()  # of the attention, which the tokens have passed before
-    block.modulation.bias[: 3 * 24].zero_()
+    for parameter in block.modulation.parameters():
+        parameter[: 3 * 24].zero_()  # of the attention, which the tokens have passed before
     x, caption = torch.randn(2, 16, 24), torch.randn(2, 5, 24)
     for c in torch.randn(2, 2, 32):
         block(x, c, caption)
@@ -115,3 +117,81 @@ def test_root_mean_squares_take_the_place_of_every_norm_of_the_blocks():
     made = network(x, level, condition)
     assert made.value.isfinite().all()
     assert not torch.allclose(made.value, small()(x, level, condition).value)
+
+
+@pytest.mark.parametrize("mixer_depth", [0, 2])
+def test_a_shared_modulation_is_that_of_blocks_with_the_same_map_and_their_own_offsets(mixer_depth):
+    """Linear layers of equal weights, whose biases differ by the offsets, do the same one by one."""
+    x, level, condition = inputs()
+    shared, own = small(shared_modulation=True, mixer_depth=mixer_depth), small(mixer_depth=mixer_depth)
+    own.load_state_dict({k: v for k, v in shared.state_dict().items() if k in own.state_dict()}, strict=False)
+    for stack, told in ((own.mixer, shared.mixer_modulation), (own.blocks, shared.modulation)):
+        theirs = shared.mixer if stack is own.mixer else shared.blocks
+        for block, other in zip(stack, theirs, strict=True):
+            block.modulation.load_state_dict({"weight": told.weight, "bias": told.bias + other.modulation.bias})
+    made = shared(x, level, condition).value
+    torch.testing.assert_close(made, own(x, level, condition).value, atol=1e-3, rtol=1e-3)
+    level = level[:1].expand(3)
+    prepared = shared.prepare(condition, levels=level[:1])
+    torch.testing.assert_close(
+        shared(x, level, prepared).value, shared(x, level, condition).value, atol=1e-3, rtol=1e-3
+    )
+
+
+def test_a_shared_modulation_saves_its_map_in_every_block_but_one():
+    def count(network):
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    saved = count(small()) - count(small(shared_modulation=True))
+    assert saved == (2 - 1) * 6 * 24 * 32 - 6 * 24 + (3 - 1) * 6 * 32 * 32 - 6 * 32
+    groups = {group["name"]: group["parameters"] for group in small(shared_modulation=True).parameter_groups()}
+    assert sum(parameter.shape == (6 * 32,) for parameter in groups["vectors"]) == 3 + 1  # offsets, and the one bias
+    assert (6 * 32, 32) in [parameter.shape for parameter in groups["embeddings"]]
+
+
+def test_a_new_network_with_a_shared_modulation_predicts_zero_and_tells_blocks_nothing():
+    network = SparseDiT(**{**SMALL, "shared_modulation": True})
+    assert not network(*inputs()).value.any()
+    assert not any(p.any() for module in (network.modulation, network.mixer_modulation) for p in module.parameters())
+
+
+def test_a_new_fusion_changes_nothing_where_every_patch_is_on_the_route():
+    x, level, condition = inputs()
+    plain, fused = small(route=[1, 2]), small(route=[1, 2], fusion=True)
+    fused.load_state_dict(plain.state_dict(), strict=False)
+    fused.fusion.initialize()
+    torch.testing.assert_close(fused(x, level, condition).value, plain(x, level, condition).value)
+    everything = torch.arange(16).expand(3, 16)
+    made = fused(x, level, condition, everything).value
+    torch.testing.assert_close(made, plain(x, level, condition).value, atol=1e-4, rtol=1e-4)
+
+
+def test_fusion_maps_both_ways_side_by_side():
+    fusion = Fusion(6)
+    before, kept = torch.randn(3, 16, 6), torch.randn(3, 4, 6)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            torch.nn.init.normal_(parameter)
+        made = fusion(before, kept, KEEP)
+        first, second = fusion.both.weight[:, :6], fusion.both.weight[:, 6:]
+        for sample, keep in enumerate(KEEP.tolist()):
+            for patch in range(16):
+                told = kept[sample, keep.index(patch)] if patch in keep else fusion.absent
+                torch.testing.assert_close(made[sample, patch], first @ before[sample, patch] + second @ told)
+
+
+def test_fusion_predicts_every_patch_and_learns_by_all_of_them():
+    x, level, condition = inputs()
+    network = small(route=[1, 2], fusion=True).requires_grad_(True)
+    made = network(x, level, condition, KEEP)
+    assert made.visible is None and made.value.isfinite().all()
+    made.value.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    groups = {group["name"]: group["parameters"] for group in network.parameter_groups()}
+    assert any(parameter is network.fusion.both.weight for parameter in groups["matrices"])
+    assert sum(len(group) for group in groups.values()) == len(list(network.parameters()))
+
+
+def test_fusion_needs_a_route():
+    with pytest.raises(ValueError, match="fusion has no effect without a route"):
+        small(fusion=True)

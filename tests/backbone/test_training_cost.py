@@ -38,6 +38,7 @@ NANO = {
     "experts": 4,
     "use_caption_mask": True,
 }
+FUSED = {**TINY, "shared_modulation": True, "route": (1, 3), "fusion": True}
 KEEP = torch.tensor([[1, 7, 12, 3], [0, 5, 15, 9]])
 
 
@@ -69,8 +70,8 @@ def assert_same_gradients(made, plain):
 
 @pytest.mark.parametrize(
     ("shape", "keep", "checkpointing"),
-    [(NANO, None, False), (NANO, KEEP, True), (TINY, None, True), (TINY, KEEP, False)],
-    ids=["nano", "nano masked checkpointed", "tiny checkpointed", "tiny masked"],
+    [(NANO, None, False), (NANO, KEEP, True), (TINY, None, True), (TINY, KEEP, False), (FUSED, KEEP, True)],
+    ids=["nano", "nano masked checkpointed", "tiny checkpointed", "tiny masked", "fused routed checkpointed"],
 )
 def test_the_network_is_one_graph(shape, keep, checkpointing):
     torch.compiler.reset()

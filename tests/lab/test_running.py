@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.lab.budget import Cost
 from micro_diffusion.lab.experiments import Experiment
-from micro_diffusion.lab.results import read
-from micro_diffusion.lab.running import Plan, Turns, commit, planned, run_all
+from micro_diffusion.lab.planning import Plan, planned
+from micro_diffusion.lab.results import curve_of, read
+from micro_diffusion.lab.running import Turns, commit, run_all
+from micro_diffusion.lab.scoring import score
 from tests.small_training import make_latents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,13 +126,19 @@ def test_the_command_trains_and_goes_on(tmp_path: Path):
         f"{tmp_path}/results.jsonl",
         f"output_dir={tmp_path}/runs",
     ]
-    command = ["run", "base", "mask_075", *options, *data, "train_loader.batch_size=8", "prompts.captions.count=1"]
+    settings = [*data, "train_loader.batch_size=8", "prompts.captions.count=1"]
+    command = ["run", "base", "mask_075", "steps_18", *options, *settings]
     for _ in range(2):
         made = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
         done = subprocess.run([sys.executable, "scripts/lab.py", *command], cwd=ROOT, **made)
         assert done.returncode == 0, done.stderr
-    base, masked = read(tmp_path / "results.jsonl")
-    assert base.error is masked.error is None
+    base, masked, steps = read(tmp_path / "results.jsonl")
+    assert base.error is masked.error is steps.error is None
+    assert steps.training == base.key and steps.curve == base.curve and steps.scores["calls"] == 2 * 18
     assert base.last.flops == pytest.approx(4e10, rel=0.06) == masked.last.flops
     assert masked.last.images > base.last.images and 0 < base.last.loss < 1
     assert set(base.scores) == {"single", "two", "held_out"} and base.last.processor > 0
+    folder = tmp_path / f"runs/base/1_{base.key}"
+    score(DictConfig(OmegaConf.load(folder / "config.yaml")), tmp_path, folder)  # as they were made in training
+    _, again = curve_of(tmp_path / "metrics.jsonl", batch=8, step_flops=0)
+    assert base.scores.items() <= again.items()

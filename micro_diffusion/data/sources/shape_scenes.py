@@ -101,6 +101,11 @@ def caption(scene: Scene | Description) -> str:
     return f"{f' {relation} '.join(named)} on a {background} background"
 
 
+def short_caption(scene: Scene) -> str:
+    """Colour and shape of each object, the caption of somebody who says no more than what is seen first."""
+    return " and ".join(f"a {item.colour} {item.shape}" for item in scene.description.objects)
+
+
 _OBJECT = rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(OUTLINES)})"
 _CAPTION = re.compile(rf"{_OBJECT}(?: ({'|'.join(RELATIONS)}) {_OBJECT})? on a ({'|'.join(BACKGROUNDS)}) background")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from micro_diffusion.bounds import Fraction, NonNegativeInt, PositiveInt
-from micro_diffusion.data.sources.shape_scenes import HeldOut, caption, render, scene
+from micro_diffusion.data.sources.shape_scenes import HeldOut, caption, render, scene, short_caption
 from micro_diffusion.data.sources.source import CaptionedImage
 
 PART = 128
@@ -26,6 +26,7 @@ class Shapes:
         pairs: fraction of images with two objects, in [0, 1].
         held_out: "exclude" leaves out the pairs of colour and shape that training must not see, "only" draws nothing
             else, "include" draws all alike.
+        short_captions: whether each image has a second caption, of the objects' colours and shapes alone.
     """
 
     seed: NonNegativeInt
@@ -33,6 +34,7 @@ class Shapes:
     resolution: PositiveInt
     pairs: Fraction = 0.5
     held_out: HeldOut = "exclude"
+    short_captions: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -50,4 +52,5 @@ class Shapes:
         for index in part:
             drawn = scene(self.seed, index, pairs=self.pairs, held_out=self.held_out)
             image = Image.fromarray(render(drawn, self.resolution))
-            yield CaptionedImage(image, caption(drawn), f"shapes-{self.seed}-{index}")
+            further = (short_caption(drawn),) if self.short_captions else ()
+            yield CaptionedImage(image, caption(drawn), f"shapes-{self.seed}-{index}", further)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ class ImageLogger(Callback):
         with average.averaged(model.network) if average is not None else nullcontext():
             network = self._whole_network(model.network)
             if dist.get_global_rank() == 0:
-                images, captions = self._images(network, model, state)
+                precision = get_precision_context(state.precision, state.precision_config)
+                images, captions = self._images(network, model, precision)
                 self._show(images, captions, step, logger)
 
     def _show(self, images: Tensor, captions: list[str], step: int, logger: Logger) -> None:
@@ -132,14 +133,24 @@ class ImageLogger(Callback):
         self._copy.load_state_dict(weights)
         return self._copy
 
-    def _images(self, network: nn.Module, model: LatentDiffusion, state: State) -> tuple[Tensor, list[str]]:
+    def _parts(self, device: torch.device) -> Mapping[str, Any]:
+        """Further parts of the pipeline."""
+        return {}
+
+    def _settings(self) -> Mapping[str, Any]:
+        """Further settings of generating."""
+        return {}
+
+    def _images(
+        self, network: nn.Module, model: LatentDiffusion, precision: AbstractContextManager[object]
+    ) -> tuple[Tensor, list[str]]:
         """One image for each prompt, of the shape that the network is trained at, (N, 3, H, W), and its caption.
 
         A network that is conditioned on images makes those of its example again.
         """
         device, training = next(model.network.parameters()).device, network.training
-        pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective)
-        precision = get_precision_context(state.precision, state.precision_config)
+        parts = self._parts(device)
+        pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective, **parts)
         with self._encoders_at_work(pipeline), precision, model.cpu_autocast(device):
             captions, given = self.prompts.captions, {}
             if self._example is not None and model.image_conditioner is not None:
@@ -151,6 +162,7 @@ class ImageLogger(Callback):
                 seed=self.prompts.seed,
                 guidance_scale=self.prompts.guidance_scale,
                 batch_size=self.batch_size,
+                **self._settings(),
                 **given,
             )
         network.train(training)

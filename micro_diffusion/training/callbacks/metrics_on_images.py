@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from composer import Logger, State
-from torch import Tensor
+from torch import Tensor, nn
 
-from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
+from micro_diffusion.checkpoint import load_run
+from micro_diffusion.files.run_folders import find_run
+from micro_diffusion.sampling.guidance import WeakerRun
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.prompts import Prompts
 from micro_diffusion.training.callbacks.image_logger import ImageLogger
+from micro_diffusion.training.latent_diffusion import LatentDiffusion
 from micro_diffusion.training.times import Interval
 
 Metrics = Callable[[Tensor, Sequence[str]], Mapping[str, float]]
@@ -32,6 +38,11 @@ class MetricsOnImages(ImageLogger):
         interval: how often, as a Composer time such as `5000ba`.
         batch_size: images generated at once.
         encoder_device: see `ImageLogger`.
+        guidance_interval: noise levels (low, high) that are guided; None for all.
+        weaker: a run that guidance leads away from, in place of no prompt (autoguidance); its folder or name.
+
+    Raises:
+        ValueError: for a guidance interval that is no two rising noise levels.
     """
 
     def __init__(
@@ -43,6 +54,8 @@ class MetricsOnImages(ImageLogger):
         interval: Interval,
         batch_size: PositiveInt,
         encoder_device: str | torch.device,
+        guidance_interval: Sequence[NonNegativeFloat] | None = None,
+        weaker: str | None = None,
     ) -> None:
         super().__init__(
             pipeline=pipeline,
@@ -52,12 +65,46 @@ class MetricsOnImages(ImageLogger):
             batch_size=batch_size,
             encoder_device=encoder_device,
         )
-        self.metrics = metrics
+        self.metrics, self.weaker, self._rows = metrics, weaker, 0
+        if guidance_interval is not None and (
+            len(guidance_interval) != 2 or guidance_interval[0] >= guidance_interval[1]
+        ):
+            raise ValueError(
+                f"guidance_interval is {list(guidance_interval)}; set it to rising noise levels, as [0.3,5]"
+            )
+        self.guidance_interval = None if guidance_interval is None else tuple(guidance_interval)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Find out before training that files of a feature network or real images are missing."""
+        """Find out before training that files of a feature network, real images or the weaker run are missing."""
         super().fit_start(state, logger)
+        if self.weaker is not None:
+            find_run(self.weaker)
         getattr(self.metrics, "open", lambda: None)()
+
+    def scores(self, model: LatentDiffusion) -> Mapping[str, float]:
+        """Of a network outside of a training, in the precision of its model; and `calls`, of networks for an image."""
+        getattr(self.metrics, "open", lambda: None)()
+        self._rows = 0
+        counted = model.network.register_forward_pre_hook(self._count)
+        images, captions = self._images(model.network, model, nullcontext())
+        counted.remove()
+        return {**self.metrics(images, captions), "calls": self._rows / len(images)}
+
+    def _count(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """The rows of a call."""
+        self._rows += len(inputs[0])
+
+    def _parts(self, device: torch.device) -> Mapping[str, Any]:
+        """The weaker run's network."""
+        if self.weaker is None:
+            return {}
+        run = load_run(find_run(self.weaker), device=device)
+        run.backbone.register_forward_pre_hook(self._count)
+        return {"weaker": WeakerRun(run.objective, run.backbone)}
+
+    def _settings(self) -> Mapping[str, Any]:
+        """The guidance interval."""
+        return {} if self.guidance_interval is None else {"guidance_interval": self.guidance_interval}
 
     def _show(self, images: Tensor, captions: list[str], step: int, logger: Logger) -> None:
         """Score the images, and log the numbers."""

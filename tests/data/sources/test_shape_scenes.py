@@ -20,7 +20,9 @@ from micro_diffusion.data.sources.shape_scenes import (
     place,
     render,
     scene,
+    short_caption,
 )
+from micro_diffusion.data.sources.shapes import Shapes
 
 SCENES = [scene(3, index) for index in range(400)]
 
@@ -135,3 +137,14 @@ def test_bad_arguments_say_what_to_set():
         scene(0, 0, held_out="no")
     with pytest.raises(ValueError, match="resolution is 0; set it"):
         render(SCENES[0], 0)
+
+
+def test_a_short_caption_is_a_second_one_of_the_same_image():
+    how = {"seed": 3, "count": 6, "resolution": 16}
+    plain, both = (list(source.read(range(6))) for source in (Shapes(**how), Shapes(**how, short_captions=True)))
+    for one, other, drawn in zip(plain, both, SCENES, strict=False):
+        assert (other.caption, other.key) == (one.caption, one.key) and other.image.tobytes() == one.image.tobytes()
+        assert one.further_captions == () and other.further_captions == (short_caption(drawn),)
+    red, blue = ObjectDescription("large", "red", "circle"), ObjectDescription("small", "blue", "star")
+    assert short_caption(Scene(Description((red,), None, "white"), ())) == "a red circle"
+    assert short_caption(Scene(Description((red, blue), "above", "white"), ())) == "a red circle and a blue star"

@@ -19,7 +19,7 @@ from tests.evaluation.test_reference import folder_of
 from tests.training.callbacks.test_image_logger import after_the_last_step
 
 
-def callback(metrics, folder: Path) -> MetricsOnImages:
+def callback(metrics, folder: Path, scale: float = 1.0, **further) -> MetricsOnImages:
     (folder / "prompts.txt").write_text("a large red circle on a white background\n" * 5)
     return MetricsOnImages(
         metrics=metrics,
@@ -29,10 +29,11 @@ def callback(metrics, folder: Path) -> MetricsOnImages:
             autoencoder=IdentityAutoencoder(),
             sampler=HeunSampler(steps=1),
         ),
-        prompts=prompts_of_file(path=str(folder / "prompts.txt"), count=5, guidance_scale=1.0),
+        prompts=prompts_of_file(path=str(folder / "prompts.txt"), count=5, guidance_scale=scale),
         interval="1ba",
         batch_size=8,
         encoder_device="cpu",
+        **further,
     )
 
 
@@ -66,3 +67,19 @@ def test_real_images_that_are_not_there_are_missed_before_the_first_step(tmp_pat
     state = SimpleNamespace(train_dataloader=None, **vars(after_the_last_step()))
     with pytest.raises(FileNotFoundError, match="there is no folder of images"):
         callback(metrics, tmp_path).fit_start(state, None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("scale", "interval", "calls"), [(1.0, None, 1), (3.0, None, 2), (3.0, [0.0, 100.0], 2)])
+def test_a_finished_network_is_scored_and_its_calls_are_counted(scale, interval, calls, tmp_path: Path):
+    """One for an image and step of Heun's sampler down to no noise; guidance takes as many again."""
+    made = callback(CompositionMetrics(), tmp_path, scale, guidance_interval=interval)
+    scores = made.scores(after_the_last_step().model)
+    assert scores.pop("calls") == calls and "correct" in scores
+
+
+def test_guidance_that_there_cannot_be_is_refused_before_the_first_step(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"guidance_interval is \[5, 0.3\]; set it to rising noise levels"):
+        callback(CompositionMetrics(), tmp_path, 3.0, guidance_interval=[5, 0.3])
+    state = SimpleNamespace(train_dataloader=None, **vars(after_the_last_step()))
+    with pytest.raises(FileNotFoundError, match="there is no run folder"):
+        callback(CompositionMetrics(), tmp_path, 3.0, weaker="nowhere").fit_start(state, None)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,133 @@
+"""What is to be run: every experiment with every seed, of the length that a budget buys.
+
+An experiment that changes only how images are made trains nothing: it samples with the run of its parent, of the same
+seed and budget. Guidance away from a weaker run names it as EXPERIMENT@SHARE, of the same seed and that share of the
+budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from micro_diffusion.lab.budget import Cost, with_length
+from micro_diffusion.lab.experiments import Experiment, composed, differences, digest, read_experiment, resolved
+
+SAMPLING = ("sampler", "prompts", "callbacks.composition")
+"""Keys below which nothing changes what is learned."""
+
+WEAKER = "callbacks.composition.weaker"
+
+
+class Plan(NamedTuple):
+    """A run that is wanted.
+
+    config: ready to be trained. cost: of the training. key: of it, wherever it is trained. training: the run that it
+    samples with, or None for one that trains. weaker: the run that guidance leads away from, or None.
+    """
+
+    experiment: Experiment
+    seed: int
+    budget: float
+    config: DictConfig
+    cost: Cost
+    key: str
+    training: Plan | None = None
+    weaker: Plan | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.config.output_dir, self.config.exp_name)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has finished, in its folder."""
+        return (self.folder / "complete.json").is_file()
+
+    @property
+    def needs(self) -> list[Plan]:
+        """The runs that have to be there before."""
+        return [plan for plan in (self.training, self.weaker) if plan is not None]
+
+    def content(self) -> dict[str, Any]:
+        """Everything that its configuration sets, wherever data and runs are."""
+        config = anywhere(self.config)
+        if self.weaker is not None:
+            OmegaConf.update(config, WEAKER, self.weaker.config.exp_name)
+        return resolved(config)
+
+
+def planned(
+    configs: Path, names: Sequence[str], seeds: Sequence[int], budget: float, overrides: Sequence[str] = ()
+) -> list[Plan]:
+    """Every experiment with every seed, the seeds outermost: when time runs out, all experiments have as many.
+
+    Raises:
+        ValueError: for an experiment that does not compose, or names a weaker run that there cannot be.
+    """
+    planner = Planner(configs, overrides)
+    return [planner.plan(name, seed, budget) for seed in seeds for name in names]
+
+
+class Planner:
+    """Makes plans; each experiment is composed, and its steps are counted, once.
+
+    Args:
+        configs: the folder of configurations.
+        overrides: of Hydra, for every run.
+    """
+
+    def __init__(self, configs: Path, overrides: Sequence[str] = ()) -> None:
+        self.experiment = cache(lambda name: read_experiment(configs / "experiment" / f"{name}.yaml"))
+        self.composed = cache(lambda name: composed(configs, name, overrides))
+        # of a copy, since building a model resolves interpolations in its configuration
+        self.with_length = cache(lambda name, budget: with_length(self.composed(name).copy(), budget))
+
+    def plan(self, name: str, seed: int, budget: float) -> Plan:
+        """Of one experiment, and of the runs that it needs."""
+        experiment, training = self.experiment(name), None
+        if experiment.parent is not None and only_samples(self.composed(name), self.composed(experiment.parent)):
+            parent = self.plan(experiment.parent, seed, budget)
+            training, config, cost = parent.training or parent, self.composed(name).copy(), parent.cost
+            config.trainer.max_duration = training.config.trainer.max_duration
+        else:
+            config, cost = self.with_length(name, budget)
+            config = config.copy()
+        config.seed = seed
+        weaker = self._weaker(config, seed, budget)
+        key = digest(resolved(anywhere(config)))
+        config.exp_name = f"{experiment.name}/{seed}_{key}"
+        if weaker is not None:
+            OmegaConf.update(config, WEAKER, str(weaker.folder))
+        return Plan(experiment, seed, budget, config, cost, key, training, weaker)
+
+    def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:
+        """The run that guidance leads away from, whose name takes the place of what the experiment says of it."""
+        said = OmegaConf.select(config, WEAKER)
+        if said is None:
+            return None
+        name, _, share = said.partition("@")
+        try:
+            part = float(share)
+        except ValueError as error:
+            raise ValueError(f"{WEAKER} is {said}; name an experiment and a share of the budget as base@0.1") from error
+        plan = self.plan(name, seed, part * budget)
+        OmegaConf.update(config, WEAKER, plan.config.exp_name)
+        return plan
+
+
+def only_samples(config: DictConfig, parent: DictConfig) -> bool:
+    """Whether two trainings are the same, and only their images are made otherwise."""
+    changed = list(differences(config, parent))
+    return bool(changed) and all(f"{key}.".startswith(tuple(f"{one}." for one in SAMPLING)) for key in changed)
+
+
+def anywhere(config: DictConfig) -> DictConfig:
+    """The same training, wherever its data and its folder are."""
+    content = {"output_dir": "", "train_loader": {"path": ""}, "eval_loader": {"path": ""}}
+    return DictConfig(OmegaConf.merge(config, content))

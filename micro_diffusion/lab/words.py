@@ -1,0 +1,23 @@
+"""Numbers as the lab's page shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from micro_diffusion.lab.comparison import Difference
+from micro_diffusion.lab.results import Result
+
+Runs = Mapping[int, Result]
+"""The runs of one experiment by seed."""
+
+
+def signed(apart: Difference) -> str:
+    """A difference with its standard error."""
+    error = "" if math.isnan(apart.of.error) else f" ± {apart.of.error:.4f}"
+    return f"{apart.of.value:+.4f}{error}"
+
+
+def p_value(p: float) -> str:
+    """Short."""
+    return "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
