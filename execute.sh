@@ -271,18 +271,19 @@ cascade() {
 
 # mine FOLDER [preset=NAME] [OVERRIDES...]: somebody's own images, from the folder to a grid.
 mine() {
-    local folder=${1-} preset=laptop data=data/mine split previous=() stage final=$output_dir/mine_large_finetune
+    local folder=${1-} preset=laptop data=data/mine split previous=() stage word final=$output_dir/mine_large_finetune
     [[ -d $folder ]] || fail "'$folder' is no folder; give your folder of images: bash execute.sh mine FOLDER"
     shift
     if [[ ${1-} == preset=* ]]; then
         preset=${1#*=}
         shift
     fi
-    mkdir -p "$output_dir" "$data"
+    mkdir -p "$output_dir" "$data/steps"
+    for word in "$@"; do printf '%s\n' "$word"; done >"$data/own.args" # after what `look` proposes, so that it counts
     micro-diffusion look "$folder" --preset "$preset" --out "$data/steps" || fail "Change the folder as said above."
     for stage in {small,large}_{pretrain,finetune}; do
         [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$stage.args" \
-            with "$data/steps/plan.args" micro-diffusion plan "mine_$stage" "$@"
+            with "$data/steps/plan.args" with "$data/own.args" micro-diffusion plan "mine_$stage"
     done
     for split in train eval; do
         with "$data/steps/convert.args" step "convert_$split" "$data/images/$split/index.json" \
@@ -298,9 +299,9 @@ mine() {
             "images=$data/images/$split" "out=$data/latents/$split" "$encoder"
     done
     for stage in mine_{small,large}_{pretrain,finetune}; do
-        with "$data/steps/train.args" with "$data/steps/${stage#mine_}.args" step "$stage" "$output_dir/$stage/complete.json" \
-            python train.py --config-path ./configs --config-name "$stage.yaml" "exp_name=$stage" \
-            "$encoder" ${previous[@]+"${previous[@]}"} "$@"
+        with "$data/steps/train.args" with "$data/steps/${stage#mine_}.args" with "$data/own.args" \
+            step "$stage" "$output_dir/$stage/complete.json" python train.py --config-path ./configs --config-name "$stage.yaml" "exp_name=$stage" \
+            "$encoder" ${previous[@]+"${previous[@]}"}
         previous=("init_from=$output_dir/$stage")
     done
     after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"

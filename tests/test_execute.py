@@ -29,7 +29,12 @@ scripts/class_folders.py) mkdir -p "$2" ;;
 train.py) mkdir -p "$folder" && echo $RANDOM >"$folder/complete.json" ;;
 scripts/*) mkdir -p "$folder" && echo >"$folder/index.json" ;;
 export) mkdir -p "${{@: -1}}" && echo >"${{@: -1}}/cascade.yaml" ;;
-generate) echo >"${{@: -1}}" ;;
+generate | nearest | report) [[ ${{@: -1}} == *.* ]] && echo >"${{@: -1}}" || install -D /dev/null "${{@: -1}}/0000.png" ;;
+look)
+    for step in convert autoencoder precompute plan train {{small,large}}_{{pretrain,finetune}}; do
+        echo "proposed=$step" >"${{@: -1}}/$step.args"
+    done
+    ;;
 evaluate) echo '{{"composition": {{"single": 0.5}}, "parameters": 3}}' >"${{@: -1}}" ;;
 esac
 """
@@ -153,6 +158,23 @@ def test_a_cascade_trains_each_stage_by_itself_and_scores_them_together(checkout
     assert checkout.run("cascade").returncode == 0
     again = [call.split()[1] for call in checkout.calls() if not call.split()[1].startswith("scripts")]
     assert again == ["train.py", "export", "generate", "evaluate", "evaluate", "evaluate"]
+
+
+def test_one_s_own_words_come_after_what_is_proposed_for_one_s_own_images(checkout: Checkout):
+    (checkout.folder / "images").mkdir()
+    result = checkout.run("mine", "images", "preset=12gb", "seed=3", "trainer.max_duration=9ba")
+    assert result.returncode == 0, result.stderr
+    calls = checkout.calls()
+    stages = [f"{size}_{kind}" for size in ("small", "large") for kind in ("pretrain", "finetune")]
+    trained = [call for call in calls if "train.py" in call and "mine_autoencoder " not in call.split("exp_name=")[1]]
+    own = "seed=3 trainer.max_duration=9ba"
+    assert [call.split("exp_name=")[1].split()[0] for call in trained] == [f"mine_{stage}" for stage in stages]
+    for stage, call in zip(stages, trained, strict=True):
+        assert call.endswith(f"proposed=train proposed={stage} {own}")
+    plans = [call for call in calls if call.startswith("micro-diffusion plan")]
+    assert [plan.endswith(own) for plan in plans] == [True] * 4
+    assert "init_from=trained_models/mine_large_pretrain" in trained[-1]
+    assert calls[-1].startswith("micro-diffusion report")
 
 
 def test_latent_diffusion_by_class_begins_with_the_autoencoder(checkout: Checkout):

@@ -18,6 +18,13 @@ class DecodesWithGradient(Autoencoder, Protocol):
         ...
 
 
+def checked(autoencoder: Autoencoder) -> DecodesWithGradient:
+    """Raise ValueError for an autoencoder that hands no gradients on."""
+    if not isinstance(autoencoder, DecodesWithGradient):
+        raise ValueError(f"{type(autoencoder).__name__} decodes without gradients; choose another autoencoder")
+    return autoencoder
+
+
 def networks_of(autoencoder: Autoencoder) -> list[nn.Module]:
     """The modules that an autoencoder is or holds."""
     parts = (autoencoder, getattr(autoencoder, "model", None))

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image, parameter_group
 from micro_diffusion.backbone.conv_block import ConvBlock
 from micro_diffusion.backbone.embedding import check_latents, other_sizes, patch_grid
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
@@ -210,7 +210,7 @@ class ConvTransformer(nn.Module):
         embeddings = [p for p in self.parameters() if p.ndim == 2 and id(p) not in named]
         rest = [p for p in self.parameters() if p.ndim != 2]
         return [
-            {"name": "matrices", "parameters": matrices, "lr_scale": 1.0, "decay": True, "matrices": True},
-            {"name": "embeddings", "parameters": embeddings, "lr_scale": 1.0, "decay": True, "matrices": False},
-            {"name": "vectors", "parameters": rest, "lr_scale": 1.0, "decay": False, "matrices": False},
+            parameter_group("matrices", matrices, matrices=True),
+            parameter_group("embeddings", embeddings),
+            parameter_group("vectors", rest, decay=False),
         ]

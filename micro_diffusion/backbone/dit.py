@@ -120,6 +120,8 @@ class SparseDiT(PatchGrid):
         self.in_channels, self.patch_size, self.caption_dim = in_channels, patch_size, caption_dim
         self.dim, self.head_dim, self.rotary, self.use_caption_mask = dim, head_dim, rotary, use_caption_mask
         _check_effects(takes_image_level, image_channels, mixer_convolution, mixer_depth)
+        if fusion and route is None:
+            raise ValueError("fusion has no effect without a route; set route, or set fusion=false")
         shapes = BlockShapes(
             conditioning_dim=dim,
             head_dim=head_dim,
@@ -163,8 +165,6 @@ class SparseDiT(PatchGrid):
         )
         self.blocks = Blocks(blocks, route=route, activation_checkpointing=activation_checkpointing)
         self.fusion = Fusion(dim) if fusion else None
-        if fusion and route is None:
-            raise ValueError("fusion has no effect without a route; set route, or set fusion=false")
         self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image, parameter_group
 from micro_diffusion.backbone.embedding import image_level_told
 from micro_diffusion.backbone.pixel_attention import (
     AttentionBlock,
@@ -232,7 +232,7 @@ class PixelUNet(nn.Module):
         vector, context = self._told(level, condition)
         image = [] if condition.image is None else [condition.image.to(x.dtype)]
         x = torch.cat([x, *image], dim=1)
-        x = start = self.input(x.contiguous(memory_format=torch.channels_last))  # the faster order for convolutions
+        x = start = self.input(x.contiguous(memory_format=torch.channels_last))  # the faster order on a CPU
         if self.input_block is not None:
             x = self._run(self.input_block, x, vector, context)
         skips = []
@@ -286,18 +286,17 @@ class PixelUNet(nn.Module):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hidden matrices and kernels, other matrices and kernels, vectors without weight decay."""
-        layers = [m for m in self.modules() if isinstance(m, Level | ResidualBlock | AttentionBlock | CrossAttention)]
-        matrices = [p for m in layers for p in m.parameters() if p.ndim in (2, 4)]
-        hidden = {id(p): p for p in matrices if min(p.flatten(1).shape) > 2}
-        rest = [p for p in self.parameters() if id(p) not in hidden]
-
-        def group(name: str, parameters: list[nn.Parameter], *, decay: bool, matrices: bool = False) -> ParameterGroup:
-            return {"name": name, "parameters": parameters, "lr_scale": 1.0, "decay": decay, "matrices": matrices}
-
+        blocks = [m for m in self.modules() if isinstance(m, Level | ResidualBlock | ConvBlock | AttentionBlock)]
+        layers = [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        # a depthwise kernel is no matrix: its filters are of different channels; nor is the map to a single score
+        hidden = [m for m in layers if m.weight.shape[0] > 2 and getattr(m, "groups", 1) == 1]
+        chosen = {id(m.weight) for m in hidden}
+        matrices = [p for p in self.parameters() if id(p) in chosen]
+        rest = [p for p in self.parameters() if id(p) not in chosen]
         groups = [
-            group("matrices", list(hidden.values()), decay=True, matrices=True),
-            group("kernels", [p for p in rest if p.ndim in (2, 4)], decay=True),
-            group("vectors", [p for p in rest if p.ndim not in (2, 4)], decay=False),
+            parameter_group("matrices", matrices, matrices=True),
+            parameter_group("kernels", [p for p in rest if p.ndim in (2, 4)]),
+            parameter_group("vectors", [p for p in rest if p.ndim not in (2, 4)], decay=False),
         ]
         return [group for group in groups if group["parameters"]]
 

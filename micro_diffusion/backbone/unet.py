@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image
+from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_image, parameter_group
 from micro_diffusion.backbone.embedding import GeluMlp, image_level_told, sinusoidal_features
 from micro_diffusion.backbone.unet_levels import DownLevel, Told, UpLevel, checkpointed
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
@@ -222,8 +222,8 @@ class UNet(nn.Module):
         kernels = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim <= 1]
         return [
-            {"name": "kernels", "parameters": kernels, "lr_scale": 1.0, "decay": True, "matrices": False},
-            {"name": "vectors", "parameters": vectors, "lr_scale": 1.0, "decay": False, "matrices": False},
+            parameter_group("kernels", kernels),
+            parameter_group("vectors", vectors, decay=False),
         ]
 
     def _initialize(self) -> None:

@@ -20,7 +20,11 @@ PRESETS = ("laptop", "12gb", "24gb", "80gb")
 AUTOENCODER_STEPS = 4000
 """Of 16 images: what the small autoencoder of docs/emoji.md was trained with."""
 FINETUNE_EPOCHS = 50
-"""How often a stage without masks sees each image, at most."""
+"""How often a stage without masks is to see each image."""
+FINETUNE_STEPS = (300, 3000)
+"""The fewest, without which nothing is learned, and the most, of configs/mine_*_finetune.yaml."""
+BATCH_SIZE = 32
+"""Of those stages."""
 
 
 @click.command(short_help="a folder of images, and how to train on it")
@@ -65,8 +69,9 @@ def resolution(found: Folder, preset: str) -> int:
 
 
 def finetune_steps(found: Folder) -> int:
-    """Steps of 32 images on a laptop: each image some times, since those seen too often are learned by heart."""
-    return min(3000, max(300, FINETUNE_EPOCHS * found.expected // 32))
+    """On a laptop: as many as show each image so often, within bounds; images seen more often are learned by heart."""
+    fewest, most = FINETUNE_STEPS
+    return min(most, max(fewest, FINETUNE_EPOCHS * found.expected // BATCH_SIZE))
 
 
 def steps(found: Folder, preset: str) -> dict[str, list[str]]:

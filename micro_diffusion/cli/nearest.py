@@ -36,9 +36,8 @@ def nearest(images: Path, training: Path, unseen: Path, out: Path) -> None:
     )
     found, usual = nearest_of(generated, known), nearest_of(others, known)
     share = copied(found.distance, usual.distance)
-    shown = torch.linspace(
-        0, len(generated) - 1, min(8, len(generated))
-    ).long()  # of all prompts, where there are several
+    # evenly spaced, so that all prompts are shown
+    shown = torch.linspace(0, len(generated) - 1, min(8, len(generated))).long()
     rows = torch.cat([generated[shown], known[found.index[shown]]])
     words = ["generated"] * len(shown) + [f"nearest, {distance:.3f}" for distance in found.distance[shown]]
     sheet = to_pil(rows[0]) if len(rows) == 1 else captioned_grid(rows, words, columns=len(shown))

@@ -23,7 +23,7 @@ def score(config: DictConfig, folder: Path, training: Path) -> None:
         folder: where `metrics.jsonl` is written.
         training: the run.
     """
-    model = instantiate(config.model, _convert_="all")
+    model = instantiate({**config.model, "auxiliary": None}, _convert_="all")
     assert isinstance(model, LatentDiffusion)
     model.cpu_precision = read_config(training)["model"]["cpu_precision"]  # which "auto" was settled on
     path = training / WEIGHT_FILES[choose_weights(training)]

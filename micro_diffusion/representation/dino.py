@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
-from micro_diffusion.autoencoder.gradients import DecodesWithGradient, networks_of
+from micro_diffusion.autoencoder.gradients import checked, networks_of
 from micro_diffusion.representation.representation import is_counted_only
 
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -35,9 +35,8 @@ class Dino:
     """
 
     def __init__(self, *, folder: str, autoencoder: Autoencoder) -> None:
-        if not isinstance(autoencoder, DecodesWithGradient):
-            raise ValueError(f"{type(autoencoder).__name__} decodes without gradients; choose another autoencoder")
-        self.network, self.autoencoder = load_dino(Path(folder), KINDS), autoencoder
+        self.autoencoder = checked(autoencoder)
+        self.network = load_dino(Path(folder), KINDS)
         self.dim, self.patch = int(self.network.config.hidden_size), int(self.network.config.patch_size)
         self.frozen: list[nn.Module] = [self.network, *networks_of(autoencoder)]
 
@@ -71,5 +70,5 @@ def load_dino(folder: Path, kinds: tuple[str, ...]) -> Any:
     else:
         model = AutoModel.from_pretrained(folder, local_files_only=True)
     if not type(model).__name__.startswith(kinds):
-        raise ValueError(f"{folder} holds a {type(model).__name__}; put a DINOv2 there, such as facebook/dinov2-base")
+        raise ValueError(f"{folder} holds a {type(model).__name__}; put a DINOv2 there, such as facebook/dinov2-large")
     return model.eval().requires_grad_(False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_diffusion.backbone.attention import SelfAttention
-from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.backbone.backbone import ParameterGroup, parameter_group
 from micro_diffusion.backbone.block import CaptionBlock
 from micro_diffusion.backbone.embedding import check_latents, patch_grid, patchify, sincos_positions
 from micro_diffusion.backbone.experts import SwiGLU
@@ -108,9 +108,9 @@ class MaskedAutoencoder(nn.Module):
         flat = [p for p in rest if p.ndim == 2]
         vectors = [p for p in rest if p.ndim != 2]
         return [
-            {"name": "matrices", "parameters": matrices, "lr_scale": 1.0, "decay": True, "matrices": True},
-            {"name": "embeddings", "parameters": flat, "lr_scale": 1.0, "decay": True, "matrices": False},
-            {"name": "vectors", "parameters": vectors, "lr_scale": 1.0, "decay": False, "matrices": False},
+            parameter_group("matrices", matrices, matrices=True),
+            parameter_group("embeddings", flat),
+            parameter_group("vectors", vectors, decay=False),
         ]
 
     def _initialize(self) -> None:

@@ -34,7 +34,7 @@ class EvaluationLoss:
                 "the run's config.yaml has no eval_loader, so that there is nothing to measure a loss on; choose "
                 "--measure composition or none"
             )
-        model = instantiate(config["model"], _convert_="all")
+        model = instantiate({**config["model"], "auxiliary": None}, _convert_="all")
         if not isinstance(model, LatentDiffusion):
             raise ValueError(f"the run trains a {type(model).__name__}, which has no loss at fixed noise levels")
         self.model, self.device = model.to(device).eval(), device

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from micro_diffusion.backbone.backbone import Backbone
+from micro_diffusion.backbone.pixel_blocks import ChannelRmsNorm
 from micro_diffusion.backbone.pixel_resampling import CrossEmbedding, downsampling, upsampling
 from micro_diffusion.backbone.pixel_unet import PixelUNet
 from micro_diffusion.checkpoint import parameter_count
@@ -115,6 +116,28 @@ def test_every_parameter_has_a_gradient_and_one_group():
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
 
 
+def test_muon_takes_hidden_kernels_but_depthwise_ones():
+    network = small(self_attention="linear", blocks=1)
+    groups = {group["name"]: {id(p) for p in group["parameters"]} for group in network.parameter_groups()}
+    names = {name: p for name, p in network.named_parameters() if id(p) in groups["matrices"]}
+    assert any(p.ndim == 4 and p.shape[-1] == 3 for p in names.values())
+    assert [name for name in names if name.startswith(("input.", "final.", "text.", "level."))] == []
+    assert [name for name in names if "neighbours" in name or "gate.score" in name] == []
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_the_norm_of_a_cell(dtype, error, order):
+    norm = ChannelRmsNorm(6)
+    with torch.no_grad():
+        norm.gain.copy_(torch.rand(6) + 0.5)
+    x = torch.randn(2, 6, 3, 5).to(memory_format=order)
+    expected = 6**0.5 * x / x.norm(dim=1, keepdim=True) * norm.gain[:, None, None]
+    made = norm(x.to(dtype))
+    assert made.dtype == dtype
+    torch.testing.assert_close(made.float(), expected, rtol=error, atol=error)
+
+
 def test_recomputation_changes_no_gradient():
     gradients = []
     for again in (False, True):
@@ -218,8 +241,8 @@ SIZES = {
     "imagen_sr_256": (256, 732_429_970, 783),
     "imagen_sr_1024": (1024, 721_637_778, 12_458),
     # with captions of 18 tokens of width 192
-    "pixel_small": (16, 2_343_202, 0.1600),
-    "pixel_sr_small": (32, 2_512_980, 0.17865),
+    "pixel_small": (16, 5_653_842, 0.4763),
+    "pixel_sr_small": (32, 4_203_852, 0.30461),
 }
 
 

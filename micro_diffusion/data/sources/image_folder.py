@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from micro_diffusion.data.image.file_names import files_below, kind, suffix
-from micro_diffusion.data.sources.listed_files import Entry, ListedFiles
+from micro_diffusion.data.sources.listed_files import Entry, ListedFiles, read_file, text_beside
 from micro_diffusion.files.json_text import parse_json
 
 CAPTION_COLUMNS = ("caption", "text")
@@ -104,18 +104,29 @@ def _unlisted(name: str, path: Path, lists: Mapping[Path, Path]) -> Entry:
 
 
 def _without_copies(entries: Sequence[Entry], root: Path) -> list[Entry]:
-    """Entries of which those are rejected whose file has the content of an earlier one's."""
-    sizes = [(root / entry.name).stat().st_size if (root / entry.name).is_file() else None for entry in entries]
-    counts, seen = Counter(sizes), set()
-    kept = []
-    for entry, size in zip(entries, sizes, strict=True):
-        if size is not None and counts[size] > 1 and not entry.rejected:  # others are alone, and need not be read
-            content = hashlib.sha256((root / entry.name).read_bytes()).digest()
-            if content in seen:
-                entry = entry._replace(rejected="a copy of another image")
-            seen.add(content)
-        kept.append(entry)
+    """Entries of which those are rejected whose file has the content of another's, if possible of one with a text."""
+    sizes = [None if entry.rejected else _size(root / entry.name) for entry in entries]
+    counts, seen, kept = Counter(sizes), set(), list(entries)
+    said = [entry.captions is not None or text_beside(root / entry.name) is not None for entry in entries]
+    for i in sorted(range(len(entries)), key=lambda i: not said[i]):
+        if sizes[i] is None or counts[sizes[i]] == 1:  # there is none, or it is alone and need not be read
+            continue
+        image = read_file(root, entries[i].name)
+        if isinstance(image, str):  # which `read` says of it
+            continue
+        content = hashlib.sha256(image).digest()
+        if content in seen:
+            kept[i] = entries[i]._replace(rejected="a copy of another image")
+        seen.add(content)
     return kept
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file that can be looked at."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # the last for a NUL in the name
+        return None
 
 
 def _same_form(name: str) -> str:

@@ -104,7 +104,7 @@ class ListedFiles(ABC):
         root = self.images(Path(self.path).expanduser())
         for name, captions, _ in part:
             yield root / name
-            if captions is None and (text := _text_beside(root / name)):
+            if captions is None and (text := text_beside(root / name)):
                 yield text
 
 
@@ -114,11 +114,11 @@ CAPTION_FILES = (".txt", ".TXT", ".caption", ".CAPTION")
 
 def _beside(image: Path) -> tuple[str, ...]:
     """The caption in the text file beside an image."""
-    text = _text_beside(image)
+    text = text_beside(image)
     return () if text is None else (text_of(text.read_bytes()),)
 
 
-def _text_beside(image: Path) -> Path | None:
+def text_beside(image: Path) -> Path | None:
     """The text file beside an image."""
     texts = (image.with_suffix(suffix) for suffix in CAPTION_FILES)
     return next((text for text in texts if text.is_file()), None)

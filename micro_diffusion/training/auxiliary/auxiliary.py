@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from micro_diffusion.backbone.backbone import Backbone, ParameterGroup
+from micro_diffusion.backbone.backbone import Backbone, ParameterGroup, parameter_group
 from micro_diffusion.training.auxiliary.tap import Tap
 
 
@@ -118,15 +118,7 @@ class Auxiliaries(nn.ModuleDict):
         parameters = list(self.parameters())
         parts = {"matrices": [p for p in parameters if p.ndim > 1], "vectors": [p for p in parameters if p.ndim <= 1]}
         return [
-            {
-                "name": f"auxiliary_{kind}",
-                "parameters": part,
-                "lr_scale": 1.0,
-                "decay": kind == "matrices",
-                "matrices": False,
-            }
-            for kind, part in parts.items()
-            if part
+            parameter_group(f"auxiliary_{kind}", part, decay=kind == "matrices") for kind, part in parts.items() if part
         ]
 
 

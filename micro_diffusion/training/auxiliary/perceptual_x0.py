@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
-from micro_diffusion.autoencoder.gradients import DecodesWithGradient, networks_of
+from micro_diffusion.autoencoder.gradients import checked, networks_of
 from micro_diffusion.autoencoder.perceptual import Network, Perceptual
 from micro_diffusion.bounds import Fraction, PositiveFloat
 from micro_diffusion.representation.representation import Representation, is_counted_only, similarity
@@ -61,9 +61,7 @@ class DecodedDistance:
     """
 
     def __init__(self, *, autoencoder: Autoencoder, network: Network = "vgg", path: str | None = None) -> None:
-        if not isinstance(autoencoder, DecodesWithGradient):
-            raise ValueError(f"{type(autoencoder).__name__} decodes without gradients; choose another autoencoder")
-        self.autoencoder = autoencoder
+        self.autoencoder = checked(autoencoder)
         self.perceptual = Perceptual(network=network, path=path)
         if is_counted_only():
             self.perceptual.load_without_weights()

@@ -28,8 +28,9 @@ class Muon(Optimizer):
     """One optimizer object, so that schedules, clipping and checkpoints need to know of one only.
 
     Matrices of the same shape, and stacks of them such as the weights of experts, take their step in one batched
-    product; sharded ones are gathered for it, and every rank takes the whole step. A parameter of two axes is
-    (out, in) as in nn.Linear; one of three is a stack of (in, out); a kernel of four is the matrix (out, in·h·w).
+    product; sharded ones are gathered for it, so that all of a shape are on every rank at once, and every rank takes
+    the whole step. A parameter of two axes is (out, in) as in nn.Linear; one of three is a stack of (in, out); a kernel
+    of four is the matrix (out, in·h·w).
 
     Args:
         groups: every trainable parameter, once; those with `matrices` take Muon's step, the others AdamW's.

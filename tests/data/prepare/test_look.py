@@ -10,7 +10,7 @@ from PIL import Image
 
 from micro_diffusion.cli.look import described, resolution, steps
 from micro_diffusion.data.prepare.look import look
-from micro_diffusion.data.sources.image_folder import words
+from micro_diffusion.data.sources.image_folder import ImageFolder, words
 from micro_diffusion.doctor.stage import build_on_meta
 from micro_diffusion.files.configs import configs_folder
 from micro_diffusion.performance.plan import stage_configs
@@ -49,7 +49,7 @@ def test_names_say_what_images_show(tmp_path):
 
 
 def test_copies_count_once(tmp_path):
-    """Of a linked file and one that was copied too; a text beside a copy does not make it another image."""
+    """Of a linked file, and of one that was copied."""
     fill(tmp_path, [f"small thing{chr(97 + i)}.png" for i in range(20)])
     (tmp_path / "zebra.png").symlink_to("small thinga.png")
     (tmp_path / "zoo.png").write_bytes((tmp_path / "small thingb.png").read_bytes())
@@ -58,7 +58,23 @@ def test_copies_count_once(tmp_path):
     assert "source.copies=reject" in steps(found, "laptop")["convert"]
 
 
-def test_few_images_are_not_seen_more_often_than_many(tmp_path):
+def test_of_copies_the_one_with_a_text_is_kept(tmp_path):
+    fill(tmp_path, ["a.png"])
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "b.txt").write_text("a black square")
+    entries = ImageFolder(path=str(tmp_path), copies="reject").list_entries(tmp_path)
+    assert {entry.name: entry.rejected for entry in entries} == {"a.png": "a copy of another image", "b.png": ""}
+
+
+def test_a_name_that_no_file_can_have_ends_nothing(tmp_path):
+    fill(tmp_path, ["a.png", "b.png"])
+    names = ["a.png", "b.png", "x" * 300 + ".png", "gone.png"]
+    (tmp_path / "captions.csv").write_text("file_name,caption\n" + "".join(f"{name},a square\n" for name in names))
+    entries = ImageFolder(path=str(tmp_path), copies="reject").list_entries(tmp_path)
+    assert [entry.rejected for entry in entries] == [""] * 4
+
+
+def test_the_length_follows_the_number_of_images(tmp_path):
     found = look(fill(tmp_path, [f"small thing{chr(97 + i)}.png" for i in range(20)]))
     lengths = {}
     for images in (20, 640, 100_000):
