@@ -29,7 +29,9 @@ scripts/class_folders.py) mkdir -p "$2" ;;
 train.py) mkdir -p "$folder" && echo $RANDOM >"$folder/complete.json" ;;
 scripts/*) mkdir -p "$folder" && echo >"$folder/index.json" ;;
 export) mkdir -p "${{@: -1}}" && echo >"${{@: -1}}/cascade.yaml" ;;
-generate | nearest | report) [[ ${{@: -1}} == *.* ]] && echo >"${{@: -1}}" || install -D /dev/null "${{@: -1}}/0000.png" ;;
+generate | nearest | report)
+    [[ ${{@: -1}} == *.* ]] && echo >"${{@: -1}}" || install -D /dev/null "${{@: -1}}/0000.png"
+    ;;
 look)
     for step in convert autoencoder precompute plan train {{small,large}}_{{pretrain,finetune}}; do
         echo "proposed=$step" >"${{@: -1}}/$step.args"
