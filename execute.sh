@@ -151,8 +151,14 @@ step() {
     [[ ! -d $(dirname "$clock") ]] || echo "$spent" >"$clock"
     ((status == 0)) || fail "$name failed (status $status); see the message above, then run the same command again."
     [[ -e $result ]] || fail "$name ended without leaving $result."
-    line "$name" "$(duration "$spent"): $result"
-    clocks+=("$name" "$clock")
+    note "$name" "$result"
+}
+
+# note NAME RESULT: a line for a step that was done.
+note() {
+    local clock=${2%.*}.seconds
+    line "$1" "$(duration "$(<"$clock")"): $2"
+    clocks+=("$1" "$clock")
 }
 
 already() {
@@ -195,6 +201,22 @@ stages() {
         "$run" "$name" "$complete" "$launcher" train.py --config-path ./configs --config-name "$name.yaml" \
             exp_name="$name" ${previous[@]+"${previous[@]}"} "$@"
         previous=("init_from=$output_dir/$name")
+    done
+}
+
+# side_by_side NAME... -- OVERRIDES...: train configs that do not start from each other, two at a time with a thread each.
+side_by_side() {
+    local name names=()
+    while [[ $1 != -- ]]; do
+        names+=("$1")
+        shift
+    done
+    shift
+    printf '%s\n' "${names[@]}" | OMP_NUM_THREADS=1 xargs -P 2 -I {} bash -o pipefail -c \
+        'bash "$0" stage {} "$@" 2>&1 | sed -u "s/^/{}: /"' "$root/execute.sh" "$@" ||
+        fail "A stage failed; see its message above, then run the same command again."
+    for name in "${names[@]}"; do
+        note "$name" "$output_dir/$name/complete.json"
     done
 }
 
@@ -249,9 +271,7 @@ cascade() {
     examine shapes_64_sr --data-later "${stages[@]}" "$@"
     mkdir -p "$output_dir"
     shapes "$data" pixels shapes_precompute
-    for stage in "${stages[@]}"; do # no stage starts from another: each learns for itself
-        stages python "$stage" -- "$@"
-    done
+    side_by_side "${stages[@]}" -- "$@" # networks so small leave a second thread nothing to do
     for stage in "${stages[@]}"; do # made again where the training went on since
         [[ $folder/cascade.yaml -nt $output_dir/$stage/complete.json ]] || rm -rf "$folder"
     done
@@ -382,6 +402,11 @@ quickstart | cascade | ldm)
     use_environment
     "$1" "${@:2}"
     printf '\n%s\n' "Summary:" "${report[@]}"
+    ;;
+stage) # one of those that `side_by_side` trains
+    read_overrides "${@:3}"
+    use_environment
+    stages python "$2" -- "${@:3}"
     ;;
 mine)
     read_overrides "${@:3}"
