@@ -157,7 +157,7 @@ step() {
 # note NAME RESULT: a line for a step that was done.
 note() {
     local clock=${2%.*}.seconds
-    line "$1" "$(duration "$(<"$clock")"): $2"
+    line "$1" "$(duration "$(cat "$clock" 2>/dev/null || echo 0)"): $2"
     clocks+=("$1" "$clock")
 }
 
@@ -204,13 +204,10 @@ stages() {
     done
 }
 
-# side_by_side NAME... -- OVERRIDES...: train configs that do not start from each other, two at a time with a thread each.
+# side_by_side "NAME..." OVERRIDES...: train configs that do not start from each other, two at a time with a thread each.
 side_by_side() {
-    local name names=()
-    while [[ $1 != -- ]]; do
-        names+=("$1")
-        shift
-    done
+    local name names
+    read -ra names <<<"$1"
     shift
     printf '%s\n' "${names[@]}" | OMP_NUM_THREADS=1 xargs -P 2 -I {} bash -o pipefail -c \
         'bash "$0" stage {} "$@" 2>&1 | sed -u "s/^/{}: /"' "$root/execute.sh" "$@" ||
@@ -271,7 +268,7 @@ cascade() {
     examine shapes_64_sr --data-later "${stages[@]}" "$@"
     mkdir -p "$output_dir"
     shapes "$data" pixels shapes_precompute
-    side_by_side "${stages[@]}" -- "$@" # networks so small leave a second thread nothing to do
+    side_by_side "${stages[*]}" "$@" # networks so small leave a second thread nothing to do
     for stage in "${stages[@]}"; do # made again where the training went on since
         [[ $folder/cascade.yaml -nt $output_dir/$stage/complete.json ]] || rm -rf "$folder"
     done
@@ -320,8 +317,8 @@ mine() {
     done
     for stage in mine_{small,large}_{pretrain,finetune}; do
         with "$data/steps/train.args" with "$data/steps/${stage#mine_}.args" with "$data/own.args" \
-            step "$stage" "$output_dir/$stage/complete.json" python train.py --config-path ./configs --config-name "$stage.yaml" "exp_name=$stage" \
-            "$encoder" ${previous[@]+"${previous[@]}"}
+            step "$stage" "$output_dir/$stage/complete.json" python train.py --config-path ./configs \
+            --config-name "$stage.yaml" "exp_name=$stage" "$encoder" ${previous[@]+"${previous[@]}"}
         previous=("init_from=$output_dir/$stage")
     done
     after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --out "$final/samples.png"

@@ -24,13 +24,14 @@ from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_
 from micro_diffusion.backbone.conv_block import ConvBlock
 from micro_diffusion.backbone.embedding import check_latents, other_sizes, patch_grid
 from micro_diffusion.backbone.fourier_embedding import FourierEmbedding
+from micro_diffusion.backbone.patch_grid import SizedPatches
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 NormPlacement = Literal["pre", "post"]
 
 
-class ConvTransformer(nn.Module):
+class ConvTransformer(SizedPatches):
     """Maps (noisy latents, noise level, pooled caption) to a prediction of the latents' shape.
 
     It sees every patch: masked patches are not possible. Weights begin as torch's layers do, positions as N(0, 1).
@@ -132,16 +133,6 @@ class ConvTransformer(nn.Module):
         """
         self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
         self.position_scale = position_scale
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) of the latents that it takes: `input_size` and the further ones."""
-        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
-
-    @property
-    def patches(self) -> int:
-        """T, patches of an image."""
-        return self.grid[0] * self.grid[1]
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition, keep: Tensor | None = None) -> Prediction:
         """x (B, C, h, w), level (B,), condition -> Prediction; keep is None.

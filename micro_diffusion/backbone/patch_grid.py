@@ -11,7 +11,28 @@ from micro_diffusion.backbone.embedding import other_sizes, patch_grid, rotary_a
 from micro_diffusion.bounds import PositiveInt
 
 
-class PatchGrid(nn.Module):
+class SizedPatches(nn.Module):
+    """A network that takes latents of certain sizes, in patches.
+
+    `input_size` is the first of them, (h, w) in cells, and `grid` its rows and columns of patches.
+    """
+
+    input_size: tuple[int, int]
+    grid: tuple[int, int]
+    _further_sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of the latents that it takes: `input_size` and the further ones."""
+        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
+
+    @property
+    def patches(self) -> int:
+        """T, patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+
+class PatchGrid(SizedPatches):
     """A network with positions of its patches, in buffers that are no part of its weights.
 
     Its constructor calls `place`, with `patch_size`, `dim`, `head_dim` and `rotary` set.
@@ -47,16 +68,6 @@ class PatchGrid(nn.Module):
         self.input_size, self.grid = patch_grid(input_size, self.patch_size, position_scale)
         self.position_scale = position_scale
         self._build_positions(self.input_size, position_scale)
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) of the latents that it takes: `input_size` and the further ones."""
-        return self.input_size, *(size for size in self._further_sizes if size != self.input_size)
-
-    @property
-    def patches(self) -> int:
-        """T, patches of an image."""
-        return self.grid[0] * self.grid[1]
 
     def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
         """(rows, columns) of the patches of latents of a size."""

@@ -18,10 +18,11 @@ from micro_diffusion.backbone.block import CaptionBlock
 from micro_diffusion.backbone.embedding import check_latents, patch_grid, patchify, sincos_positions
 from micro_diffusion.backbone.experts import SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, put_back, visible
+from micro_diffusion.backbone.patch_grid import SizedPatches
 from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(SizedPatches):
     """An encoder of visible patches, whose output is the representation, and a decoder that guesses the others.
 
     Args:
@@ -75,17 +76,12 @@ class MaskedAutoencoder(nn.Module):
         self.register_buffer("decoder_positions", sincos_positions(*self.grid, decoder_dim, 1.0), persistent=False)
         self._initialize()
 
-    @property
-    def patches(self) -> int:
-        """T."""
-        return self.grid[0] * self.grid[1]
-
     def features(self, latents: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, C, h, w) -> (B, T, D), or (B, K, D) of the kept patches alone, keep (B, K).
 
         Raises ValueError for latents of another shape than it was built for.
         """
-        check_latents(latents, self.in_channels, (self.input_size,))
+        check_latents(latents, self.in_channels, self.sizes)
         tokens = self.patch_embedding(patchify(latents, self.patch_size)) + self.positions
         return self.norm(self.blocks(tokens if keep is None else keep_tokens(tokens, keep)))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -32,21 +31,21 @@ from micro_diffusion.autoencoder.losses import (
     pixel_loss,
 )
 from micro_diffusion.autoencoder.perceptual import Perceptual
-from micro_diffusion.backbone.backbone import ParameterGroup
+from micro_diffusion.backbone.backbone import ParameterGroup, parameter_group
 from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.data.image.transforms import normalise
 from micro_diffusion.files.whole_file import whole_file
-from micro_diffusion.machine.precision import Precision, autocast
+from micro_diffusion.machine.precision import Precision
 from micro_diffusion.training.reconstruction_metrics import Reconstruction, count, reconstruction_metrics
 from micro_diffusion.training.seeded_random import Draws
-from micro_diffusion.training.trainable import Batch
+from micro_diffusion.training.trainable import Batch, NetworkOnCpu
 
 MEASURED_BATCHES = 32
 """Shift and scaling of the latents are measured on so many batches."""
 
 
-class AutoencoderTraining(ComposerModel):
+class AutoencoderTraining(NetworkOnCpu, ComposerModel):
     """Error of the reconstructions plus weighted divergence of the latents from a standard normal, and further terms.
 
     All terms are means over samples, so that microbatches and ranks add up to the batch; only the adaptive weight of
@@ -120,9 +119,7 @@ class AutoencoderTraining(ComposerModel):
         if self.adversarial is not None:
             groups += _groups("discriminator_", self.adversarial, decay=False, lr_scale=self.adversarial.lr_scale)
         if isinstance(s := self.log_variance, nn.Parameter):
-            groups.append(
-                {"name": "log_variance", "parameters": [s], "lr_scale": 1.0, "decay": False, "matrices": False}
-            )
+            groups.append(parameter_group("log_variance", [s], decay=False))
         return groups
 
     def check_run(self, state: State) -> None:
@@ -253,10 +250,6 @@ class AutoencoderTraining(ComposerModel):
         with whole_file(folder / "autoencoder" / "latents.json") as unfinished:
             unfinished.write_text(json.dumps(measured, indent=2) + "\n")
 
-    def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The precision of the networks on a CPU; elsewhere Composer's holds."""
-        return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
-
     def _check_size(self, side: int, factor: int) -> None:
         """Raise ValueError when crops of this side are too small for the discriminator or LPIPS."""
         smallest = {
@@ -289,8 +282,8 @@ def _groups(prefix: str, network: nn.Module, *, decay: bool, lr_scale: float) ->
     trained = [p for p in network.parameters() if p.requires_grad]
     kernels, biases = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     return [
-        {"name": f"{prefix}kernels", "parameters": kernels, "lr_scale": lr_scale, "decay": decay, "matrices": False},
-        {"name": f"{prefix}biases", "parameters": biases, "lr_scale": lr_scale, "decay": False, "matrices": False},
+        parameter_group(f"{prefix}kernels", kernels, lr_scale=lr_scale, decay=decay),
+        parameter_group(f"{prefix}biases", biases, lr_scale=lr_scale, decay=False),
     ]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,12 +24,12 @@ from micro_diffusion.checkpoint import Weights, save_weights
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner
 from micro_diffusion.diffusion.objective import Loss, Objective
-from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
+from micro_diffusion.machine.precision import Precision, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
 from micro_diffusion.training.auxiliary.auxiliary import Auxiliaries, Auxiliary, Step
 from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.seeded_random import Draws
-from micro_diffusion.training.trainable import Batch
+from micro_diffusion.training.trainable import Batch, NetworkOnCpu
 
 WeightDtype = Literal["fp32", "bf16"]
 
@@ -42,7 +41,7 @@ class WithTerms(NamedTuple):
     terms: dict[str, Tensor]
 
 
-class LatentDiffusion(ComposerModel):
+class LatentDiffusion(NetworkOnCpu, ComposerModel):
     """The loss of an objective on batches of latents.
 
     The autoencoder is no part of it, and the text encoder only where the data hold token ids: it is then frozen, and
@@ -224,10 +223,6 @@ class LatentDiffusion(ComposerModel):
                 **({"loss_mask": batch["loss_mask"]} if "loss_mask" in batch else {}),
                 **{key: value for key, value in how.items() if value},
             )
-
-    def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The precision of the network on a CPU; elsewhere Composer's holds."""
-        return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
 
     def loss(self, outputs: Loss | WithTerms, batch: Batch) -> Tensor | dict[str, Tensor]:
         """The mean over the batch; with further losses all of them, and their weighted sum as "total"."""

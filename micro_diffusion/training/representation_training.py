@@ -6,10 +6,8 @@ Legend: B batch, C latent channels, h w latent cells, K kept patches.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import torch
 from composer import ComposerModel
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
@@ -18,13 +16,13 @@ from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.bounds import OpenFraction
 from micro_diffusion.checkpoint import Weights, save_weights
-from micro_diffusion.machine.precision import Precision, autocast
+from micro_diffusion.machine.precision import Precision
 from micro_diffusion.representation.masked_autoencoder import MaskedAutoencoder
 from micro_diffusion.training.seeded_random import Draws
-from micro_diffusion.training.trainable import Batch
+from micro_diffusion.training.trainable import Batch, NetworkOnCpu
 
 
-class RepresentationTraining(ComposerModel):
+class RepresentationTraining(NetworkOnCpu, ComposerModel):
     """The squared error of masked patches of clean latents.
 
     Args:
@@ -61,10 +59,6 @@ class RepresentationTraining(ComposerModel):
         latents = batch["latents"].float()
         with self.cpu_autocast(latents.device):
             return self.network(latents, batch["keep"])
-
-    def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The precision of the network on a CPU; elsewhere Composer's holds."""
-        return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The mean over the batch."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
 from composer import ComposerModel
 from torch import Tensor, nn
 
 from micro_diffusion.backbone.backbone import ParameterGroup
 from micro_diffusion.checkpoint import Weights
+from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.training.seeded_random import Draws
 
 Batch = dict[str, Any]
@@ -45,6 +48,16 @@ class Trainable(Protocol):
         state: the network's, in one piece. batches: this rank's training data, for what is measured on them.
         """
         ...
+
+
+class NetworkOnCpu:
+    """A model whose networks have a precision of their own on a CPU, where Composer knows fp32 only."""
+
+    cpu_precision: Precision
+
+    def cpu_autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The precision of the networks on a CPU; elsewhere Composer's holds."""
+        return autocast("cpu", self.cpu_precision) if device.type == "cpu" else nullcontext()
 
 
 def trained_model(state_model: nn.Module) -> Trainable:

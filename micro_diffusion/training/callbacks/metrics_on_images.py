@@ -79,16 +79,20 @@ class MetricsOnImages(ImageLogger):
         super().fit_start(state, logger)
         if self.weaker is not None:
             find_run(self.weaker)
-        getattr(self.metrics, "open", lambda: None)()
+        self._open_metrics()
 
     def scores(self, model: LatentDiffusion) -> Mapping[str, float]:
         """Of a network outside of a training, in the precision of its model; and `calls`, of networks for an image."""
-        getattr(self.metrics, "open", lambda: None)()
+        self._open_metrics()
         self._rows = 0
         counted = model.network.register_forward_pre_hook(self._count)
         images, captions = self._images(model.network, model, nullcontext())
         counted.remove()
         return {**self.metrics(images, captions), "calls": self._rows / len(images)}
+
+    def _open_metrics(self) -> None:
+        """Load what metrics need, of those that need something."""
+        getattr(self.metrics, "open", lambda: None)()
 
     def _count(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
         """The rows of a call."""
