@@ -79,7 +79,7 @@ def make_latents(folder: Path, count: int, source: Source | None = None, resolut
         out=folder / "latents",
         resolutions=[resolution],
         autoencoder=KLAutoencoder.load("bundled:autoencoder"),
-        text_encoder=TinyTextEncoder(dim=192, max_length=18),
+        text_encoder=TinyTextEncoder(dim=192, max_length=18, window=6),
         batch_size=8,
         workers=0,
     )

@@ -1,4 +1,4 @@
-"""A text encoder without weights: hashed words with their two predecessors, for experiments on a small machine.
+"""A text encoder without weights: hashed words with those before them, for experiments on a small machine.
 
 Legend: B captions, L tokens, D width.
 """
@@ -25,25 +25,28 @@ _POSITION_AMPLITUDE = 0.5
 
 
 class TinyTextEncoder:
-    """Every word is a fixed random vector of signs; a token is its word and the two words before it.
+    """Every word is a fixed random vector of signs; a token is its word and the words before it, those of a window.
 
     Emoji and other symbols beyond ASCII are words of one character. Punctuation and the symbols of ASCII are left out.
-    The window of three words binds neighbours ("small red circle") without any attention or training. All entries
-    have about unit variance. The same caption gives the same features on every machine and in every version of the
+    A window binds neighbours without any attention or training: one of three words "small red circle", one of six "a
+    small red circle above" what comes next, so that it is told which of two objects is meant. All entries have about
+    unit variance. The same caption gives the same features on every machine and in every version of the
     libraries: the signs are the bits of a cryptographic hash, not draws of a random generator.
 
     Args:
-        dim: D, a multiple of 3; a third for each word of the window.
+        dim: D, a multiple of the window; an equal part for each of its words.
         max_length: L, tokens of a caption, end-of-text included.
+        window: words of a token, itself included.
     """
 
-    def __init__(self, *, dim: PositiveInt = 192, max_length: PositiveInt = 24) -> None:
-        if dim % 3:
-            raise ValueError(f"dim of the tiny text encoder is {dim}; set it to a positive multiple of 3")
-        self.name = f"tiny-{dim}"
-        self.provenance = {"dim": dim, "max_length": max_length}
+    def __init__(self, *, dim: PositiveInt = 192, max_length: PositiveInt = 24, window: PositiveInt = 3) -> None:
+        if dim % window:
+            raise ValueError(f"dim of the tiny text encoder is {dim}; set it to a positive multiple of window={window}")
+        self.name = f"tiny-{dim}" if window == 3 else f"tiny-{dim}-{window}"  # three words were all that there were
+        self.provenance = {"dim": dim, "max_length": max_length, "window": window}
         self.dim = dim
         self.max_length = max_length
+        self.window = window
         self._positions = _POSITION_AMPLITUDE * sinusoids(max_length, dim)
 
     def encode(self, captions: Sequence[str]) -> Condition:
@@ -69,9 +72,10 @@ class TinyTextEncoder:
 
     def _features(self, words: list[str]) -> Tensor:
         """N words -> (N + 1, D), the last row for end-of-text."""
-        signs = torch.stack([word_signs(word, self.dim // 3) for word in (_START, _START, *words, _END)])
-        window = torch.cat([signs[2:], signs[1:-1], signs[:-2]], dim=1)
-        return (window + self._positions[: len(window)]) / math.sqrt(1 + _POSITION_AMPLITUDE**2 / 2)
+        padded = [*[_START] * (self.window - 1), *words, _END]
+        signs = torch.stack([word_signs(word, self.dim // self.window) for word in padded])
+        windows = signs.unfold(0, self.window, 1).movedim(2, 1).flip(1).flatten(1)  # each word before its predecessors
+        return (windows + self._positions[: len(windows)]) / math.sqrt(1 + _POSITION_AMPLITUDE**2 / 2)
 
 
 @lru_cache(maxsize=65536)

@@ -39,8 +39,21 @@ def test_a_token_knows_its_two_predecessors():
     assert differs[:5].tolist() == [True, True, True, False, False]
 
 
-def test_entries_have_unit_variance():
-    text = TinyTextEncoder().encode([f"word{i} another{i} third{i}" for i in range(200)])
+def test_a_window_of_six_words_binds_a_relation_to_both_objects():
+    left, right = (f"a small red star to the {side} of a large blue circle" for side in ("left", "right"))
+    tokens = TinyTextEncoder(window=6).encode([left, right]).tokens
+    differs = (tokens[0] - tokens[1]).abs().sum(dim=1) > 0
+    words = [*left.split(), "<end>"]
+    assert [word for word, told in zip(words, differs.tolist(), strict=False) if told] == [
+        "left", "of", "a", "large", "blue", "circle",
+    ]  # fmt: skip
+    swapped = TinyTextEncoder(window=6).encode(["a small blue circle to the left of a large red star"]).tokens
+    assert not torch.equal(tokens[0, 6], swapped[0, 6])
+
+
+@pytest.mark.parametrize("window", [1, 3, 6])
+def test_entries_have_unit_variance(window):
+    text = TinyTextEncoder(window=window).encode([f"word{i} another{i} third{i}" for i in range(200)])
     assert text.tokens[text.mask].square().mean().item() == pytest.approx(1, abs=0.05)
 
 
@@ -51,9 +64,14 @@ def test_a_long_caption_is_cut_with_a_warning_naming_the_words():
     assert torch.equal(text.tokens, encoder.encode(["a red"]).tokens)
 
 
-def test_a_width_that_is_no_multiple_of_3_is_refused():
-    with pytest.raises(ValueError, match="is 100; set it to"):
+def test_a_width_that_is_no_multiple_of_the_window_is_refused():
+    with pytest.raises(ValueError, match="is 100; set it to a positive multiple of window=3"):
         TinyTextEncoder(dim=100)
+
+
+def test_encoders_of_other_windows_have_other_names():
+    """Data keep the name; those of three words had it before there were other windows."""
+    assert [TinyTextEncoder(window=window).name for window in (3, 6)] == ["tiny-192", "tiny-192-6"]
 
 
 def test_emoji_and_symbols_are_words_and_nothing_else_has_changed():

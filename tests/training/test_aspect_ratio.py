@@ -32,7 +32,7 @@ def test_rectangular_latents_are_trained_on_and_drawn(tmp_path, padded, capsys):
         out=tmp_path / "rectangles",
         resolutions=[32],
         autoencoder=KLAutoencoder.load("bundled:autoencoder"),
-        text_encoder=TinyTextEncoder(dim=192, max_length=18),
+        text_encoder=TinyTextEncoder(dim=192, max_length=18, window=6),
         crop=AspectRatioBucket(ratio="4:3", among=("4:3",), multiple=8),
         latent_format=Int8Latents(),
         caption_format=CaptionFeatures(dtype="int8", padded=padded),
@@ -74,7 +74,7 @@ def several(tmp_path_factory):
         out=folder / "buckets",
         resolutions=[32],
         autoencoder=KLAutoencoder.load("bundled:autoencoder"),
-        text_encoder=TinyTextEncoder(dim=192, max_length=18),
+        text_encoder=TinyTextEncoder(dim=192, max_length=18, window=6),
         crop=AspectRatioBuckets(ratios=[*SEVERAL, "16:9"], multiple=8),
     )
     return folder
