@@ -23,10 +23,16 @@ class Fusion(nn.Module):
     Park et al. 2025, "SPRINT", arXiv 2510.21986, section 3.2: where a token went around, a learned one stands for what
     the blocks would have made of it; every token keeps what it was before, so that the blocks need not carry details.
     It begins as what the blocks made, so that a network without masks begins as it would without fusion.
+
+    Args:
+        dim: D.
+        drop: probability that, in training, nothing of an image was on the route (there, section 3.4), so that sampling
+            can lead away from that; see `AroundRoute`. It is drawn as torch draws, on the device.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, drop: float = 0.0) -> None:
         super().__init__()
+        self.drop = drop
         self.absent = nn.Parameter(torch.zeros(dim))
         self.both = nn.Linear(2 * dim, dim, bias=False)
 
@@ -36,6 +42,9 @@ class Fusion(nn.Module):
             patches = before.shape[1]
             absent = self.absent.to(made.dtype)
             made = torch.where(visible(keep, patches)[:, :, None], restore_tokens(made, keep, patches), absent)
+        if self.training and self.drop:
+            dropped = torch.rand(len(made), 1, 1, device=made.device) < self.drop
+            made = torch.where(dropped, self.absent.to(made.dtype), made)
         return self.both(torch.cat([before, made.to(before.dtype)], dim=-1))
 
     def initialize(self) -> None:
@@ -106,7 +115,7 @@ class Blocks(nn.ModuleList):
             mask: of the caption, (B, L) bool, or None.
             grid: rows and columns of patches, where tokens are all of them.
             angles: (T, head_dim/2) rotary positions, or None for none.
-            keep: (B, K) which patches are kept, or None for all.
+            keep: (B, K) which patches are kept, none with a fusion where K is 0, or None for all.
             fusion: joins the tokens around the route with those that were on it, also where all were; None puts the
                 latter in their places.
 
@@ -120,7 +129,7 @@ class Blocks(nn.ModuleList):
         first, end = self.route
         tokens = self._some(range(first), tokens, told, mask, grid=grid, angles=angles)
         kept = tokens if keep is None else keep_tokens(tokens, keep)
-        made = self._some(range(first, end), kept, told, mask, angles=kept_angles)
+        made = self._some(range(first, end), kept, told, mask, angles=kept_angles) if kept.shape[1] else kept
         if fusion is not None:
             tokens = fusion(tokens, made, keep)
         else:

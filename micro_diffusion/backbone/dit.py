@@ -31,7 +31,7 @@ from micro_diffusion.backbone.experts import ExpertChoice, SwiGLU
 from micro_diffusion.backbone.masking import keep_tokens, restore_tokens, visible
 from micro_diffusion.backbone.patch_grid import PatchGrid
 from micro_diffusion.backbone.recomputation import modulated_norm
-from micro_diffusion.bounds import NonNegativeInt, PositiveFloat, PositiveInt
+from micro_diffusion.bounds import FractionBelow1, NonNegativeInt, PositiveFloat, PositiveInt
 from micro_diffusion.condition import Condition
 
 
@@ -66,6 +66,7 @@ class SparseDiT(PatchGrid):
             (Krause et al. 2025, "TREAD", arXiv 2501.04765); None leaves such patches out, of the prediction too.
         fusion: joins the patches before and after that route by a learned map, which lets more of them go around; see
             `Fusion`.
+        route_drop: probability that all patches of an image go around, in training; needs a fusion.
         rotary: rotary positions in every self-attention of the patches, besides the fixed ones at the input.
         position_scale: grid positions are divided by it; see `sincos_positions`.
         activation_checkpointing: keep only what enters each block for the backward pass, which computes the rest again;
@@ -105,6 +106,7 @@ class SparseDiT(PatchGrid):
         value_residual: bool = False,
         route: Sequence[NonNegativeInt] | None = None,
         fusion: bool = False,
+        route_drop: FractionBelow1 = 0.0,
         rotary: bool = False,
         position_scale: PositiveFloat = 1.0,
         use_caption_mask: bool = False,
@@ -122,6 +124,8 @@ class SparseDiT(PatchGrid):
         _check_effects(takes_image_level, image_channels, mixer_convolution, mixer_depth)
         if fusion and route is None:
             raise ValueError("fusion has no effect without a route; set route, or set fusion=false")
+        if route_drop and not fusion:
+            raise ValueError("route_drop has no effect without a fusion; set fusion=true, or route_drop=0")
         shapes = BlockShapes(
             conditioning_dim=dim,
             head_dim=head_dim,
@@ -164,7 +168,8 @@ class SparseDiT(PatchGrid):
             for i in range(depth)
         )
         self.blocks = Blocks(blocks, route=route, activation_checkpointing=activation_checkpointing)
-        self.fusion = Fusion(dim) if fusion else None
+        self.fusion = Fusion(dim, drop=route_drop) if fusion else None
+        self.draws = bool(route_drop)
         self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)

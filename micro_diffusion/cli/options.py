@@ -81,7 +81,8 @@ _OPTIONS = (
         "--weaker",
         type=RUN,
         metavar="RUN",
-        help="Guide away from this less trained or smaller run instead of from no prompt (autoguidance).",
+        help="Guide away from this less trained or smaller run instead of from no prompt (autoguidance); `route` is "
+        "RUN without the blocks of its route and without a prompt (path-drop guidance).",
     ),
     click.option("--weights", type=WEIGHTS, help="[default: ema where the run has them, else raw]"),
     click.option("--device", help="cpu, cuda, cuda:1.  [default: cuda where there is one, else cpu]"),

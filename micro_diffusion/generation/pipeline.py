@@ -33,7 +33,7 @@ from micro_diffusion.machine.precision import Precision, autocast, computes_in_b
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
 from micro_diffusion.machine.threads import yield_when_busy
 from micro_diffusion.sampling.grid import to_pil
-from micro_diffusion.sampling.guidance import EVERY_LEVEL, check_guidance
+from micro_diffusion.sampling.guidance import EVERY_LEVEL, ROUTE, check_guidance
 from micro_diffusion.sampling.latent_editing import LatentEdit
 from micro_diffusion.sampling.start import Between, Seed
 from micro_diffusion.sampling.watched import Watched
@@ -101,7 +101,8 @@ class Pipeline:
             sampler: such as "dpmpp_2m", an option of configs/sampler; None is the run's own.
             levels: such as "exponential", an option of configs/levels; None is the run's own.
             weaker: a run as above, that guidance leads away from in place of the null condition; its averaged weights
-                where it has them.
+                where it has them. "route" is the run itself without the blocks of its route and without a prompt
+                (path-drop guidance, arXiv 2510.21986).
             configs: the folder of another configs/sampler and configs/levels.
 
         Raises:
@@ -117,7 +118,10 @@ class Pipeline:
         keep_freed_memory(place.type)
         yield_when_busy(place.type)
         loaded = load_run(folder, weights=weights, device=place)
-        other = None if weaker is None else NamedRun(str(weaker), load_run(find_run(weaker), device=place))
+        other = None
+        if weaker is not None:
+            itself = str(weaker) == ROUTE
+            other = NamedRun(str(weaker), loaded if itself else load_run(find_run(weaker), device=place))
         return cls(
             loaded, name=str(run), precision=precision, sampler=sampler, levels=levels, weaker=other, configs=configs
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from micro_diffusion.checkpoint import Run
-from micro_diffusion.sampling.guidance import WeakerRun
+from micro_diffusion.sampling.guidance import WeakerRun, without_route
 
 
 class NamedRun(NamedTuple):
@@ -16,11 +16,13 @@ class NamedRun(NamedTuple):
 
 
 def weaker_run(weaker: Run, run: Run) -> WeakerRun:
-    """The weaker run's network, which is shown the captions and latents of `run`.
+    """The weaker run's network, shown the captions and latents of `run`; of `run` itself, without its route.
 
     Raises:
-        ValueError: when it was trained with another text encoder or autoencoder.
+        ValueError: when it was trained with another text encoder or autoencoder, or has no route that it can leave.
     """
+    if weaker is run:
+        return without_route(run.objective, run.backbone)
     for part in ("text_encoder", "autoencoder"):
         ours, theirs = getattr(run, part).name, getattr(weaker, part).name
         if ours != theirs:

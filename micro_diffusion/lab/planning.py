@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.lab.budget import Cost, with_length
 from micro_diffusion.lab.experiments import Experiment, composed, differences, digest, read_experiment, resolved
+from micro_diffusion.sampling.guidance import ROUTE
 
 SAMPLING = ("sampler", "prompts", "callbacks.composition")
 """Keys below which nothing changes what is learned."""
@@ -109,7 +110,7 @@ class Planner:
     def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:
         """The run that guidance leads away from, whose name takes the place of what the experiment says of it."""
         said = OmegaConf.select(config, WEAKER)
-        if said is None:
+        if said in (None, ROUTE):
             return None
         name, _, share = said.partition("@")
         try:

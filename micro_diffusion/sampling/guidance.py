@@ -1,6 +1,7 @@
-"""Guidance away from a weaker denoiser: one without the condition, or one of a weaker run.
+"""Guidance away from a weaker denoiser: one without the condition, one of a weaker run, or one of fewer blocks.
 
-Ho & Salimans 2022, arXiv 2207.12598 (classifier-free guidance); Karras et al. 2024, arXiv 2406.02507 (autoguidance).
+Ho & Salimans 2022, arXiv 2207.12598 (classifier-free guidance); Karras et al. 2024, arXiv 2406.02507 (autoguidance);
+Park et al. 2025, arXiv 2510.21986 (path-drop guidance).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from micro_diffusion.backbone.around_route import AroundRoute
 from micro_diffusion.backbone.backbone import Backbone, PreparedText, PreparesText
 from micro_diffusion.condition import Condition
 from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
@@ -25,10 +27,24 @@ MOST_GUIDANCE = 1000.0
 
 
 class WeakerRun(NamedTuple):
-    """Objective and backbone of a run with less training or a smaller network, which takes the same conditions."""
+    """Objective and backbone of a run with less training or a smaller network, which takes the same conditions.
+
+    is_conditional: whether it is shown the condition.
+    """
 
     objective: Objective
     backbone: Backbone
+    is_conditional: bool = True
+
+
+ROUTE = "route"
+"""The name of the weaker run that is the run itself, without its route and without the condition."""
+
+
+def without_route(objective: Objective, backbone: Backbone) -> WeakerRun:
+    """The weak denoiser of path-drop guidance; ValueError for a backbone that was not trained for it."""
+    weak: Any = AroundRoute(backbone)
+    return WeakerRun(objective, weak, is_conditional=False)
 
 
 def prepared(backbone: Backbone, text: Condition, levels: Tensor | None, null_rows: int = 0) -> Any:
@@ -70,8 +86,8 @@ def guided_denoiser(
             (Kynkäänniemi et al. 2024, arXiv 2404.07724).
         sigmas: every noise level that will be asked for, so that work on them is done at once; or none.
         rescale: how far the guided image gets the deviation of the conditional one, see `guide`.
-        weaker: a run whose denoiser is weak in place of the unconditional one, with the same condition; it costs a
-            call of its own network.
+        weaker: a run whose denoiser is weak in place of the unconditional one, with the same condition or none; it
+            costs a call of its own network.
 
     Raises:
         ValueError: for a scale that is no number, an interval that holds no noise level, or none of `sigmas`, and for
@@ -81,7 +97,8 @@ def guided_denoiser(
     levels = _levels(objective, text, sigmas)
     if weaker is not None:
         conditional = objective.denoiser(backbone, prepared(backbone, text, levels))
-        theirs = prepared(weaker.backbone, text, _levels(weaker.objective, text, sigmas))
+        shown = text if weaker.is_conditional else text.null()
+        theirs = prepared(weaker.backbone, shown, _levels(weaker.objective, text, sigmas))
         inside = _away_from(weaker.objective.denoiser(weaker.backbone, theirs), conditional, scale, rescale)
         return inside if interval == EVERY_LEVEL else _within(interval, inside, conditional)
     guided = scale not in (0, 1)

@@ -158,11 +158,17 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
             height, width = latents.shape[-2:]
             patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
             drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
-        if self.adapter is not None and self.adapter.dropout:  # which draws as torch does, wherever the network is
+        if self.draws:  # which the network does as torch does, wherever it is
             torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
         if self.auxiliary is not None:
             drawn["progress"] = [draws.progress] * len(latents)
         return self._with_image(drawn, draws)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network or its adapter draws random numbers by itself, in training."""
+        dropout = 0.0 if self.adapter is None else self.adapter.dropout
+        return bool(dropout) or getattr(self.backbone, "draws", False)
 
     def mask_ratio(self, progress: float) -> float:
         """Share of patches that a step masks when so much of the training is done."""

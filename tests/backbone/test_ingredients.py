@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from micro_diffusion.backbone.around_route import AroundRoute
 from micro_diffusion.backbone.blocks import Fusion
 from micro_diffusion.backbone.dit import SparseDiT
 from micro_diffusion.backbone.masking import keep_tokens, put_back
@@ -195,3 +196,43 @@ def test_fusion_predicts_every_patch_and_learns_by_all_of_them():
 def test_fusion_needs_a_route():
     with pytest.raises(ValueError, match="fusion has no effect without a route"):
         small(fusion=True)
+
+
+def dropping(probability: float) -> SparseDiT:
+    network = small(route=[1, 2], fusion=True, route_drop=probability)
+    with torch.no_grad():
+        torch.nn.init.normal_(network.fusion.absent)
+    return network
+
+
+def test_images_without_the_route_are_those_that_go_around_it():
+    """What drawing leaves of each image is one of two things, and never anything in training=False."""
+    x, level, condition = inputs()
+    network = dropping(0.5)
+    whole, around = network.eval()(x, level, condition).value, AroundRoute(network)(x, level, condition).value
+    assert not torch.allclose(whole, around)
+    network.train()
+    torch.manual_seed(3)
+    kinds = set()
+    for _ in range(4):
+        made = network(x, level, condition).value
+        for image, one, other in zip(made, whole, around, strict=True):
+            is_whole, is_around = torch.allclose(image, one, atol=1e-5), torch.allclose(image, other, atol=1e-5)
+            assert is_whole != is_around
+            kinds.add(is_whole)
+    assert kinds == {True, False}
+
+
+def test_the_network_without_its_route_does_not_ask_the_blocks_on_it():
+    x, level, condition = inputs()
+    network = dropping(0.5).eval()
+    made = AroundRoute(network)(x, level, network.prepare(condition)).value
+    network.blocks[1].forward = lambda *_, **__: pytest.fail("a block of the route was called")
+    torch.testing.assert_close(AroundRoute(network)(x, level, condition).value, made)
+
+
+def test_a_network_that_never_went_without_its_route_is_no_weaker_one():
+    with pytest.raises(ValueError, match=r"train with backbone\.route_drop=0\.1"):
+        AroundRoute(small(route=[1, 2], fusion=True))
+    with pytest.raises(ValueError, match="route_drop has no effect without a fusion"):
+        small(route=[1, 2], route_drop=0.1)

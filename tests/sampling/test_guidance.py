@@ -109,6 +109,15 @@ def test_autoguidance_leads_away_from_the_weaker_run_with_the_same_captions(text
     assert network.batches == [2, 2] and weak.batches == [2]  # outside the interval the weaker one is not asked
 
 
+def test_a_weak_network_without_the_condition_is_shown_the_null_condition(text):
+    weak = OBJECTIVE.denoiser(Halved(), text.null())(X, SIGMA)
+    strong = OBJECTIVE.denoiser(CaptionSum(), text)(X, SIGMA)
+    weaker = WeakerRun(OBJECTIVE, Halved(), is_conditional=False)
+    made = guided_denoiser(OBJECTIVE, CaptionSum(), text, 2.5, weaker=weaker)(X, SIGMA)
+    torch.testing.assert_close(made, weak + 2.5 * (strong - weak))
+    assert not torch.allclose(weak, OBJECTIVE.denoiser(Halved(), text)(X, SIGMA))
+
+
 @pytest.mark.parametrize(
     ("scale", "settings", "message"),
     [

@@ -133,8 +133,8 @@ class ImageLogger(Callback):
         self._copy.load_state_dict(weights)
         return self._copy
 
-    def _parts(self, device: torch.device) -> Mapping[str, Any]:
-        """Further parts of the pipeline."""
+    def _parts(self, network: nn.Module, model: LatentDiffusion) -> Mapping[str, Any]:
+        """Further parts of the pipeline of a network."""
         return {}
 
     def _settings(self) -> Mapping[str, Any]:
@@ -149,8 +149,9 @@ class ImageLogger(Callback):
         A network that is conditioned on images makes those of its example again.
         """
         device, training = next(model.network.parameters()).device, network.training
-        parts = self._parts(device)
-        pipeline = self.pipeline(backbone=network.to(device).eval(), objective=model.objective, **parts)
+        network = network.to(device).eval()
+        parts = self._parts(network, model)
+        pipeline = self.pipeline(backbone=network, objective=model.objective, **parts)
         with self._encoders_at_work(pipeline), precision, model.cpu_autocast(device):
             captions, given = self.prompts.captions, {}
             if self._example is not None and model.image_conditioner is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from composer import Logger, State
 from torch import Tensor, nn
 
+from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.bounds import NonNegativeFloat, PositiveInt
 from micro_diffusion.checkpoint import load_run
 from micro_diffusion.files.run_folders import find_run
-from micro_diffusion.sampling.guidance import WeakerRun
+from micro_diffusion.sampling.guidance import ROUTE, WeakerRun, without_route
 from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.prompts import Prompts
 from micro_diffusion.training.callbacks.image_logger import ImageLogger
@@ -39,7 +40,8 @@ class MetricsOnImages(ImageLogger):
         batch_size: images generated at once.
         encoder_device: see `ImageLogger`.
         guidance_interval: noise levels (low, high) that are guided; None for all.
-        weaker: a run that guidance leads away from, in place of no prompt (autoguidance); its folder or name.
+        weaker: a run that guidance leads away from, in place of no prompt (autoguidance); its folder or name. "route"
+            is the network itself without its route and prompt (path-drop guidance).
 
     Raises:
         ValueError: for a guidance interval that is no two rising noise levels.
@@ -77,7 +79,7 @@ class MetricsOnImages(ImageLogger):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Find out before training that files of a feature network, real images or the weaker run are missing."""
         super().fit_start(state, logger)
-        if self.weaker is not None:
+        if self.weaker not in (None, ROUTE):
             find_run(self.weaker)
         self._open_metrics()
 
@@ -98,11 +100,13 @@ class MetricsOnImages(ImageLogger):
         """The rows of a call."""
         self._rows += len(inputs[0])
 
-    def _parts(self, device: torch.device) -> Mapping[str, Any]:
+    def _parts(self, network: nn.Module, model: LatentDiffusion) -> Mapping[str, Any]:
         """The weaker run's network."""
         if self.weaker is None:
             return {}
-        run = load_run(find_run(self.weaker), device=device)
+        if self.weaker == ROUTE:
+            return {"weaker": without_route(model.objective, cast(Backbone, network))}
+        run = load_run(find_run(self.weaker), device=next(network.parameters()).device)
         run.backbone.register_forward_pre_hook(self._count)
         return {"weaker": WeakerRun(run.objective, run.backbone)}
 
