@@ -4,6 +4,7 @@ python scripts/lab.py list                                  the experiments, eac
 python scripts/lab.py plan base dense                       what a budget buys for each
 python scripts/lab.py run base mask_075 --seeds 1 2 3       train them, resuming where it stopped
 python scripts/lab.py run --all --jobs 4 train_loader.path=data/quickstart/latents/train
+python scripts/lab.py run base --bench emoji                the same on other images
 python scripts/lab.py report                                tables and curves into docs/lab.md
 
 An experiment is configs/experiment/NAME.yaml; its parent is what it is compared with. KEY=VALUE are Hydra overrides for
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--all", action="store_true", help="every experiment")
     top.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     top.add_argument("--budget", type=float, default=BUDGET, help=f"floating-point operations of a run; {BUDGET:.0e}")
+    top.add_argument("--bench", choices=_options("bench"), default="shapes", help="what is trained on; shapes")
     top.add_argument("--jobs", type=int, default=1, help="runs side by side")
     top.add_argument("--threads", type=int, default=1, help="of each run; 1")
     top.add_argument("--lock", type=Path, help="a file to hold meanwhile, as flock does, to take turns with others")
@@ -50,8 +52,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
 def _names(options: argparse.Namespace) -> list[str]:
-    everything = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    everything = _options("experiment")
     names = everything if options.all else [word for word in options.words if "=" not in word]
     if not names:
         raise ValueError(f"no experiment is named; choose some of {', '.join(everything)}, or --all")
@@ -70,7 +76,7 @@ def _plans(options: argparse.Namespace):
     from micro_diffusion.lab.planning import planned
 
     overrides = [word for word in options.words if "=" in word]
-    return planned(CONFIGS, _names(options), options.seeds, options.budget, overrides)
+    return planned(CONFIGS, _names(options), options.seeds, options.budget, overrides, bench=options.bench)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -78,6 +78,29 @@ def prompts_of_file(
     return Prompts(captions=read_prompts(Path(path), count=count), guidance_scale=guidance_scale, seed=seed)
 
 
+def prompts_of_images(
+    *, path: str, count: PositiveInt, guidance_scale: NonNegativeFloat = 5.0, seed: Seed = 0
+) -> Prompts:
+    """The first captions of a folder of MDS images, as `scripts/convert.py` makes it, with how to generate from them.
+
+    Args:
+        path: the folder.
+        count: how many, of images in their order; the first of each.
+        guidance_scale: 0 unconditional, 1 conditional, above 1 guided.
+        seed: fixes the noise.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+        ValueError: when it has fewer images.
+    """
+    from micro_diffusion.data.image.crops import CentreSquare
+    from micro_diffusion.data.stream.images import ImageDataset
+
+    images = ImageDataset(path=path, resolutions=[1], cut=CentreSquare())
+    captions = _checked([images.captions(i)[0] for i in range(min(count, len(images)))], count, Path(path))
+    return Prompts(captions=captions, guidance_scale=guidance_scale, seed=seed)
+
+
 def _of_line(line: str, number: int, path: Path) -> str:
     try:
         entry = parse_json(line)

@@ -65,8 +65,8 @@ def read_experiment(path: Path) -> Experiment:
     return Experiment(path.stem, parent, says)
 
 
-def composed(configs: Path, experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The training of an experiment.
+def composed(configs: Path, experiment: str, overrides: Sequence[str] = (), *, bench: str = "shapes") -> DictConfig:
+    """The training of an experiment on a bench.
 
     Raises:
         ValueError: when it does not compose.
@@ -74,7 +74,7 @@ def composed(configs: Path, experiment: str, overrides: Sequence[str] = ()) -> D
     register_resolvers()
     try:
         with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-            return compose(STAGE, overrides=[f"experiment={experiment}", *overrides])
+            return compose(STAGE, overrides=[f"bench={bench}", f"experiment={experiment}", *overrides])
     except HydraException as error:
         raise ValueError(sentence(error)) from error
 

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     """A run that is wanted.
 
     config: ready to be trained. cost: of the training. key: of it, wherever it is trained. training: the run that it
-    samples with, or None for one that trains. weaker: the run that guidance leads away from, or None.
+    samples with, or None for one that trains. weaker: the run that guidance leads away from, or None. bench: on which.
     """
 
     experiment: Experiment
@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     key: str
     training: Plan | None = None
     weaker: Plan | None = None
+    bench: str = "shapes"
 
     @property
     def folder(self) -> Path:
@@ -64,14 +65,20 @@ class Plan(NamedTuple):
 
 
 def planned(
-    configs: Path, names: Sequence[str], seeds: Sequence[int], budget: float, overrides: Sequence[str] = ()
+    configs: Path,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    budget: float,
+    overrides: Sequence[str] = (),
+    *,
+    bench: str = "shapes",
 ) -> list[Plan]:
     """Every experiment with every seed, the seeds outermost: when time runs out, all experiments have as many.
 
     Raises:
         ValueError: for an experiment that does not compose, or names a weaker run that there cannot be.
     """
-    planner = Planner(configs, overrides)
+    planner = Planner(configs, overrides, bench=bench)
     return [planner.plan(name, seed, budget) for seed in seeds for name in names]
 
 
@@ -81,11 +88,13 @@ class Planner:
     Args:
         configs: the folder of configurations.
         overrides: of Hydra, for every run.
+        bench: an option of configs/bench.
     """
 
-    def __init__(self, configs: Path, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, configs: Path, overrides: Sequence[str] = (), *, bench: str = "shapes") -> None:
+        self.bench = bench
         self.experiment = cache(lambda name: read_experiment(configs / "experiment" / f"{name}.yaml"))
-        self.composed = cache(lambda name: composed(configs, name, overrides))
+        self.composed = cache(lambda name: composed(configs, name, overrides, bench=bench))
         # of a copy, since building a model resolves interpolations in its configuration
         self.with_length = cache(lambda name, budget: with_length(self.composed(name).copy(), budget))
 
@@ -93,6 +102,8 @@ class Planner:
         """Of one experiment, and of the runs that it needs."""
         experiment, training = self.experiment(name), None
         if experiment.parent is not None and only_samples(self.composed(name), self.composed(experiment.parent)):
+            if self.bench != "shapes":
+                raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
             parent = self.plan(experiment.parent, seed, budget)
             training, config, cost = parent.training or parent, self.composed(name).copy(), parent.cost
             config.trainer.max_duration = training.config.trainer.max_duration
@@ -105,7 +116,7 @@ class Planner:
         config.exp_name = f"{experiment.name}/{seed}_{key}"
         if weaker is not None:
             OmegaConf.update(config, WEAKER, str(weaker.folder))
-        return Plan(experiment, seed, budget, config, cost, key, training, weaker)
+        return Plan(experiment, seed, budget, config, cost, key, training, weaker, self.bench)
 
     def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:
         """The run that guidance leads away from, whose name takes the place of what the experiment says of it."""

@@ -50,17 +50,17 @@ def write_report(results: Path, page: Path, experiments: Path) -> None:
     if not everything:
         raise ValueError(f"there are no results in {results}; make some with: python scripts/lab.py run base")
     made = []
-    budgets = sorted({result.budget for result in everything})
-    for budget in budgets:
-        runs = by_experiment([r for r in everything if r.budget == budget and r.error is None])
+    tables = sorted({(result.bench, result.budget) for result in everything})  # shapes last, whose results heads have
+    for bench, budget in tables:
+        runs = by_experiment([r for r in everything if (r.bench, r.budget) == (bench, budget) and r.error is None])
         sampled = {name: each for name, each in runs.items() if next(iter(each.values())).training is not None}
         trained = {name: each for name, each in runs.items() if name not in sampled}
         compared = comparisons(trained)
-        made += [f"### {budget / 1e12:g} TFLOP", "", *table(trained, compared), ""]
+        made += [f"### {bench}, {budget / 1e12:g} TFLOP", "", *table(trained, compared), ""]
         if sampled:
             made += [*images_table(runs, sampled), ""]
         for part, names in parts(trained, experiments).items():
-            image = page.parent / "images" / f"lab_{budget / 1e12:g}_{part}.png"
+            image = page.parent / "images" / f"lab_{bench}_{budget / 1e12:g}_{part}.png"
             draw_curves(image, {name: list(runs[name].values()) for name in names})
             made += [f"![{part}]({image.relative_to(page.parent).as_posix()})", ""]
         for row in compared:
@@ -93,7 +93,7 @@ def comparisons(runs: Mapping[str, Runs]) -> list[Compared]:
 
 HEADING = (
     "experiment", "seeds", "images", "processor", "loss", "against", "Δ at equal FLOPs", "p", "p paired", "verdict",
-    "Δ at equal seconds", "Δ at equal images", "single", "two", "held out",
+    "Δ at equal seconds", "Δ at equal images",
 )  # fmt: skip
 
 AXES: dict[str, Callable[[Point], float]] = {
@@ -123,7 +123,9 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
     """One row an experiment, the best difference first, after those that are compared with nothing."""
     rows = {row.name: row for row in compared}
     order = sorted(runs, key=lambda name: rows[name].flops.of.value if name in rows else -math.inf)
-    lines = ["| " + " | ".join(HEADING) + " |", "|" + "---|" * len(HEADING)]
+    kinds = list(dict.fromkeys(kind for mine in runs.values() for run in mine.values() for kind in run.scores))
+    heading = [*HEADING, *(kind.replace("_", " ") for kind in kinds)]
+    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for name in order:
         mine = list(runs[name].values())
         seconds = mean([run.last.processor for run in mine])
@@ -134,8 +136,7 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
         else:
             cells += [mine[0].parent or "", signed(row.flops), p_value(row.flops.welch), p_value(row.flops.paired)]
             cells += [row.verdict, signed(row.seconds), signed(row.images)]
-        for kind in ("single", "two", "held_out"):
-            cells.append(f"{mean([run.scores[kind] for run in mine]):.2f}" if mine[0].scores else "")
+        cells += [f"{mean([run.scores[kind] for run in mine]):.2f}" if mine[0].scores else "" for kind in kinds]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

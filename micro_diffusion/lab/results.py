@@ -36,6 +36,7 @@ class Result:
     experiment, parent, seed, budget: what was to be trained, with so many floating-point operations.
     key: of everything that its configuration sets. config: that, resolved, without the places of data and runs.
     commit: of the code; ends in "+" where files were changed since. date: of its end. machine: on which.
+    bench: what it was trained on and judged by, an option of configs/bench.
     error: why it failed, or None. steps, batch, image_flops, update_flops, parameters: of the training.
     curve: its evaluations. scores: of its images at the end, by kind of prompt, and the network calls for each.
     training: key of the run whose weights its images are made with, and whose curve it has; None where it trained.
@@ -59,6 +60,7 @@ class Result:
     scores: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     training: str | None = None
+    bench: str = "shapes"
 
     @property
     def last(self) -> Point:

@@ -157,6 +157,7 @@ def result_of(plan: Plan, status: int | None) -> Result:
         scores=scores,
         config=plan.content(),
         training=None if plan.training is None else plan.training.key,
+        bench=plan.bench,
     )
 
 

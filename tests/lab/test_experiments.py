@@ -34,6 +34,14 @@ def test_an_experiment_is_whole_and_changes_one_thing(name: str):
         assert experiment.says["Command"].endswith(f"run {experiment.parent} {name}")
 
 
+@pytest.mark.parametrize("bench", sorted(path.stem for path in (CONFIGS / "bench").glob("*.yaml")))
+def test_a_bench_composes_with_every_part(bench: str):
+    config = composed(CONFIGS, "mask_075", bench=bench)
+    validate(config)
+    check_coherence(config)
+    assert config.model.train_mask_ratio == 0.75 and (bench == "emoji") == ("emoji" in config.train_loader.path)
+
+
 def test_a_second_change_is_found():
     experiment = read_experiment(CONFIGS / "experiment/no_mixer.yaml")
     says = {key: value for key, value in experiment.says.items() if key != "With it"}

@@ -61,7 +61,7 @@ def test_the_page_has_tables_curves_and_failures(place: Path):
     assert cells[10].startswith("-0.0033")  # half as fast, so at the end of base's 12 s it stands where base began
     assert cells[12:] == ["0.50 ± 0.00", "0.25 ± 0.00", "0.00 ± 0.00"]
     assert "Runs: 7, of which failed: 1." in page and "mask, seed 4, 1 TFLOP: ended with status 1: no room" in page
-    assert (place / "images/lab_1_model.png").stat().st_size > 1000 and "images/lab_1_model.png" in page
+    assert (place / "images/lab_shapes_1_model.png").stat().st_size > 1000 and "images/lab_shapes_1_model.png" in page
     told = (place / "experiment/mask.yaml").read_text()
     assert "# Result:     2026-01-02, 1 TFLOP, 3 seeds: loss 0.2100 ± 0.0058, -0.1033" in told
     assert told.replace("2026", "").count("Result") == 1 and told.endswith("defaults: [base, _self_]\n")
@@ -119,3 +119,16 @@ def test_a_curve_is_made_of_a_run_s_metrics(tmp_path: Path):
         (72, 90, 4, 2, 0.25),
     ]
     assert scores == {"single": 0.75}
+
+
+def test_benches_have_tables_of_their_own_and_heads_tell_of_shapes(place: Path):
+    for seed, loss in enumerate(OURS, start=1):
+        scores = {"fid_random_conv": 12.5, "copied": 0.25}
+        for name, parent in (("base", None), ("mask", "base")):
+            made = result(name, seed, loss + 0.5, parent, bench="emoji", key=f"emoji{name}{seed}", scores=scores)
+            append(place / "results.jsonl", made)
+    write_report(place / "results.jsonl", place / "lab.md", place / "experiment")
+    emoji, shapes = (place / "lab.md").read_text().partition("### emoji, 1 TFLOP")[2].split("### shapes, 1 TFLOP")
+    assert "| fid random conv | copied |" in emoji and "| 12.50 ± 0.00 | 0.25 ± 0.00 |" in emoji
+    assert "| single | two | held out |" in shapes and "0.7" in emoji and "0.2100" in shapes
+    assert "loss 0.2100" in (place / "experiment/mask.yaml").read_text()

@@ -50,6 +50,11 @@ def test_these_experiments_train_nothing(name: str):
     assert only_samples(composed(CONFIGS, name), composed(CONFIGS, "base"))
 
 
+def test_only_the_judge_of_shapes_can_tell_them_apart():
+    with pytest.raises(ValueError, match="steps_18 is judged by what images show, which bench emoji cannot"):
+        planned(CONFIGS, ["steps_18"], [1], 1e12, bench="emoji")
+
+
 def test_plans_name_the_run_of_the_parent_and_the_weaker_one():
     base, steps, guided = planned(CONFIGS, ["base", "steps_18", "autoguidance"], [4], 1e12, ["output_dir=here"])
     assert (base.training, base.weaker, steps.weaker) == (None, None, None)

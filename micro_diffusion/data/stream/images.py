@@ -62,7 +62,7 @@ class ImageDataset(Dataset):
     @property
     def captions_per_image(self) -> int:
         """The same for all images of a folder."""
-        return len(_captions(self._row(0)))
+        return len(self.captions(0))
 
     def __getitem__(self, index: int) -> ImageSample | Rejected | None:
         """One image, its rejection when it cannot be decoded, or None when its shape is not wanted."""
@@ -84,6 +84,10 @@ class ImageDataset(Dataset):
     def whole(self, index: int) -> Image.Image:
         """One image as it was stored, in RGB; an UnreadableImage when it cannot be decoded."""
         return read_image(self._row(index)["image"]).rgb
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Those of one image, which is not decoded."""
+        return _captions(self._row(index))
 
     def _row(self, index: int) -> dict[str, Any]:
         """A row of a shard whose bytes are those that were written."""
