@@ -15,6 +15,7 @@ import torch
 from micro_diffusion.checkpoint import load_run
 from micro_diffusion.data.format.metadata import LatentMetadata
 from micro_diffusion.files.weight_file import read_tensors
+from micro_diffusion.text.tiny import TinyTextEncoder
 from tests.forked_process import run_script
 from tests.small_training import CONFIG, ROOT, SMALL, succeeded
 
@@ -23,6 +24,7 @@ SETTINGS = [
     *SMALL,
     "text_encoder.dim=24",
     "text_encoder.max_length=12",
+    "text_encoder.window=3",
     "backbone.dim=16",
     "backbone.head_dim=16",
     "backbone.mixer_dim=16",
@@ -65,3 +67,10 @@ def test_a_finished_run_loads(workplace: Path):
 def test_records_of_prepared_data_are_read_in_todays_names(workplace: Path):
     metadata = LatentMetadata.read(workplace / "latents")
     assert metadata.captions_per_image == 1 and metadata.samples == 8
+
+
+def test_the_window_of_the_tiny_text_encoder_is_compared_with_what_earlier_data_had(workplace: Path):
+    made = LatentMetadata.read(workplace / "latents")
+    made.check_encoder("text_encoder", TinyTextEncoder(dim=24, max_length=12).provenance)
+    with pytest.raises(ValueError, match="window 3 instead of 6"):
+        made.check_encoder("text_encoder", TinyTextEncoder(dim=24, max_length=12, window=6).provenance)

@@ -93,10 +93,13 @@ TARGETS = {"micro_diffusion.autoencoder.kl.KLAutoencoder.load": "micro_diffusion
 """What a `_target_` may name within a module that has kept its own name."""
 
 
+_TINY = "TinyTextEncoder"
+
+
 def renamed(value: Any) -> Any:
     """A configuration or record in today's names, nested ones included; everything else as it is."""
     if isinstance(value, Mapping):
-        value = _with_levels(value)
+        value = _with_window(_with_levels(value))
         return {
             KEYS.get(key, key): _target(child) if key == "_target_" else renamed(child) for key, child in value.items()
         }
@@ -114,3 +117,9 @@ def _with_levels(node: Mapping[str, Any]) -> Mapping[str, Any]:
         return node
     kept = {key: value for key, value in node.items() if key != "rho"}
     return {**kept, "levels": {"_target_": "micro_diffusion.sampling.noise_levels.Karras", "rho": node["rho"]}}
+
+
+def _with_window(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tiny text encoder and its record: the window was of three words when nothing else was told of it."""
+    is_tiny = str(node.get("_target_", _TINY)).endswith(_TINY) and set(node) - {"_target_"} == {"dim", "max_length"}
+    return {**node, "window": 3} if is_tiny else node

@@ -22,7 +22,7 @@ from tests.data.sources.publishers import write_parquet, write_tar, write_zip
 ROOT = Path(__file__).resolve().parents[3]
 CAPTION = "a photograph of a harbour in the evening with two red boats"
 CONVERT = ["preparation.minimum_side=256", "preparation.shorter_side=512", "engine.count=1"]
-PRECOMPUTE = ["resolutions=[128,256]", "text_encoder.dim=1023", "text_encoder.max_length=77"]
+PRECOMPUTE = ["resolutions=[128,256]", "text_encoder.dim=1023", "text_encoder.window=3", "text_encoder.max_length=77"]
 
 
 class Row(NamedTuple):
