@@ -100,6 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported for its name alone
             raise
         return _fail("the GPU ran out of memory; lower --batch-size or --resolution")
+    except Exception as error:
+        if not type(error).__module__.startswith("hydra"):
+            raise
+        from micro_diffusion.training.config_checks.errors import sentence
+
+        return _fail(sentence(error))
 
 
 @contextmanager

@@ -350,3 +350,9 @@ def test_the_public_latent_diffusion_vae_becomes_a_folder(capsys: pytest.Capture
     assert load_autoencoder("autoencoders/ldm").name.startswith("ldm-vae-f4-c4-")
     assert "autoencoders/ldm is there already" in fails(capsys, "import-ldm-vae", "vae.pt", "autoencoders/ldm")
     assert "no file other.pt" in fails(capsys, "import-ldm-vae", "other.pt", "new")
+
+
+def test_a_part_that_cannot_be_made_is_told_in_a_sentence(capsys):
+    assert run("plan", "--configs", ROOT / "configs", "quickstart_64_pretrain", "+auxiliary=repa") == 2
+    said = capsys.readouterr().err
+    assert "there is no run folder trained_models/representation" in said and "Traceback" not in said
