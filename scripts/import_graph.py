@@ -34,7 +34,7 @@ ORDER = (
     ("generation",),
     ("training.seeded_random", "training.nodes", "training.times"),
     ("training.trainable", "training.lora"),
-    ("training.auxiliary",),
+    ("training.auxiliary", "training.entanglement"),
     ("training.distributed",),
     ("training.optimizers",),
     ("training.reconstruction_metrics",),

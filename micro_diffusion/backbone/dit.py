@@ -18,6 +18,7 @@ from micro_diffusion.backbone.backbone import ParameterGroup, Prediction, check_
 from micro_diffusion.backbone.block import Block, CaptionBlock, Norm, norm_of
 from micro_diffusion.backbone.block_shapes import BlockShapes, over_depth, round_up
 from micro_diffusion.backbone.blocks import Blocks, Fusion
+from micro_diffusion.backbone.class_token import ClassToken
 from micro_diffusion.backbone.embedding import (
     GeluMlp,
     NoiseEmbedding,
@@ -76,6 +77,8 @@ class SparseDiT(PatchGrid):
         norm: "layer" or "rms", of the blocks of mixer and backbone and before the last layer.
         image_channels: C', channels of a conditioning image that is seen beside x; 0 for none.
         takes_image_level: whether the noise level of that image is told.
+        class_token: F, numbers of a vector that is denoised with the latents, below them in x; 0 for none. It goes with
+            neither a route nor a conditioning image; see `ClassToken`.
     """
 
     takes_keep = True
@@ -116,6 +119,7 @@ class SparseDiT(PatchGrid):
         image_channels: NonNegativeInt = 0,
         takes_image_level: bool = False,
         further_sizes: Sequence[Sequence[PositiveInt]] | None = None,
+        class_token: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.image_channels, self.takes_image_level = image_channels, takes_image_level
@@ -126,6 +130,9 @@ class SparseDiT(PatchGrid):
             raise ValueError("fusion has no effect without a route; set route, or set fusion=false")
         if route_drop and not fusion:
             raise ValueError("route_drop has no effect without a fusion; set fusion=true, or route_drop=0")
+        if class_token and (route is not None or image_channels):
+            other = f"image_channels={image_channels}" if route is None else f"route={list(route)}"
+            raise ValueError(f"class_token={class_token} does not go with {other}; leave out one of them")
         shapes = BlockShapes(
             conditioning_dim=dim,
             head_dim=head_dim,
@@ -173,8 +180,12 @@ class SparseDiT(PatchGrid):
         self.final_norm = norm_of(norm, dim, norm_eps)
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.final = nn.Linear(dim, patch_size**2 * in_channels)
+        self.class_token = ClassToken(class_token, dim) if class_token else None
 
         self.place(input_size, position_scale, further_sizes)
+        if self.class_token is not None:
+            for _, width in self.sizes:
+                self.class_token.rows(in_channels, width)
         self._initialize()
 
     def encode_caption(self, condition: Condition) -> EncodedCaption:
@@ -259,8 +270,11 @@ class SparseDiT(PatchGrid):
     ) -> Prediction:
         """x (B, C, h, w), level (B,), condition, keep (B, K) indices of visible patches or None -> Prediction.
 
+        With a class token x is (B, C, h + r, w), and its rows are always visible.
+
         Raises ValueError when x does not have the channels and the size that the network was built for.
         """
+        x, vector = (x, None) if self.class_token is None else self.class_token.split(x)
         check_latents(x, self.in_channels, self.sizes)
         _, _, *size = x.shape
         positions, angles = self.positions_of(size)
@@ -278,22 +292,32 @@ class SparseDiT(PatchGrid):
         )
         if keep is not None and self.blocks.route is None:
             tokens = keep_tokens(tokens, keep)
+        tokens, places = self.mixer_out(tokens), keep
+        if self.class_token is not None and vector is not None:
+            tokens, angles, places = self.class_token.enter(tokens, vector, grid[0] * grid[1], angles, keep)
         tokens = self.blocks.through(
-            self.mixer_out(tokens),
+            tokens,
             conditioning.blocks,
             caption.blocks,
             caption.mask,
             angles=angles,
-            keep=keep,
+            keep=places,
             fusion=self.fusion,
         )
         shift, scale = conditioning.final[:, None].chunk(2, dim=-1)
-        patches = self.final(modulated_norm(self.final_norm, tokens, shift, scale))
+        tokens = modulated_norm(self.final_norm, tokens, shift, scale)
+        if self.class_token is None:
+            return self._image(tokens, size, keep)
+        return self.class_token.leave(self._image(tokens[:, :-1], size, keep), tokens[:, -1])
+
+    def _image(self, tokens: Tensor, size: Sequence[int], keep: Tensor | None) -> Prediction:
+        """Tokens (B, T, D), or (B, K, D) of the kept patches alone -> the prediction of latents of this size."""
+        patches = self.final(tokens)
         if keep is None or self.blocks.route is not None:
             return Prediction(unpatchify(patches, self.patch_size, *size))
-        count = grid[0] * grid[1]
-        patches = restore_tokens(patches, keep, count)
-        shown = visible(keep, count)[:, :, None].expand(-1, -1, self.patch_size**2)
+        rows, columns = self.grid_of(size)
+        patches = restore_tokens(patches, keep, rows * columns)
+        shown = visible(keep, rows * columns)[:, :, None].expand(-1, -1, self.patch_size**2)
         return Prediction(*(unpatchify(y, self.patch_size, *size) for y in (patches, shown)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -328,6 +352,9 @@ class SparseDiT(PatchGrid):
             self.fusion.initialize()
         for layer in (self.mixer_modulation, self.modulation, self.final_modulation, self.final):
             for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        if self.class_token is not None:
+            for parameter in self.class_token.output.parameters():
                 nn.init.zeros_(parameter)
         if self.image_embedding is not None:
             nn.init.zeros_(self.image_embedding.weight)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from micro_diffusion.backbone.class_token import noise_shape
 from micro_diffusion.checkpoint import Weights, build, choose_weights, load_backbone, read_config
 from micro_diffusion.condition import Condition
 from micro_diffusion.files.whole_file import whole_folder
@@ -106,7 +107,7 @@ def example_inputs(backbone: Any, batch: int, tokens: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(batch)
     size = tuple(backbone.input_size)
     inputs = {
-        "x": torch.randn(batch, backbone.in_channels, *size, generator=generator),
+        "x": torch.randn(batch, *noise_shape(backbone, size), generator=generator),
         "level": torch.rand(batch, generator=generator),
         "tokens": torch.randn(batch, tokens, backbone.caption_dim, generator=generator),
     }

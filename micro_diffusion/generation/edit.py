@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from micro_diffusion.backbone.class_token import class_token_of
 from micro_diffusion.generation.given import ImageSource, fitted, fitted_mask, region_mask
 from micro_diffusion.generation.recipe import Recipe
 from micro_diffusion.sampling.from_image import FromImage
@@ -45,6 +46,11 @@ def prepare(pipeline: Pipeline, recipe: Recipe, image: ImageSource | None, mask:
     _refuse_without_effect(recipe, image, mask, trained=trained)
     if image is None:
         return Edit()
+    if class_token_of(pipeline.backbone) is not None:
+        raise ValueError(
+            "an image is given, but this run denoises a class token with its images, which a given one has not; leave "
+            "the image out, or choose a run with backbone.class_token=0"
+        )
     size = recipe.resolution
     region = None if mask is None else fitted_mask(mask, image, size)
     if recipe.region is not None:

@@ -377,7 +377,7 @@ class Pipeline:
         pipeline = copy.copy(self.tensors)
         edit = prepare(pipeline, recipe, image or recipe.image, mask or recipe.mask)
         if on_preview is not None:
-            pipeline.sampler = Watched(pipeline.sampler, previews(pipeline.autoencoder, on_preview))
+            pipeline.sampler = Watched(pipeline.sampler, previews(pipeline, on_preview))
         hidden = not (sys.stderr.isatty() if progress is None else progress)
         bar = tqdm(total=len(recipe.prompts), unit="image", leave=False, disable=hidden)
         with bar, autocast(self.device.type, self.precision):

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.sampling.grid import to_pil
-from micro_diffusion.sampling.pipeline import to_uint8
+from micro_diffusion.sampling.pipeline import Pipeline
 from micro_diffusion.sampling.watched import OnCall
 
 
@@ -27,12 +26,12 @@ class Preview:
         return self.decode()
 
 
-def previews(autoencoder: Autoencoder, on_preview: Callable[[Preview], object]) -> OnCall:
+def previews(pipeline: Pipeline, on_preview: Callable[[Preview], object]) -> OnCall:
     """For `Watched`: tells of latents as previews."""
 
     def told(latents: Tensor, step: int, steps: int) -> object:
         def decode() -> list[Image.Image]:
-            return [to_pil(image) for image in to_uint8(autoencoder.decode(latents)).cpu()]
+            return [to_pil(image) for image in pipeline.decoded(latents)]
 
         return on_preview(Preview(step, steps, decode))
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from micro_diffusion.backbone.backbone import Backbone, Prediction
+from micro_diffusion.backbone.class_token import noise_shape
 from micro_diffusion.condition import Condition
 from micro_diffusion.machine.precision import Precision, autocast
 from micro_diffusion.performance.training_step import random_batch
@@ -65,8 +66,10 @@ class Generation:
         self.guidance_scale, self.device = guidance_scale, device
         self.precision: Precision = precision
         batch = random_batch(config, batch_size)
-        self.noise = batch["latents"].to(device)
-        cells = (batch_size, network.image_channels, *self.noise.shape[2:])
+        size = (batch["latents"].shape[2], batch["latents"].shape[3])
+        generator = torch.Generator().manual_seed(0)
+        self.noise = torch.randn(batch_size, *noise_shape(network, size), generator=generator).to(device)
+        cells = (batch_size, network.image_channels, *size)
         self.condition = Condition(
             batch["caption_tokens"].to(device),
             image=torch.ones(cells, device=device) if network.image_channels else None,

@@ -178,7 +178,7 @@ def activation_bytes(config: DictConfig, *, half: bool = False) -> int:
 def _keep_shapes_alone(model: Model) -> None:
     """Have networks that are no modules of the model without data too, and the loss do without what needs values."""
     if isinstance(model, LatentDiffusion):
-        for network in [] if model.auxiliary is None else model.auxiliary.frozen:
+        for network in model.frozen:
             network.to_empty(device="cpu")
         return
     if model.perceptual is not None:

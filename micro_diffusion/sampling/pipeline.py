@@ -16,8 +16,10 @@ from torch import Tensor
 
 from micro_diffusion.autoencoder.autoencoder import Autoencoder
 from micro_diffusion.backbone.backbone import Backbone, check_image_conditioner
+from micro_diffusion.backbone.class_token import class_features, class_token_of, noise_shape
 from micro_diffusion.backbone.embedding import scale_for
 from micro_diffusion.condition import Condition
+from micro_diffusion.diffusion.denoiser import Denoiser, NoiseLevel
 from micro_diffusion.diffusion.image_conditioning import ImageConditioner, ImageInSampling
 from micro_diffusion.diffusion.objective import Objective
 from micro_diffusion.sampling.given_image import GivenImage, given_image
@@ -96,6 +98,11 @@ class Pipeline:
             )
         check_image_conditioner(backbone, image_conditioner, "image_conditioner")
         if weaker is not None:
+            ours, theirs = class_features(backbone), class_features(weaker.backbone)
+            if ours != theirs:
+                raise ValueError(
+                    f"the weaker run's network has class_token {theirs}, this one {ours}; choose a run with the same"
+                )
             for size in ("caption_dim", "in_channels", "image_channels"):
                 ours, theirs = getattr(backbone, size), getattr(weaker.backbone, size)
                 if ours != theirs:
@@ -238,7 +245,7 @@ class Pipeline:
     ) -> Tensor:
         """One batch -> uint8 (B, 3, H, W) on the CPU."""
         device = self.backbone.parameter_groups()[0]["parameters"][0].device
-        shape = (self.autoencoder.channels, *latent_size)
+        shape = noise_shape(self.backbone, latent_size)
         noise = torch.stack([unit_noise(source, shape) for source in from_noise]).to(device)
         generators = [generator_of(source) for source in from_noise]
         condition, negative = self._conditions(captions, negatives)
@@ -262,12 +269,18 @@ class Pipeline:
             weaker=self.weaker,
         )
         if self.thresholding is not None:
-            denoiser = self.thresholding(denoiser)
+            denoiser = of_image(self.thresholding, self.backbone)(denoiser)
         if seen is not None:
             denoiser = seen.keeps_known(denoiser)
         latents = sampler(denoiser, noise, sigmas=sigmas, generators=generators)
-        images = to_uint8(self.autoencoder.decode(edit(latents))).cpu()
+        images = self.decoded(edit(latents))
         return images if given is None else given.restored(images)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """What the denoiser makes, (B, C, h, w) and below it the rows of a class token -> uint8 (B, 3, H, W), CPU."""
+        token = class_token_of(self.backbone)
+        image = latents if token is None else token.split(latents)[0]
+        return to_uint8(self.autoencoder.decode(image)).cpu()
 
     def _conditions(
         self, captions: Sequence[str | Between], negatives: Sequence[str]
@@ -331,6 +344,22 @@ def sized(backbone: Backbone | None, latent_size: tuple[int, int]) -> Iterator[N
         yield
     finally:
         backbone.resize(trained_size, trained_scale)
+
+
+def of_image(thresholding: Thresholding, backbone: Backbone) -> Thresholding:
+    """Thresholding that leaves the vector of a class token as it is."""
+    token = class_token_of(backbone)
+    if token is None:
+        return thresholding
+
+    def wrapped(denoiser: Denoiser) -> Denoiser:
+        def denoise(x: Tensor, sigma: NoiseLevel) -> Tensor:
+            image, vector = token.split(denoiser(x, sigma))
+            return token.join(thresholding(lambda x, sigma: image)(x, sigma), vector)
+
+        return denoise
+
+    return wrapped
 
 
 def to_uint8(images: Tensor) -> Tensor:

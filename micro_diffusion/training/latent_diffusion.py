@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from micro_diffusion.backbone.backbone import Backbone, ParameterGroup, check_image_conditioner
+from micro_diffusion.backbone.class_token import class_features, class_token_of
 from micro_diffusion.backbone.masking import kept_patches, random_keep
 from micro_diffusion.batch import TokenIds
 from micro_diffusion.bounds import Fraction, FractionBelow1, PositiveFloat, PositiveInt
@@ -27,6 +28,7 @@ from micro_diffusion.diffusion.objective import Loss, Objective
 from micro_diffusion.machine.precision import Precision, computes_in_bf16
 from micro_diffusion.text.encoder import TokenizingEncoder
 from micro_diffusion.training.auxiliary.auxiliary import Auxiliaries, Auxiliary, Step
+from micro_diffusion.training.entanglement import Entanglement
 from micro_diffusion.training.lora import Lora
 from micro_diffusion.training.seeded_random import Draws
 from micro_diffusion.training.trainable import Batch, NetworkOnCpu
@@ -67,10 +69,12 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
             network is compiled again for each number of patches that are left.
         contrast: of contrastive flow matching, in training; see `Objective.repelled`.
         auxiliary: further losses in training, by any names; None and an entry of None have none.
+        entangled: makes the vector of a backbone with a class token, which is denoised with the image; None for one
+            without. The evaluation loss is of the image alone.
 
     Raises:
         ValueError: for a mask ratio that keeps no patch, bands that do not rise, or a backbone
-            that takes another conditioning image than is made.
+            that takes another conditioning image or vector than is made.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
         final_mask_ratio: FractionBelow1 | None = None,
         contrast: Fraction = 0.0,
         auxiliary: Mapping[str, Auxiliary | None] | None = None,
+        entangled: Entanglement | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -101,6 +106,7 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
         for ratio in (train_mask_ratio, final_mask_ratio or 0.0):
             _check_masking(backbone, ratio)
         check_image_conditioner(backbone, image_conditioner, "model.image_conditioner")
+        _check_entangled(backbone, entangled, train_crop)
         if text_encoder is not None and not isinstance(text_encoder, TokenizingEncoder):
             raise ValueError(f"{text_encoder.name} has no token ids; set model.text_encoder=null")
         if weight_dtype == "bf16":
@@ -112,6 +118,7 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
         self.adapter = adapter
         self.text_encoder = text_encoder
         self.image_conditioner = image_conditioner
+        self.entangled = entangled
         self.train_crop = train_crop
         self.objective, self.eval_objective = objective, eval_objective
         self.contrast = contrast
@@ -128,6 +135,12 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
         """The network under its own name."""
         return self.network  # pyright: ignore[reportReturnType]
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """The networks that a step looks through; they are no modules of this one."""
+        parts = [part for part in (self.auxiliary, self.entangled) if part is not None]
+        return [network for part in parts for network in part.frozen]
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The backbone knows which of its parameters belong together; beside adapters it has frozen ones."""
         groups = self.backbone.parameter_groups()
@@ -140,7 +153,8 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds level_normal (B,), noise (B, C, h, w), caption_dropped (B,) and keep (B, K), in a new batch.
 
-        And what the image conditioner makes: image (B, C', h, w), image_level (B,), loss_mask (B, 1, h, w).
+        And what the image conditioner makes: image (B, C', h, w), image_level (B,), loss_mask (B, 1, h, w). And the
+        noise of the class vector: class_noise (B, F).
         Captions are dropped by `forward`: here, on the host, it would copy all of them, out of their pinned memory.
         """
         batch = self._with_features(batch)
@@ -155,13 +169,13 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
             "caption_dropped": draws.uniform() < self.caption_drop,
         }
         if mask_ratio := self.mask_ratio(draws.progress):
-            height, width = latents.shape[-2:]
-            patches = (height // self.backbone.patch_size) * (width // self.backbone.patch_size)
-            drawn["keep"] = random_keep(draws.uniform(patches), mask_ratio)
+            drawn["keep"] = random_keep(draws.uniform(math.prod(self._grid(latents))), mask_ratio)
         if self.draws:  # which the network does as torch does, wherever it is
             torch.manual_seed(int(torch.randint(2**62, (), generator=draws.shared)) + int(draws.places[0]))
         if self.auxiliary is not None:
             drawn["progress"] = [draws.progress] * len(latents)
+        if self.entangled is not None:
+            drawn["class_noise"] = draws.normal(self.entangled.features)
         return self._with_image(drawn, draws)
 
     @property
@@ -179,8 +193,13 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
     def draw_eval(self, batch: Batch, draws: Draws) -> Batch:
         """Noise levels spread evenly over their distribution, nothing masked, no caption dropped."""
         quantile = (draws.places.clamp(max=draws.total - 1) + 0.5) / draws.total  # the places of repeats lie beyond
-        noise = draws.normal(*batch["latents"].shape[1:])
+        latents = batch["latents"]
+        noise = draws.normal(*latents.shape[1:])
         drawn = {**self._with_features(batch), "level_normal": torch.special.ndtri(quantile), "noise": noise}
+        if self.entangled is not None and (token := class_token_of(self.backbone)) is not None:
+            drawn["class_noise"] = draws.normal(self.entangled.features)
+            cells = torch.ones_like(latents[:, :1], dtype=torch.bool)
+            drawn["loss_mask"] = token.join_mask(cells, latents.shape[1], value=False)
         return self._with_image(drawn, draws)
 
     def _with_image(self, batch: Batch, draws: Draws) -> Batch:
@@ -207,10 +226,11 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
         progress: float = batch["progress"][0]
         with self.auxiliary.listening(progress):
             own = self._loss(batch, contrast=self.contrast)
-        latents, patch = batch["latents"].float(), self.backbone.patch_size
-        grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
+        latents = batch["latents"].float()
+        image = slice(latents.shape[2])  # without the rows of a class token below it
+        visible = None if own.visible is None else own.visible[:, :, image]
         with self.cpu_autocast(latents.device):
-            step = Step(latents, own.denoised, own.sigma, own.visible, batch.get("keep"), grid)
+            step = Step(latents, own.denoised[:, :, image], own.sigma, visible, batch.get("keep"), self._grid(latents))
             return WithTerms(own, self.auxiliary(step, progress))
 
     def _loss(self, batch: Batch, **how: Any) -> Loss:
@@ -218,17 +238,26 @@ class LatentDiffusion(NetworkOnCpu, ComposerModel):
         condition = Condition(batch["caption_tokens"], batch["caption_mask"], image, level)
         if "caption_dropped" in batch:
             condition = condition.dropped(batch["caption_dropped"])
-        with self.cpu_autocast(batch["latents"].device):
+        latents, noise = batch["latents"], batch["noise"]
+        with self.cpu_autocast(latents.device):
+            if self.entangled is not None and (token := class_token_of(self.backbone)) is not None:
+                vector = self.entangled(latents.float(), self._grid(latents))
+                latents, noise = token.join(latents.float(), vector), token.join(noise, batch["class_noise"])
             return self.objective.loss(
                 self.backbone,
-                batch["latents"],
+                latents,
                 condition.to(torch.float32),
                 level_normal=batch["level_normal"],
-                noise=batch["noise"],
+                noise=noise,
                 keep=batch.get("keep"),
                 **({"loss_mask": batch["loss_mask"]} if "loss_mask" in batch else {}),
                 **{key: value for key, value in how.items() if value},
             )
+
+    def _grid(self, latents: Tensor) -> tuple[int, int]:
+        """Rows and columns of the patches of latents (B, C, h, w)."""
+        height, width = latents.shape[-2:]
+        return height // self.backbone.patch_size, width // self.backbone.patch_size
 
     def loss(self, outputs: Loss | WithTerms, batch: Batch) -> Tensor | dict[str, Tensor]:
         """The mean over the batch; with further losses all of them, and their weighted sum as "total"."""
@@ -284,6 +313,22 @@ def _check_masking(backbone: Backbone, mask_ratio: float) -> None:
         raise ValueError(
             f"model.train_mask_ratio is {mask_ratio}, but {type(backbone).__name__} cannot leave out patches; set "
             "model.train_mask_ratio=0"
+        )
+
+
+def _check_entangled(backbone: Backbone, entangled: Entanglement | None, train_crop: int | None) -> None:
+    """Raise ValueError for a class token of another size than the vector that is made, or one of parts of latents."""
+    takes, made = class_features(backbone), 0 if entangled is None else entangled.features
+    if takes != made:
+        makes = "is null, so there is no vector for it" if entangled is None else f"makes a vector of {made}"
+        other = "choose an +entangled of that size" if takes else "leave out +entangled"
+        raise ValueError(
+            f"backbone.class_token is {takes}, but model.entangled {makes}; set backbone.class_token={made}, or {other}"
+        )
+    if entangled is not None and train_crop is not None:
+        raise ValueError(
+            f"model.train_crop is {train_crop}, but model.entangled sees whole latents; set model.train_crop=null, or "
+            "leave out +entangled"
         )
 
 

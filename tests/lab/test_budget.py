@@ -80,6 +80,16 @@ def test_further_losses_are_counted_while_they_last(representation: str):
     assert look.image - base.image > 2 * encoder  # of both images, and back through one of them
 
 
+def test_what_is_denoised_with_the_image_is_counted(representation: str):
+    """The encoder's forward pass, and more than the token's way into the transformer and out of it, and back."""
+    config = composed(CONFIGS, "reg", [f"model.entangled.encoder.run={representation}"])
+    with torch.device("meta"):
+        model: Any = build_model(config)
+        encoder = count_flops(lambda: model.entangled(torch.empty(1, 4, 16, 16), (8, 8)))
+    ways = 2 * 2 * config.backbone.class_token * config.backbone.dim
+    assert training_flops(config) - training_flops(composed(CONFIGS, "base")) > encoder + 2 * ways
+
+
 def test_an_encoder_that_was_not_trained_is_one_sentence(tmp_path: Path):
     config = composed(CONFIGS, "repa", [f"model.auxiliary.repa.encoder.run={tmp_path}/nothing"])
     with pytest.raises(Exception, match="no run folder .*nothing of a representation; train one with `composer"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_diffusion.backbone.backbone import Backbone
+from micro_diffusion.backbone.class_token import class_token_of
 from micro_diffusion.backbone.masking import keep_tokens
 from micro_diffusion.bounds import Fraction, PositiveFloat, PositiveInt
 from micro_diffusion.representation.representation import Representation, similarity
@@ -59,6 +60,7 @@ class RepresentationAlignment(Auxiliary):
                 "that it has, or leave the loss out"
             )
         self.taps = [Tap(blocks[self.block - 1])]
+        self.class_tokens = 0 if class_token_of(backbone) is None else 1
 
     @property
     def frozen(self) -> list[nn.Module]:
@@ -68,6 +70,7 @@ class RepresentationAlignment(Auxiliary):
     def forward(self, step: Step) -> Tensor:
         """The mean over the batch, (), of tokens (B, T, D), or (B, K, D) of the kept patches."""
         tokens = self.taps[0].take()
+        tokens = tokens[:, : tokens.shape[1] - self.class_tokens]
         with torch.no_grad():
             features = self.encoder.features(step.latents, step.grid)
         if step.keep is not None and tokens.shape[1] != features.shape[1]:
