@@ -8,6 +8,7 @@
 #                                                source.path=FOLDER: with your folder for each class
 #                                                preset=wikiart_512: at the full size, on GPUs, days
 #   bash execute.sh [key=value ...]              the four full-size stages; on GPUs and prepared data, days
+#   bash execute.sh recipe [key=value ...]       the same with what has been found out since; docs/recipe.md
 #   bash execute.sh test [pytest options]        style, types and tests; --slow adds the slow tests
 #
 # key=value are Hydra overrides for every training stage. PYTHON=... chooses the interpreter of a new environment.
@@ -110,7 +111,7 @@ read_overrides() {
         exp_name=* | init_from=*)
             fail "$override is set by execute.sh for each stage; leave it out, or run train.py for a single stage." ;;
         *=* | ~*) ;;
-        *) fail "'$override' is neither quickstart, cascade, mine, ldm, test nor a Hydra override (key=value)." ;;
+        *) fail "'$override' is neither quickstart, cascade, mine, ldm, recipe, test nor a Hydra override (key=value)." ;;
         esac
     done
 }
@@ -379,14 +380,17 @@ with() {
     "${@:2}" "${more[@]}"
 }
 
+# full FAMILY OVERRIDES...: the four full-size stages, as published, or those whose names begin with FAMILY.
 full() {
-    examine 512_finetune {256,512}_{pretrain,finetune} "$@"
+    local family=$1
+    shift
+    examine "${family}512_finetune" "$family"{256,512}_{pretrain,finetune} "$@"
     mkdir -p "$output_dir"
-    stages composer {256,512}_{pretrain,finetune} -- "$@"
+    stages composer "$family"{256,512}_{pretrain,finetune} -- "$@"
 }
 
 case ${1-} in
--h | --help) sed -n '2,13s/^# \{0,1\}//p' execute.sh ;;
+-h | --help) sed -n '2,14s/^# \{0,1\}//p' execute.sh ;;
 test)
     use_environment
     python -c 'import hypothesis, pyright, pytest, ruff, xdist' 2>/dev/null ||
@@ -411,10 +415,16 @@ mine)
     mine "${@:2}"
     printf '\n%s\n' "Summary:" "${report[@]}"
     ;;
+recipe)
+    read_overrides "${@:2}"
+    use_environment
+    full recipe_ "${@:2}"
+    printf '\n%s\n' "Summary:" "${report[@]}"
+    ;;
 *)
     read_overrides "$@"
     use_environment
-    full "$@"
+    full "" "$@"
     printf '\n%s\n' "Summary:" "${report[@]}"
     ;;
 esac

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.backbone.backbone import Backbone
 from micro_diffusion.checkpoint import parameter_count
+from micro_diffusion.lab.experiments import differences
 from micro_diffusion.training.config_checks.coherence import check_coherence
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from micro_diffusion.training.config_checks.schema import ROOT, validate
@@ -129,6 +130,16 @@ def test_stages_follow_the_recipe(stage: str):
     assert (c.model.caption_drop, c.objective.sigma_data) == (0.1, 0.9)
 
 
+@pytest.mark.parametrize("stage", RECIPE)
+def test_the_newer_recipe_changes_how_is_learned_and_nothing_else(stage: str):
+    ours, published = composed(f"recipe_{stage}"), composed(stage)
+    changed = {key.split(".")[0] for key in differences(ours, published)}
+    assert changed <= {"exp_name", "optimizer", "objective", "sampler", "schedule"}
+    assert ("schedule" in changed) == (stage == "512_finetune")
+    assert ours.objective.levels.shift == (2.0 if "512" in stage else 1.0)
+    assert ours.optimizer.lr == published.optimizer.lr
+
+
 def test_small_variants_are_the_same_stages():
     """They keep what a stage is about: its mask and how its resolution follows from the one before."""
     for small in ("quickstart", "emoji"):
@@ -211,7 +222,7 @@ NEEDS = {
 """What an option needs beside it, whatever the stage."""
 
 
-@pytest.mark.parametrize("stage", ["256_pretrain", "256_finetune", "512_pretrain", "512_finetune"])
+@pytest.mark.parametrize("stage", [*RECIPE, *(f"recipe_{stage}" for stage in RECIPE)])
 def test_the_documented_commands_are_accepted(stage: str):
     checkpoint = "trained_models/earlier/checkpoints/latest-rank0.pt"
     changes = ["exp_name=masked_pretrain", "model.train_mask_ratio=0.5", f"trainer.load_path={checkpoint}"]

@@ -79,12 +79,14 @@ def train(stage: str, *more: str) -> str:
     return " ".join([f"composer train.py --config-path ./configs --config-name {stage}.yaml exp_name={stage}", *more])
 
 
-def test_each_stage_starts_from_the_one_before(checkout: Checkout):
-    result = checkout.run()
+@pytest.mark.parametrize("family", ["", "recipe"])
+def test_each_stage_starts_from_the_one_before(checkout: Checkout, family: str):
+    result = checkout.run(*([family] if family else []))
     assert result.returncode == 0, result.stderr
-    starts = [[], *[[f"init_from=trained_models/{stage}"] for stage in STAGES[:-1]]]
-    assert checkout.calls() == [train(stage, *start) for stage, start in zip(STAGES, starts, strict=True)]
-    assert [line.split()[0] for line in result.stdout.split("Summary:")[1].splitlines() if line] == STAGES
+    stages = [f"{family}_{stage}".lstrip("_") for stage in STAGES]
+    starts = [[], *[[f"init_from=trained_models/{stage}"] for stage in stages[:-1]]]
+    assert checkout.calls() == [train(stage, *start) for stage, start in zip(stages, starts, strict=True)]
+    assert [line.split()[0] for line in result.stdout.split("Summary:")[1].splitlines() if line] == stages
 
 
 def test_complete_stages_are_skipped(checkout: Checkout):
