@@ -44,7 +44,8 @@ def test_singular_values_come_near_one_and_vectors_stay(shape):
 
 def test_the_size_of_the_gradient_does_not_matter():
     matrices = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(orthogonalize(matrices / 1024, steps=5), orthogonalize(matrices, steps=5))
+    made, expected = (orthogonalize(x, steps=5) for x in (matrices / 1024, matrices))
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-4)  # of entries to 1; the norm has 1e-7 added to it
 
 
 def test_two_steps_match_the_formula():
