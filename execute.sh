@@ -389,6 +389,10 @@ full() {
     stages composer "$family"{256,512}_{pretrain,finetune} -- "$@"
 }
 
+recipe() {
+    full recipe_ "$@"
+}
+
 case ${1-} in
 -h | --help) sed -n '2,14s/^# \{0,1\}//p' execute.sh ;;
 test)
@@ -398,7 +402,7 @@ test)
     # Two at a time; the tests of a file stay together, since they share what they have trained.
     exec python -m pytest --numprocesses 2 --dist loadfile "${@:2}"
     ;;
-quickstart | cascade | ldm)
+quickstart | cascade | ldm | recipe)
     read_overrides "${@:2}"
     use_environment
     "$1" "${@:2}"
@@ -413,12 +417,6 @@ mine)
     read_overrides "${@:3}"
     use_environment
     mine "${@:2}"
-    printf '\n%s\n' "Summary:" "${report[@]}"
-    ;;
-recipe)
-    read_overrides "${@:2}"
-    use_environment
-    full recipe_ "${@:2}"
     printf '\n%s\n' "Summary:" "${report[@]}"
     ;;
 *)

@@ -67,8 +67,8 @@ def _names(options: argparse.Namespace) -> list[str]:
 def _list(options: argparse.Namespace) -> None:
     from micro_diffusion.lab.experiments import read_experiment
 
-    for path in sorted((CONFIGS / "experiment").glob("*.yaml")):
-        found = read_experiment(path)
+    for name in _options("experiment"):
+        found = read_experiment(CONFIGS / "experiment" / f"{name}.yaml")
         print(f"{found.name:24}{found.parent or '-':12}{found.says.get('Changes', '-'):36}{found.says['Hypothesis']}")
 
 

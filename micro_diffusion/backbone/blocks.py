@@ -38,13 +38,13 @@ class Fusion(nn.Module):
 
     def forward(self, before: Tensor, made: Tensor, keep: Tensor | None) -> Tensor:
         """before (B, T, D), made (B, K, D) of the tokens keep (B, K), or of all (B, T, D) for None -> (B, T, D)."""
+        absent = self.absent.to(made.dtype)
         if keep is not None:
             patches = before.shape[1]
-            absent = self.absent.to(made.dtype)
             made = torch.where(visible(keep, patches)[:, :, None], restore_tokens(made, keep, patches), absent)
         if self.training and self.drop:
             dropped = torch.rand(len(made), 1, 1, device=made.device) < self.drop
-            made = torch.where(dropped, self.absent.to(made.dtype), made)
+            made = torch.where(dropped, absent, made)
         return self.both(torch.cat([before, made.to(before.dtype)], dim=-1))
 
     def initialize(self) -> None:

@@ -36,7 +36,8 @@ class DrawingMetrics:
         self.distance = ImageMetrics(
             metrics=["fid"], reference=unseen, features=features, networks=networks, size=size, device="cpu"
         )
-        self._squares: Tensor | None = None
+        # The training images, and how far unseen ones are from them.
+        self._compared: tuple[Tensor, Tensor] | None = None
 
     def open(self) -> None:
         """Read all images, once.
@@ -44,15 +45,16 @@ class DrawingMetrics:
         Raises:
             FileNotFoundError: when a folder is missing.
         """
-        if self._squares is None:
+        if self._compared is None:
             self.distance.open()
-            self._squares = images_of_data(self.training, SIDE)
-            self._usual = nearest(images_of_data(self.unseen, SIDE), self._squares).distance
+            training = images_of_data(self.training, SIDE)
+            self._compared = training, nearest(images_of_data(self.unseen, SIDE), training).distance
 
     def __call__(self, images: Tensor, captions: Sequence[str]) -> dict[str, float]:
         """uint8 (N, 3, H, W) and their prompts -> the distance by its name, and `copied`."""
         self.open()
-        assert self._squares is not None
+        assert self._compared is not None
+        training, usual = self._compared
         small = interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True).round().to(images.dtype)
-        found = nearest(small, self._squares).distance
-        return {**self.distance(images, captions), "copied": copied(found, self._usual)}
+        found = nearest(small, training).distance
+        return {**self.distance(images, captions), "copied": copied(found, usual)}
