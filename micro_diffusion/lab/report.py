@@ -16,7 +16,7 @@ from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
 from micro_diffusion.lab.sampled import images_table, scored, scored_sentence
-from micro_diffusion.lab.words import Runs, p_value, signed
+from micro_diffusion.lab.words import Runs, made, p_value, signed
 
 MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
 
@@ -41,7 +41,7 @@ class Compared(NamedTuple):
 
 
 def write_report(results: Path, page: Path, experiments: Path) -> None:
-    """Write tables and curves into the page, and a line into the head of each experiment's file.
+    """Write tables and curves into the page, and what was found into the head of each experiment's file.
 
     Raises:
         ValueError: when there are no results, or the page has no marks.
@@ -49,26 +49,29 @@ def write_report(results: Path, page: Path, experiments: Path) -> None:
     everything = read(results)
     if not everything:
         raise ValueError(f"there are no results in {results}; make some with: python scripts/lab.py run base")
-    made = []
-    tables = sorted({(result.bench, result.budget) for result in everything})  # shapes last, whose results heads have
+    lines: list[str] = []
+    said: defaultdict[str, list[str]] = defaultdict(list)
+    tables = sorted({(result.bench, result.budget) for result in everything})
     for bench, budget in tables:
         runs = by_experiment([r for r in everything if (r.bench, r.budget) == (bench, budget) and r.error is None])
         sampled = {name: each for name, each in runs.items() if next(iter(each.values())).training is not None}
         trained = {name: each for name, each in runs.items() if name not in sampled}
         compared = comparisons(trained)
-        made += [f"### {bench}, {budget / 1e12:g} TFLOP", "", *table(trained, compared), ""]
+        lines += [f"### {bench}, {budget / 1e12:g} TFLOP", "", *table(trained, compared), ""]
         if sampled:
-            made += [*images_table(runs, sampled), ""]
+            lines += [*images_table(runs, sampled), ""]
         for part, names in parts(trained, experiments).items():
             image = page.parent / "images" / f"lab_{bench}_{budget / 1e12:g}_{part}.png"
             draw_curves(image, {name: list(runs[name].values()) for name in names})
-            made += [f"![{part}]({image.relative_to(page.parent).as_posix()})", ""]
+            lines += [f"![{part}]({image.relative_to(page.parent).as_posix()})", ""]
         for row in compared:
-            write_result(experiments / f"{row.name}.yaml", sentence(runs, row, budget))
+            said[row.name].append(sentence(runs, row))
         for row in scored(runs, sampled):
-            write_result(experiments / f"{row.name}.yaml", scored_sentence(runs, row, budget))
-    made += [*failures(everything), *provenance(everything)]
-    write_between_marks(page, "\n".join(made))
+            said[row.name].append(scored_sentence(runs, row))
+    for name, sentences in said.items():
+        write_result(experiments / f"{name}.yaml", sentences)
+    lines += [*failures(everything), *provenance(everything)]
+    write_between_marks(page, "\n".join(lines))
 
 
 def by_experiment(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
@@ -152,19 +155,21 @@ def parts(runs: Mapping[str, Runs], experiments: Path) -> dict[str, list[str]]:
     return dict(found)
 
 
-def sentence(runs: Mapping[str, Runs], row: Compared, budget: float) -> str:
+def sentence(runs: Mapping[str, Runs], row: Compared) -> str:
     """The result of an experiment in a line."""
     mine = list(runs[row.name].values())
-    day = max(run.date for run in mine).partition(" ")[0]
     p = "" if math.isnan(row.flops.welch) else f", p {p_value(row.flops.welch)}"
     loss = mean([run.last.loss for run in mine])
-    return f"{day}, {budget / 1e12:g} TFLOP, {len(mine)} seeds: loss {loss:.4f}, {signed(row.flops)}{p}: {row.verdict}"
+    return f"{made(mine)}: loss {loss:.4f}, {signed(row.flops)}{p}: {row.verdict}"
 
 
-def write_result(path: Path, text: str) -> None:
-    """Set the line `# Result:` in the head of an experiment's file."""
+def write_result(path: Path, sentences: Sequence[str]) -> None:
+    """Set what `# Result:` says in the head of an experiment's file: a line for each bench and budget."""
     content = path.read_text(encoding="utf-8")
-    written = re.sub(r"^# Result:.*$", lambda _: f"# Result:     {text}", content, count=1, flags=re.MULTILINE)
+    text = "\n#             ".join(sentences)
+    written = re.sub(
+        r"^# Result:.*(\n# {2,}.*)*$", lambda _: f"# Result:     {text}", content, count=1, flags=re.MULTILINE
+    )
     if written != content:
         with whole_file(path) as unfinished:
             unfinished.write_text(written, encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
 from micro_diffusion.lab.results import Result
-from micro_diffusion.lab.words import Runs, p_value, signed
+from micro_diffusion.lab.words import Runs, made, p_value, signed
 
 KINDS = ("single", "two", "held_out")
 HEADING = (
@@ -72,11 +72,10 @@ def _fractions(runs: Sequence[Result]) -> list[str]:
     return [*kinds, f"{mean([right(run) for run in runs]):.2f}"]
 
 
-def scored_sentence(runs: Mapping[str, Runs], row: Scored, budget: float) -> str:
+def scored_sentence(runs: Mapping[str, Runs], row: Scored) -> str:
     """The result of an experiment in a line."""
     mine = list(runs[row.name].values())
-    day = max(run.date for run in mine).partition(" ")[0]
     p = "" if math.isnan(row.apart.paired) else f", p {p_value(row.apart.paired)}"
     found = mean([right(run) for run in mine])
     told = f"right {found:.3f}, {signed(row.apart)}{p}: {row.verdict}"
-    return f"{day}, {budget / 1e12:g} TFLOP, {len(mine)} seeds: {told}"
+    return f"{made(mine)}: {told}"

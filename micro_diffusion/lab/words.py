@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from micro_diffusion.lab.comparison import Difference
 from micro_diffusion.lab.results import Result
@@ -16,6 +16,12 @@ def signed(apart: Difference) -> str:
     """A difference with its standard error."""
     error = "" if math.isnan(apart.of.error) else f" ± {apart.of.error:.4f}"
     return f"{apart.of.value:+.4f}{error}"
+
+
+def made(runs: Sequence[Result]) -> str:
+    """Of which bench, day, budget and how many seeds runs of one experiment are."""
+    one, day = runs[0], max(run.date for run in runs).partition(" ")[0]
+    return f"{one.bench}, {day}, {one.budget / 1e12:g} TFLOP, {len(runs)} seed{'s' * (len(runs) > 1)}"
 
 
 def p_value(p: float) -> str:

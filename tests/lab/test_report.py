@@ -63,8 +63,20 @@ def test_the_page_has_tables_curves_and_failures(place: Path):
     assert "Runs: 7, of which failed: 1." in page and "mask, seed 4, 1 TFLOP: ended with status 1: no room" in page
     assert (place / "images/lab_shapes_1_model.png").stat().st_size > 1000 and "images/lab_shapes_1_model.png" in page
     told = (place / "experiment/mask.yaml").read_text()
-    assert "# Result:     2026-01-02, 1 TFLOP, 3 seeds: loss 0.2100 ± 0.0058, -0.1033" in told
+    assert "# Result:     shapes, 2026-01-02, 1 TFLOP, 3 seeds: loss 0.2100 ± 0.0058, -0.1033" in told
     assert told.replace("2026", "").count("Result") == 1 and told.endswith("defaults: [base, _self_]\n")
+
+
+def test_a_head_says_the_result_of_every_budget(place: Path):
+    for name, loss, parent in (("base", 0.2, None), ("mask", 0.25, "base")):
+        append(place / "results.jsonl", result(name, 1, loss, parent, key=f"{name}, longer", budget=4e12))
+    for _ in range(2):
+        write_report(place / "results.jsonl", place / "lab.md", place / "experiment")
+    head, said = (place / "experiment/mask.yaml").read_text().split("# Result:     ")
+    lines = said.splitlines()
+    assert head.endswith("# Expect:     d\n") and len(lines) == 3 and lines[2] == "defaults: [base, _self_]"
+    assert lines[0].startswith("shapes, 2026-01-02, 1 TFLOP, 3 seeds: loss 0.2100 ± 0.0058, -0.1033")
+    assert lines[1] == "#             shapes, 2026-01-02, 4 TFLOP, 1 seed: loss 0.2500, +0.0500: too few seeds"
 
 
 def test_making_the_page_again_changes_nothing(place: Path):
