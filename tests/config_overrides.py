@@ -97,7 +97,7 @@ RIGHT_OF_DIFFUSION = {
     "model.caption_drop": [0.05, 1],
     "model.noise_bands": ["[]", "[1]", "[0.1,0.2,5]"],
     "optimizer": ["muon"],
-    "objective": ["edm", "edm_512", "edm_small"],
+    "objective": ["edm", "edm_512", "edm_small", "edm_middle"],
     "objective.P_mean": [-3, 0.25],
     "sampler": ["heun", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde"],
     "levels": ["karras", "exponential", "linear_time"],
