@@ -22,6 +22,7 @@ from tests.small_training import CONFIG, ROOT, SMALL, succeeded
 FIXTURE = ROOT / "tests" / "fixtures" / "earlier_version"
 SETTINGS = [
     *SMALL,
+    "objective=edm_small",
     "text_encoder.dim=24",
     "text_encoder.max_length=12",
     "text_encoder.window=3",
