@@ -16,7 +16,7 @@ from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
 from micro_diffusion.lab.sampled import images_table, scored, scored_sentence
-from micro_diffusion.lab.words import Runs, made, p_value, signed
+from micro_diffusion.lab.words import Runs, finding, p_value, signed
 
 MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
 
@@ -158,9 +158,8 @@ def parts(runs: Mapping[str, Runs], experiments: Path) -> dict[str, list[str]]:
 def sentence(runs: Mapping[str, Runs], row: Compared) -> str:
     """The result of an experiment in a line."""
     mine = list(runs[row.name].values())
-    p = "" if math.isnan(row.flops.welch) else f", p {p_value(row.flops.welch)}"
     loss = mean([run.last.loss for run in mine])
-    return f"{made(mine)}: loss {loss:.4f}, {signed(row.flops)}{p}: {row.verdict}"
+    return finding(mine, f"loss {loss:.4f}", row.flops, row.flops.welch, row.verdict)
 
 
 def write_result(path: Path, sentences: Sequence[str]) -> None:

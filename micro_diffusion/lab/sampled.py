@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
 from micro_diffusion.lab.results import Result
-from micro_diffusion.lab.words import Runs, made, p_value, signed
+from micro_diffusion.lab.words import Runs, finding, p_value, signed
 
 KINDS = ("single", "two", "held_out")
 HEADING = (
@@ -75,7 +75,5 @@ def _fractions(runs: Sequence[Result]) -> list[str]:
 def scored_sentence(runs: Mapping[str, Runs], row: Scored) -> str:
     """The result of an experiment in a line."""
     mine = list(runs[row.name].values())
-    p = "" if math.isnan(row.apart.paired) else f", p {p_value(row.apart.paired)}"
     found = mean([right(run) for run in mine])
-    told = f"right {found:.3f}, {signed(row.apart)}{p}: {row.verdict}"
-    return f"{made(mine)}: {told}"
+    return finding(mine, f"right {found:.3f}", row.apart, row.apart.paired, row.verdict)

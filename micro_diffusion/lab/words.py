@@ -24,6 +24,12 @@ def made(runs: Sequence[Result]) -> str:
     return f"{one.bench}, {day}, {one.budget / 1e12:g} TFLOP, {len(runs)} seed{'s' * (len(runs) > 1)}"
 
 
+def finding(runs: Sequence[Result], what: str, apart: Difference, p: float, verdict: str) -> str:
+    """The result of an experiment in a line."""
+    told = "" if math.isnan(p) else f", p {p_value(p)}"
+    return f"{made(runs)}: {what}, {signed(apart)}{told}: {verdict}"
+
+
 def p_value(p: float) -> str:
     """Short."""
     return "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
