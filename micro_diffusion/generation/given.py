@@ -36,6 +36,13 @@ def opened(image: ImageSource) -> Image.Image:
         raise ValueError(f"{image} is no image that can be read; give a PNG, JPEG or WebP file") from error
 
 
+def name_of(image: ImageSource | None) -> str | None:
+    """What a recipe calls the image."""
+    if isinstance(image, Image.Image):
+        return getattr(image, "filename", "") or "in memory"
+    return None if image is None else str(image)
+
+
 def fitted(image: ImageSource, size: tuple[int, int]) -> Tensor:
     """The middle of the image at the size (H, W) -> uint8 (3, H, W)."""
     height, width = size

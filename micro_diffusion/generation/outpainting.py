@@ -5,10 +5,14 @@ Legend: H W pixels of a window.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
 from PIL import Image
+
+from micro_diffusion.generation.given import ImageSource, opened
+from micro_diffusion.generation.recipe import Recipe
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -26,6 +30,40 @@ def parse_extension(text: str) -> tuple[str, int]:
     if side not in SIDES or not number.isdecimal() or int(number) < 1:
         raise ValueError(f"the extension is {text!r}; give a side and a number of pixels, such as right=96")
     return side, int(number)
+
+
+def extended_images(
+    recipe: Recipe,
+    image: ImageSource | None,
+    mask: ImageSource | None,
+    make: Callable[[Recipe, Image.Image, Image.Image], Image.Image],
+) -> list[Image.Image]:
+    """One larger image for each prompt and seed of the recipe; window k starts from k more than its index.
+
+    Args:
+        recipe: with what `extend` asks for.
+        image: to be made larger.
+        mask: none, which is checked here.
+        make: the image of a recipe of one prompt, from a window and its mask.
+
+    Raises:
+        ValueError: without an image, or with a mask or region.
+    """
+    if image is None or mask is not None or recipe.region is not None:
+        raise ValueError(
+            f"extend={recipe.extend} needs an image and no mask or region; give the image to be made larger"
+        )
+    whole = opened(image)
+    found = []
+    for one in (recipe.only(index) for index in range(len(recipe.prompts))):
+
+        def inpaint(made: int, window: Image.Image, unknown: Image.Image, one: Recipe = one) -> Image.Image:
+            seed, index = one.seeds[0]
+            part = dataclasses.replace(one, extend=None, image=None, seeds=((seed, index + made),))
+            return make(part, window, unknown)
+
+        found.append(extended(whole, recipe.extend or "", recipe.resolution, inpaint))
+    return found
 
 
 def extended(image: Image.Image, extension: str, window: tuple[int, int], inpaint: Inpaint) -> Image.Image:

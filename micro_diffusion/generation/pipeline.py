@@ -6,7 +6,6 @@ Legend: B images, H W pixels.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,11 +21,12 @@ from tqdm import tqdm
 from micro_diffusion.checkpoint import Run, load_run
 from micro_diffusion.files.run_folders import find_run
 from micro_diffusion.generation.edit import prepare
-from micro_diffusion.generation.given import ImageSource, opened
-from micro_diffusion.generation.outpainting import extended
+from micro_diffusion.generation.given import ImageSource, name_of
+from micro_diffusion.generation.outpainting import extended_images
 from micro_diffusion.generation.preview import Preview, previews
 from micro_diffusion.generation.recipe import Recipe, weights_file_digest
 from micro_diffusion.generation.samplers import find_levels, find_sampler
+from micro_diffusion.generation.starts import starts
 from micro_diffusion.generation.weaker import NamedRun, weaker_run
 from micro_diffusion.machine.device import usable_device
 from micro_diffusion.machine.precision import Precision, autocast, computes_in_bf16
@@ -197,7 +197,7 @@ class Pipeline:
         """
         if generator is not None and seed is not None:
             raise ValueError("both a seed and a generator are given; leave one of them out")
-        named = {"image": _file(image), "mask": _file(mask)}
+        named = {"image": name_of(image), "mask": name_of(mask)}
         recipe = self.recipe(prompts, negative_prompt=negative_prompt, seed=seed, count=count, **named, **settings)
         images = self.make(
             recipe,
@@ -262,21 +262,14 @@ class Pipeline:
         """
         own = self.run.prompts
         chosen = [prompts] if isinstance(prompts, str) else list(own.captions if prompts is None else prompts)
-        if paired and isinstance(seed, Sequence) and len(seed) == len(chosen):
-            texts, starts = chosen, [_started(one, 0) for one in seed]
-        elif seed is None or isinstance(seed, int):
-            texts = [prompt for prompt in chosen for _ in range(count)]
-            starts = [(own.seed if seed is None else seed, index) for index in range(len(texts))]
-        else:
-            texts = [prompt for prompt in chosen for _ in range(len(seed) * count)]
-            starts = [_started(one, index) for _ in chosen for one in seed for index in range(count)]
+        texts, started = starts(chosen, own.seed if seed is None else seed, count=count, paired=paired)
         sides = self.resolution if resolution is None else resolution
         recipe = Recipe(
             run=self._name,
             weights=self.run.weights,
             digest=self._digest,
             prompts=tuple(texts),
-            seeds=tuple(starts),
+            seeds=tuple(started),
             negative_prompts=(negative_prompt,) * len(texts),
             steps=self.tensors.sampler.steps if steps is None else steps,
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
@@ -350,7 +343,12 @@ class Pipeline:
             ValueError: as `__call__`.
         """
         if recipe.extend is not None:
-            return self._extended(recipe, image or recipe.image, mask, batch_size=batch_size, on_preview=on_preview)
+
+            def window(part: Recipe, shown: Image.Image, unknown: Image.Image) -> Image.Image:
+                how = {"batch_size": batch_size, "on_preview": on_preview}
+                return self.make(part, image=shown, mask=unknown, progress=False, **how)[0]
+
+            return extended_images(recipe, image or recipe.image, mask, window)
         images = self.make_tensor(
             recipe,
             image=image,
@@ -396,37 +394,3 @@ class Pipeline:
                 **edit.arguments,
             )
         return edit.restored(images)
-
-    def _extended(
-        self, recipe: Recipe, image: ImageSource | None, mask: ImageSource | None, **how: Any
-    ) -> list[Image.Image]:
-        """One larger image for each prompt and seed of the recipe; window k starts from k more than its index."""
-        if image is None or mask is not None or recipe.region is not None:
-            raise ValueError(
-                f"extend={recipe.extend} needs an image and no mask or region; give the image to be made larger"
-            )
-        whole = opened(image)
-        found = []
-        for one in (recipe.only(index) for index in range(len(recipe.prompts))):
-
-            def inpaint(made: int, window: Image.Image, unknown: Image.Image, one: Recipe = one) -> Image.Image:
-                seed, index = one.seeds[0]
-                part = dataclasses.replace(one, extend=None, image=None, seeds=((seed, index + made),))
-                return self.make(part, image=window, mask=unknown, progress=False, **how)[0]
-
-            found.append(extended(whole, recipe.extend or "", recipe.resolution, inpaint))
-        return found
-
-
-def _started(seed: int | Between, index: int) -> Any:
-    """The pair (seed, index), or the point between two such pairs."""
-    if isinstance(seed, Between):
-        return Between(_started(seed.first, index), _started(seed.second, index), seed.share)
-    return (seed, index)
-
-
-def _file(image: ImageSource | None) -> str | None:
-    """What a recipe calls the image."""
-    if isinstance(image, Image.Image):
-        return getattr(image, "filename", "") or "in memory"
-    return None if image is None else str(image)
