@@ -44,8 +44,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--bench", choices=_options("bench"), default="shapes", help="what is trained on; shapes")
     top.add_argument("--jobs", type=int, default=1, help="runs side by side")
     top.add_argument("--threads", type=int, default=1, help="of each run; 1")
-    top.add_argument("--lock", type=Path, help="a file to hold meanwhile, as flock does, to take turns with others")
-    top.add_argument("--turn", type=float, default=0, help="seconds of a turn, after which no run begins; 0")
     top.add_argument("--again", action="store_true", help="try failed runs again")
     top.add_argument("--results", type=Path, default=ROOT / "docs/lab/results.jsonl")
     top.add_argument("--page", type=Path, default=ROOT / "docs/lab.md")
@@ -89,10 +87,9 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from micro_diffusion.lab.running import Turns, run_all
+    from micro_diffusion.lab.running import run_all
 
-    turns = Turns(options.lock, options.turn)
-    run_all(_plans(options), options.results, jobs=options.jobs, turns=turns, again=options.again)
+    run_all(_plans(options), options.results, jobs=options.jobs, again=options.again)
 
 
 def _report(options: argparse.Namespace) -> None:

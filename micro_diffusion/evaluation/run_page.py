@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from micro_diffusion.evaluation.line_chart import colour, line_chart
-from micro_diffusion.files.json_text import parse_json
+from micro_diffusion.files.json_text import parse_json, whole_lines
 
 GRIDS = 6
 """Sample grids of a run that are shown, from its first to its last."""
@@ -59,15 +59,10 @@ def read_run(folder: Path) -> RunRecord:
         ValueError: when there is nothing of all that.
     """
     curves: defaultdict[str, Curve] = defaultdict(list)
-    path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entry = parse_json(line)
-            step = float(entry.pop("step"))
-            for name, value in entry.items():
-                curves[name].append((step, float(value)))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # the last line of a run that was killed
+    for entry in whole_lines(folder / "metrics.jsonl"):
+        step = entry.pop("step", None)
+        for name, value in entry.items() if step is not None else ():
+            curves[name].append((float(step), float(value)))
     evaluations = [_evaluation(path) for path in sorted((folder / "evaluations").glob("*.json"))]
     grids = {int(path.stem.removeprefix("step_")): path for path in sorted((folder / "samples").glob("step_*.png"))}
     if not curves and not evaluations and not grids:

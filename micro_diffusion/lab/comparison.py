@@ -34,8 +34,10 @@ class Difference(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """The mean of at least one value."""
+    """The mean of at least one value; nan with one that is."""
     count = len(values)
+    if any(map(math.isnan, values)):
+        return Mean(math.nan, math.nan, count)
     error = statistics.stdev(values) / math.sqrt(count) if count > 1 else math.nan
     return Mean(statistics.fmean(values), error, count)
 
@@ -76,9 +78,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def verdict(difference: Difference, adjusted: float, *, lower_is_better: bool = True) -> str:
     """In words; a difference that one of so many comparisons shows by chance is called likely, not more."""
-    if math.isnan(difference.welch):
+    if difference.of.count < 2:
         return "too few seeds"
-    if difference.welch >= LEVEL:
+    if not difference.welch < LEVEL:  # nan where all are the same
         return "within noise"
     said = "better" if (difference.of.value < 0) == lower_is_better else "worse"
     return said if adjusted < LEVEL else f"likely {said}"

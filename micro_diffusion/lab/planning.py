@@ -23,12 +23,16 @@ SAMPLING = ("sampler", "prompts", "callbacks.composition")
 
 WEAKER = "callbacks.composition.weaker"
 
+BASE = "base"
+"""The experiment that all others come from."""
+
 
 class Plan(NamedTuple):
     """A run that is wanted.
 
     config: ready to be trained. cost: of the training. key: of it, wherever it is trained. training: the run that it
     samples with, or None for one that trains. weaker: the run that guidance leads away from, or None. bench: on which.
+    ground: key of what all experiments with the same overrides on this bench start from.
     """
 
     experiment: Experiment
@@ -40,6 +44,7 @@ class Plan(NamedTuple):
     training: Plan | None = None
     weaker: Plan | None = None
     bench: str = "shapes"
+    ground: str = ""
 
     @property
     def folder(self) -> Path:
@@ -95,15 +100,15 @@ class Planner:
         self.bench = bench
         self.experiment = cache(lambda name: read_experiment(configs / "experiment" / f"{name}.yaml"))
         self.composed = cache(lambda name: composed(configs, name, overrides, bench=bench))
+        self.ground = cache(lambda: digest(resolved(anywhere(self.composed(BASE)))))
         # of a copy, since building a model resolves interpolations in its configuration
         self.with_length = cache(lambda name, budget: with_length(self.composed(name).copy(), budget))
 
     def plan(self, name: str, seed: int, budget: float) -> Plan:
         """Of one experiment, and of the runs that it needs."""
         experiment, training = self.experiment(name), None
+        self._check(experiment)
         if experiment.parent is not None and only_samples(self.composed(name), self.composed(experiment.parent)):
-            if self.bench != "shapes":
-                raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
             parent = self.plan(experiment.parent, seed, budget)
             training, config, cost = parent.training or parent, self.composed(name).copy(), parent.cost
             config.trainer.max_duration = training.config.trainer.max_duration
@@ -112,11 +117,27 @@ class Planner:
             config = config.copy()
         config.seed = seed
         weaker = self._weaker(config, seed, budget)
-        key = digest(resolved(anywhere(config)))
+        key = digest({"experiment": name, **resolved(anywhere(config))})
         config.exp_name = f"{experiment.name}/{seed}_{key}"
         if weaker is not None:
             OmegaConf.update(config, WEAKER, str(weaker.folder))
-        return Plan(experiment, seed, budget, config, cost, key, training, weaker, self.bench)
+        return Plan(experiment, seed, budget, config, cost, key, training, weaker, self.bench, self.ground())
+
+    def _check(self, experiment: Experiment) -> None:
+        """Refuse what the overrides, or the bench, leave nothing of to compare."""
+        name, parent = experiment.name, experiment.parent
+        if parent is None:
+            return
+        changed = list(differences(self.composed(name), self.composed(parent)))
+        if not changed:
+            raise ValueError(f"with these overrides {name} is the same as {parent}; leave one of them out")
+        if are_of_sampling(changed):
+            if self.bench != "shapes":
+                raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
+            if self.composed(name).callbacks.get("composition") is None:
+                raise ValueError(
+                    f"{name} is judged by images, which callbacks.composition=null does without; leave it out"
+                )
 
     def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:
         """The run that guidance leads away from, whose name takes the place of what the experiment says of it."""
@@ -136,7 +157,12 @@ class Planner:
 def only_samples(config: DictConfig, parent: DictConfig) -> bool:
     """Whether two trainings are the same, and only their images are made otherwise."""
     changed = list(differences(config, parent))
-    return bool(changed) and all(f"{key}.".startswith(tuple(f"{one}." for one in SAMPLING)) for key in changed)
+    return bool(changed) and are_of_sampling(changed)
+
+
+def are_of_sampling(keys: Sequence[str]) -> bool:
+    """Whether all that changes below these dotted keys is how images are made."""
+    return all(f"{key}.".startswith(tuple(f"{one}." for one in SAMPLING)) for key in keys)
 
 
 def anywhere(config: DictConfig) -> DictConfig:

@@ -16,7 +16,7 @@ from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
 from micro_diffusion.lab.sampled import images_table, scored, scored_sentence
-from micro_diffusion.lab.words import Runs, finding, p_value, signed
+from micro_diffusion.lab.words import Runs, finding, made, p_value, signed
 
 MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
 
@@ -54,6 +54,7 @@ def write_report(results: Path, page: Path, experiments: Path) -> None:
     tables = sorted({(result.bench, result.budget) for result in everything})
     for bench, budget in tables:
         runs = by_experiment([r for r in everything if (r.bench, r.budget) == (bench, budget) and r.error is None])
+        check_comparable(runs)
         sampled = {name: each for name, each in runs.items() if next(iter(each.values())).training is not None}
         trained = {name: each for name, each in runs.items() if name not in sampled}
         compared = comparisons(trained)
@@ -75,11 +76,35 @@ def write_report(results: Path, page: Path, experiments: Path) -> None:
 
 
 def by_experiment(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
-    """Results by experiment and seed."""
+    """Results by experiment and seed, the last of what was run again.
+
+    Raises:
+        ValueError: for an experiment that was run with one seed in two forms.
+    """
     found: defaultdict[str, dict[int, Result]] = defaultdict(dict)
     for result in results:
+        other = found[result.experiment].setdefault(result.seed, result)
+        if other.key != result.key:
+            raise ValueError(
+                f"{result.experiment}, seed {result.seed}, of {other.date} is not as that of {result.date}: its file or "
+                "the overrides were others; keep the earlier one in a file of its own"
+            )
         found[result.experiment][result.seed] = result
     return dict(found)
+
+
+def check_comparable(runs: Mapping[str, Runs]) -> None:
+    """Raise ValueError for runs of one table that other overrides, or an earlier `base`, set apart."""
+    found: defaultdict[str, list[Result]] = defaultdict(list)
+    for mine in runs.values():
+        for run in mine.values():
+            found[run.ground].append(run)
+    if len(found) > 1:
+        first, second, *_ = (runs[0] for runs in found.values())
+        raise ValueError(
+            f"{first.experiment} of {first.date} and {second.experiment} of {second.date}, {made([first])}, do not compare: "
+            "base or the overrides were others; keep the earlier ones in a file of their own"
+        )
 
 
 def comparisons(runs: Mapping[str, Runs]) -> list[Compared]:
@@ -114,12 +139,12 @@ def _difference_at(ours: Runs, theirs: Runs, axis: Callable[[Point], float]) -> 
 
 
 def loss_at(curve: Sequence[Point], place: float, axis: Callable[[Point], float]) -> float:
-    """The loss between two evaluations, along a straight line; that of the last one beyond its end."""
+    """The loss between two evaluations, as a power of what was spent; nan before the first, and beyond the last its own."""
     for before, after in itertools.pairwise(curve):
-        if axis(after) >= place:
-            share = (place - axis(before)) / (axis(after) - axis(before))
-            return before.loss + share * (after.loss - before.loss)
-    return curve[-1].loss
+        if axis(before) <= place <= axis(after):
+            share = math.log(place / axis(before)) / math.log(axis(after) / axis(before))
+            return before.loss * (after.loss / before.loss) ** share
+    return curve[-1].loss if place >= axis(curve[-1]) else math.nan
 
 
 def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
@@ -139,7 +164,8 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
         else:
             cells += [mine[0].parent or "", signed(row.flops), p_value(row.flops.welch), p_value(row.flops.paired)]
             cells += [row.verdict, signed(row.seconds), signed(row.images)]
-        cells += [f"{mean([run.scores[kind] for run in mine]):.2f}" if mine[0].scores else "" for kind in kinds]
+        told = [[run.scores[kind] for run in mine if kind in run.scores] for kind in kinds]
+        cells += [f"{mean(values):.2f}" if values else "" for values in told]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

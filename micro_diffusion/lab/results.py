@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from micro_diffusion.files.json_text import whole_lines
 
 LOSS = "metrics/eval/loss"
 BAND = f"{LOSS}_"
@@ -35,6 +38,7 @@ class Result:
 
     experiment, parent, seed, budget: what was to be trained, with so many floating-point operations.
     key: of everything that its configuration sets. config: that, resolved, without the places of data and runs.
+    ground: key of what the experiments that it may be compared with start from, on this bench with these overrides.
     commit: of the code; ends in "+" where files were changed since. date: of its end. machine: on which.
     bench: what it was trained on and judged by, an option of configs/bench.
     error: why it failed, or None. steps, batch, image_flops, update_flops, parameters: of the training.
@@ -61,6 +65,7 @@ class Result:
     config: Mapping[str, Any] = field(default_factory=dict)
     training: str | None = None
     bench: str = "shapes"
+    ground: str = ""
 
     @property
     def last(self) -> Point:
@@ -69,19 +74,22 @@ class Result:
 
 
 def append(path: Path, result: Result) -> None:
-    """One more line."""
+    """One more line, behind whatever a machine that stopped has left of one, and not amid that of another process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(result)) + "\n")
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        content = path.read_bytes()
+        file.truncate(content.rfind(b"\n") + 1)
+        file.write(json.dumps(asdict(result)).encode() + b"\n")
 
 
 def read(path: Path) -> list[Result]:
-    """Every whole line, in order; none where there is no file. The last of a run that was tried again counts.
+    """Every whole line, in order; none where there is no file.
 
     Raises:
         ValueError: for a line that is no result.
     """
-    found: dict[str, Result] = {}
+    found: list[Result] = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
@@ -91,17 +99,15 @@ def read(path: Path) -> list[Result]:
             if number == len(lines):  # written when the machine stopped
                 break
             raise ValueError(f"line {number} of {path} is no result ({error}); remove it") from error
-        found.pop(result.key, None)
-        found[result.key] = result
-    return list(found.values())
+        found.append(result)
+    return found
 
 
 def curve_of(metrics: Path, *, batch: int, step_flops: float) -> tuple[tuple[Point, ...], dict[str, float]]:
     """The evaluations in a run's `metrics.jsonl`, and the scores of its images."""
     at: dict[int, dict[str, float]] = {}
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
-        values = json.loads(line)
-        if (step := values.pop("step")) is not None:
+    for values in whole_lines(metrics):
+        if (step := values.pop("step", None)) is not None:
             at.setdefault(step, {}).update({name: float(value) for name, value in values.items()})
     points = tuple(
         Point(
@@ -110,9 +116,7 @@ def curve_of(metrics: Path, *, batch: int, step_flops: float) -> tuple[tuple[Poi
             wall=values["clock/wall"],
             processor=values["clock/processor"],
             loss=values[LOSS],
-            bands={
-                name.removeprefix(f"{LOSS}_"): value for name, value in values.items() if name.startswith(f"{LOSS}_")
-            },
+            bands={name.removeprefix(BAND): value for name, value in values.items() if name.startswith(BAND)},
         )
         for step, values in sorted(at.items())
         if LOSS in values

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,10 +20,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.lab.planning import Plan
 from micro_diffusion.lab.results import Result, append, curve_of, read
+from micro_diffusion.machine.device import usable_device
+from micro_diffusion.machine.precision import computes_in_bf16
+from micro_diffusion.performance.report import device_name
+from micro_diffusion.training.callbacks.interruption import SIGNALS
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 
 STACK = "micro_diffusion.training.build"
 """Imported once, by the server from which the processes of all runs are forked; it takes ten seconds."""
+
+CODE = ("micro_diffusion", "configs", "scripts", "train.py")
+"""What a result depends on."""
+
+INTERRUPTED = (*(-number for number in SIGNALS), *(128 + number for number in SIGNALS), 255)
+"""Exit statuses of a training that was told to end: by the signal, or after it saved the step; and what
+multiprocessing says of a process whose server was told so as well."""
 
 
 def run_all(
@@ -33,17 +42,17 @@ def run_all(
     out: Path,
     *,
     jobs: int = 1,
-    turns: Turns | None = None,
     again: bool = False,
     train: Callable[[Plan], int | None] | None = None,
 ) -> None:
     """Run what is not in the file of results yet, and append to it; first what others need.
 
+    A run that was told to end is no result: the same command goes on with it.
+
     Args:
         plans: the runs, in order.
         out: file of results.
         jobs: runs side by side.
-        turns: with others, who wait for theirs between two runs; None where the machine is ours.
         again: whether failed runs are tried again.
         train: a run to the exit status of its training, or scoring; None does it in a process of its own.
     """
@@ -51,13 +60,16 @@ def run_all(
     wanted = [plan for plan in plans if plan.key not in failed or (again and failed[plan.key])]
     wanted += missing(wanted, failed)
     train, writing = train or in_own_process(), Lock()
-    turns = turns or Turns(None)
+    of_code = commit(Path(__file__).parents[2])
 
     def one(plan: Plan) -> None:
-        with turns:
-            print(f"{datetime.now():%H:%M:%S} {plan.folder}: {plan.config.trainer.max_duration}", flush=True)
-            start = time.monotonic()
-            result = result_of(plan, train(plan))
+        print(f"{datetime.now():%H:%M:%S} {plan.folder}: {plan.config.trainer.max_duration}", flush=True)
+        start = time.monotonic()
+        status = train(plan)
+        if status in INTERRUPTED:
+            print(f"{datetime.now():%H:%M:%S} {plan.folder}: told to end; the same command goes on with it", flush=True)
+            return
+        result = result_of(plan, status, of_code)
         with writing:
             append(out, result)
         said = result.error or f"loss {result.last.loss:.4f}"
@@ -128,8 +140,8 @@ def _run(config: str, folder: str, sampled: str | None) -> None:
         atexit._run_exitfuncs()  # multiprocessing leaves them out, and the shared memory of the data with them
 
 
-def result_of(plan: Plan, status: int | None) -> Result:
-    """What has become of a run whose process ended with a status."""
+def result_of(plan: Plan, status: int | None, of_code: str) -> Result:
+    """What has become of a run of some commit whose process ended with a status."""
     steps, batch = int(plan.config.trainer.max_duration.removesuffix("ba")), plan.config.train_loader.batch_size
     trained = plan.training or plan
     curve, scores = curve_of(trained.folder / "metrics.jsonl", batch=batch, step_flops=plan.cost.step(batch))
@@ -144,7 +156,7 @@ def result_of(plan: Plan, status: int | None) -> Result:
         seed=plan.seed,
         budget=plan.budget,
         key=plan.key,
-        commit=commit(Path(__file__).parent),
+        commit=of_code,
         date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}",
         machine=machine(),
         error=error,
@@ -158,6 +170,7 @@ def result_of(plan: Plan, status: int | None) -> Result:
         config=plan.content(),
         training=None if plan.training is None else plan.training.key,
         bench=plan.bench,
+        ground=plan.ground,
     )
 
 
@@ -167,53 +180,23 @@ def _why(log: Path, status: int | None) -> str:
     return f"ended with status {status}: {lines[-1] if lines else 'it wrote nothing'}"
 
 
-PAUSE = 1.0
-"""Seconds without the lock; who lets it go and takes it at once leaves nothing to those who have to wake up first."""
-
-
-class Turns:
-    """Around each run: holds a lock as `flock FILE COMMAND` does, and lets others have it after a while.
-
-    Args:
-        path: of the file that is locked; None for no lock.
-        seconds: after which the lock is let go between two runs.
-    """
-
-    def __init__(self, path: Path | None, seconds: float = 0.0) -> None:
-        self.seconds, self._runs, self._guard = seconds, 0, Lock()
-        self._file = None if path is None else path.open("a")
-        self._since: float | None = None
-
-    def __enter__(self) -> None:
-        with self._guard:
-            self._runs += 1
-            if self._file is not None and self._since is None:
-                fcntl.flock(self._file, fcntl.LOCK_EX)
-                self._since = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        with self._guard:
-            self._runs -= 1
-            if self._since is None or self._file is None or self._runs:
-                return
-            if time.monotonic() - self._since >= self.seconds:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-                self._since = None
-                time.sleep(PAUSE)
-
-
-def commit(folder: Path) -> str:
-    """The commit of a checkout, with a "+" where tracked files were changed; "unknown" outside of one."""
+def commit(root: Path) -> str:
+    """The commit of a checkout, with a "+" where its code was changed since; "unknown" outside of one."""
 
     def git(*words: str) -> Any:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
 
     found = git("rev-parse", "--short=10", "HEAD")
     if found.returncode:
         return "unknown"
-    return found.stdout.strip() + ("+" if git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
+    return found.stdout.strip() + (
+        "+" if git("status", "--porcelain", "--untracked-files=no", "--", *CODE).stdout.strip() else ""
+    )
 
 
 def machine() -> str:
-    """The processor, and how many threads a run has."""
-    return f"{platform.machine()}, {os.environ.get('OMP_NUM_THREADS', len(os.sched_getaffinity(0)))} threads"
+    """The processor, what "auto" takes for its precision, and how many threads a run has."""
+    device = usable_device(None)
+    precision = "bf16" if computes_in_bf16(device.type) else "fp32"
+    threads = os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))
+    return f"{device_name(device)}, {precision}, {threads} thread{'' if threads in (1, '1') else 's'}"

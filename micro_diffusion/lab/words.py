@@ -13,7 +13,9 @@ Runs = Mapping[int, Result]
 
 
 def signed(apart: Difference) -> str:
-    """A difference with its standard error."""
+    """A difference with its standard error; nothing where one of the two was not there yet."""
+    if math.isnan(apart.of.value):
+        return ""
     error = "" if math.isnan(apart.of.error) else f" ± {apart.of.error:.4f}"
     return f"{apart.of.value:+.4f}{error}"
 

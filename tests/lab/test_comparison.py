@@ -48,3 +48,4 @@ def test_what_may_be_said():
     assert verdict(made, adjusted=0.2) == "likely better"
     assert verdict(made._replace(welch=0.06), adjusted=0.06) == "within noise"
     assert verdict(difference({1: 0.3}, {1: 0.4}), adjusted=math.nan) == "too few seeds"
+    assert verdict(difference({1: 0.5, 2: 0.5}, {1: 0.5, 2: 0.5}), adjusted=math.nan) == "within noise"

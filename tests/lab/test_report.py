@@ -1,13 +1,15 @@
 """Results as lines of JSON, and the page that is made of them."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from micro_diffusion.lab.report import MARKS, loss_at, write_between_marks, write_report
+from micro_diffusion.lab.comparison import mean
+from micro_diffusion.lab.report import MARKS, by_experiment, loss_at, write_between_marks, write_report
 from micro_diffusion.lab.results import Point, Result, append, curve_of, read
 
 HEAD = """# @package _global_
@@ -96,9 +98,19 @@ def test_a_page_without_marks_is_refused(tmp_path: Path):
 
 def test_losses_between_evaluations():
     curve = result(loss=0.3).curve
-    assert loss_at(curve, 150, lambda point: point.images) == pytest.approx(0.35)
-    assert loss_at(curve, 200, lambda point: point.images) == pytest.approx(0.3)
-    assert loss_at(curve, 300, lambda point: point.images) == pytest.approx(0.3)
+    at = {place: loss_at(curve, place, lambda point: point.images) for place in (50, 100, 200**0.5 * 10, 200, 300)}
+    assert list(at.values()) == pytest.approx([math.nan, 0.4, (0.4 * 0.3) ** 0.5, 0.3, 0.3], nan_ok=True)
+    assert math.isnan(mean([*at.values()]).value)
+
+
+def test_runs_that_do_not_compare_are_refused(place: Path):
+    append(place / "results.jsonl", result("base", 4, ground="other"))
+    with pytest.raises(ValueError, match=r"do not compare: base or the overrides were others; keep the earlier ones"):
+        write_report(place / "results.jsonl", place / "lab.md", place / "experiment")
+    changed = [result("base", 1), result("base", 1, key="changed")]
+    with pytest.raises(ValueError, match="base, seed 1, of .* is not as that of"):
+        by_experiment(changed)
+    assert by_experiment([result(loss=0.4), result(loss=0.2)])["base"][1].last.loss == 0.2
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):
@@ -108,7 +120,9 @@ def test_results_are_read_as_they_were_written(tmp_path: Path):
         append(path, one)
     with path.open("a") as file:
         file.write('{"experiment": "cut')
-    assert read(path) == [other, again]
+    assert read(path) == [failed, other, again]
+    append(path, result("next"))
+    assert read(path) == [failed, other, again, result("next")]
     assert read(tmp_path / "none.jsonl") == []
     path.write_text("{}\n" + path.read_text())
     with pytest.raises(ValueError, match=r"line 1 of .* is no result"):
@@ -124,7 +138,8 @@ def test_a_curve_is_made_of_a_run_s_metrics(tmp_path: Path):
         {"step": 9, "clock/wall": 4.0, "clock/processor": 2.0, "metrics/eval/loss": 0.25},
         {"step": 9, "images/single": 0.75},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cut = '{"step": 10, "metri'
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
     curve, scores = curve_of(tmp_path / "metrics.jsonl", batch=8, step_flops=10.0)
     assert [(p.images, p.flops, p.wall, p.processor, p.loss) for p in curve] == [
         (40, 50, 2, 1, 0.5),

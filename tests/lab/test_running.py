@@ -1,11 +1,9 @@
-"""Runs that are there are not run again, failed ones are recorded, and others wait for their turn."""
+"""Runs that are there are not run again, and failed ones are recorded."""
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from micro_diffusion.lab.budget import Cost
 from micro_diffusion.lab.experiments import Experiment
 from micro_diffusion.lab.planning import Plan, planned
 from micro_diffusion.lab.results import curve_of, read
-from micro_diffusion.lab.running import Turns, commit, run_all
+from micro_diffusion.lab.running import commit, run_all
 from micro_diffusion.lab.scoring import score
 from tests.small_training import make_latents
 
@@ -73,33 +71,18 @@ def test_what_is_there_is_not_run_again(tmp_path: Path):
     failed = next(result for result in read(out) if result.error is not None)
     assert failed.key == "mask1" and failed.error == "ended with status 1: Error: no room"
     run_all(plans, out, train=third, again=True)
-    assert third.trained == ["mask1"] and [result.error for result in read(out)] == [None] * 4
+    assert third.trained == ["mask1"]
+    assert [result.key for result in read(out)] == ["base1", "mask1", "base2", "mask2", "mask1"]  # the failed one stays
+    assert [result.key for result in read(out) if result.error is not None] == ["mask1"]
 
 
-def test_turns_are_taken_with_others(tmp_path: Path):
-    """As flock(1) does: the lock is kept from run to run until the turn is over."""
-
-    def is_free() -> bool:
-        with (tmp_path / "lock").open("a") as other:
-            try:
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
-
-    short, long = Turns(tmp_path / "lock"), Turns(tmp_path / "lock", seconds=0.2)
-    with short, short:  # two side by side
-        assert not is_free()
-    assert is_free()
-    with long:
-        assert not is_free()
-    assert not is_free()
-    time.sleep(0.2)
-    with long:
-        assert not is_free()
-    assert is_free()
-    with Turns(None):
-        pass
+@pytest.mark.parametrize("status", [-2, -15, 130, 143, 255])
+def test_a_run_that_was_told_to_end_is_no_result(tmp_path: Path, status: int):
+    out, worker = tmp_path / "results.jsonl", Trainer()
+    run_all([plan(tmp_path)], out, train=lambda plan: status)
+    assert read(out) == []
+    run_all([plan(tmp_path)], out, train=worker)
+    assert worker.trained == ["base1"] and len(read(out)) == 1
 
 
 def test_seeds_are_outermost_and_runs_have_their_own_folder():
@@ -111,6 +94,17 @@ def test_seeds_are_outermost_and_runs_have_their_own_folder():
     assert str(plans[0].folder) == f"somewhere/base/4_{plans[0].key}" and plans[0].config.seed == 4
     (elsewhere,) = planned(ROOT / "configs", ["base"], [4], 1e12, ["output_dir=elsewhere", "train_loader.path=x"])
     assert elsewhere.key == plans[0].key  # which does not depend on where it is trained
+    assert {made.ground for made in (*plans, elsewhere)} == {elsewhere.ground}
+    (other,) = planned(ROOT / "configs", ["mask_075"], [4], 1e12, ["backbone.rotary=false"])
+    assert other.ground != elsewhere.ground
+
+
+def test_overrides_that_leave_nothing_to_compare_are_refused():
+    without = ["callbacks.composition=null"]
+    with pytest.raises(ValueError, match="guidance_interval is the same as base; leave one of them out"):
+        planned(ROOT / "configs", ["guidance_interval"], [1], 1e12, without)
+    with pytest.raises(ValueError, match="steps_18 is judged by images, which callbacks.composition=null does without"):
+        planned(ROOT / "configs", ["steps_18"], [1], 1e12, without)
 
 
 @pytest.mark.slow
