@@ -60,9 +60,9 @@ def read_run(folder: Path) -> RunRecord:
     """
     curves: defaultdict[str, Curve] = defaultdict(list)
     for entry in whole_lines(folder / "metrics.jsonl"):
-        step = entry.pop("step", None)
-        for name, value in entry.items() if step is not None else ():
-            curves[name].append((float(step), float(value)))
+        if (step := entry.pop("step", None)) is not None:
+            for name, value in entry.items():
+                curves[name].append((float(step), float(value)))
     evaluations = [_evaluation(path) for path in sorted((folder / "evaluations").glob("*.json"))]
     grids = {int(path.stem.removeprefix("step_")): path for path in sorted((folder / "samples").glob("step_*.png"))}
     if not curves and not evaluations and not grids:

@@ -135,9 +135,7 @@ class Planner:
             if self.bench != "shapes":
                 raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
             if self.composed(name).callbacks.get("composition") is None:
-                raise ValueError(
-                    f"{name} is judged by images, which callbacks.composition=null does without; leave it out"
-                )
+                raise ValueError(f"{name} is judged by images; leave it out, or callbacks.composition=null")
 
     def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:
         """The run that guidance leads away from, whose name takes the place of what the experiment says of it."""

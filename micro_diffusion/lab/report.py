@@ -86,8 +86,8 @@ def by_experiment(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
         other = found[result.experiment].setdefault(result.seed, result)
         if other.key != result.key:
             raise ValueError(
-                f"{result.experiment}, seed {result.seed}, of {other.date} is not as that of {result.date}: its file or "
-                "the overrides were others; keep the earlier one in a file of its own"
+                f"{result.experiment}, seed {result.seed}, of {other.date} is not as that of {result.date}: its file "
+                "or the overrides were others; keep the earlier one in a file of its own"
             )
         found[result.experiment][result.seed] = result
     return dict(found)
@@ -102,8 +102,8 @@ def check_comparable(runs: Mapping[str, Runs]) -> None:
     if len(found) > 1:
         first, second, *_ = (runs[0] for runs in found.values())
         raise ValueError(
-            f"{first.experiment} of {first.date} and {second.experiment} of {second.date}, {made([first])}, do not compare: "
-            "base or the overrides were others; keep the earlier ones in a file of their own"
+            f"{first.experiment} of {first.date} and {second.experiment} of {second.date}, {made([first])}, do not "
+            "compare: base or the overrides were others; keep the earlier ones in a file of their own"
         )
 
 
@@ -139,7 +139,7 @@ def _difference_at(ours: Runs, theirs: Runs, axis: Callable[[Point], float]) -> 
 
 
 def loss_at(curve: Sequence[Point], place: float, axis: Callable[[Point], float]) -> float:
-    """The loss between two evaluations, as a power of what was spent; nan before the first, and beyond the last its own."""
+    """The loss between two evaluations, as a power of what was spent; nan before the first, the last beyond it."""
     for before, after in itertools.pairwise(curve):
         if axis(before) <= place <= axis(after):
             share = math.log(place / axis(before)) / math.log(axis(after) / axis(before))
