@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.lab.budget import Cost, with_length
 from micro_diffusion.lab.experiments import Experiment, composed, differences, digest, read_experiment, resolved
+from micro_diffusion.performance.cost import Cost, cost_of
 from micro_diffusion.sampling.guidance import ROUTE
 
 SAMPLING = ("sampler", "prompts", "callbacks.composition")
@@ -150,6 +150,13 @@ class Planner:
         plan = self.plan(name, seed, part * budget)
         OmegaConf.update(config, WEAKER, plan.config.exp_name)
         return plan
+
+
+def with_length(config: DictConfig, budget: float) -> tuple[DictConfig, Cost]:
+    """The training of the length that a budget buys, and what it costs."""
+    cost = cost_of(config)
+    steps = cost.steps(budget, config.train_loader.batch_size)
+    return DictConfig(OmegaConf.merge(config, {"trainer": {"max_duration": f"{steps}ba"}})), cost
 
 
 def only_samples(config: DictConfig, parent: DictConfig) -> bool:

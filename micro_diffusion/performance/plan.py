@@ -37,10 +37,11 @@ from omegaconf import DictConfig
 
 from micro_diffusion.machine.precision import Precision, computes_in_bf16
 from micro_diffusion.machine.tensor_memory import keep_freed_memory
+from micro_diffusion.performance.cost import cost_of
 from micro_diffusion.performance.disk import DataSize
 from micro_diffusion.performance.memory import Memory, memory_of
 from micro_diffusion.performance.timing import Clock, measure_in_turn, product_rate
-from micro_diffusion.performance.training_step import TrainingStep, training_flops
+from micro_diffusion.performance.training_step import TrainingStep
 from micro_diffusion.training.config_checks.errors import sentence
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
@@ -109,7 +110,7 @@ class StagePlan(NamedTuple):
 
     stage: str
     images: int
-    flops_per_image: int
+    flops_per_image: float
     images_per_second: float
     memory: Memory
     microbatch: int
@@ -155,7 +156,7 @@ def plan_stage(stage: str, config: DictConfig, machine: Machine, mfu: float, ima
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"the MFU is {mfu}; choose a share of the peak rate, above 0 and at most 1")
-    flops = training_flops(config, recomputed=True)
+    flops = cost_of(config).of_an_image(config.train_loader.batch_size)
     return _plan(stage, config, flops, machine.devices * machine.flops_per_second * mfu / flops, machine, images)
 
 
@@ -184,7 +185,7 @@ def measure_stage(
         images: of the data set, for a length in epochs.
     """
     keep_freed_memory(device.type)  # as training does
-    machine, flops = this_machine(device), training_flops(config, recomputed=True)
+    machine, flops = this_machine(device), cost_of(config).of_an_image(config.train_loader.batch_size)
     plan = _plan(stage, config, flops, math.nan, machine, images)
     in_time = int(TIMED_SECONDS * machine.flops_per_second / flops)
     timed = batch_size or max(1, min(plan.microbatch, plan.largest, in_time))
@@ -197,7 +198,7 @@ def measure_stage(
 
 
 def _plan(
-    stage: str, config: DictConfig, flops: int, images_per_second: float, machine: Machine, images: int | None
+    stage: str, config: DictConfig, flops: float, images_per_second: float, machine: Machine, images: int | None
 ) -> StagePlan:
     batch = config.train_loader.batch_size
     if batch % machine.devices:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.lab.budget import Cost
 from micro_diffusion.lab.experiments import Experiment
 from micro_diffusion.lab.planning import Plan, planned
 from micro_diffusion.lab.results import curve_of, read
 from micro_diffusion.lab.running import commit, run_all
 from micro_diffusion.lab.scoring import score
+from micro_diffusion.performance.cost import Cost
 from tests.small_training import make_latents
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from composer.utils import dist
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_update
@@ -28,9 +29,9 @@ class Muon(Optimizer):
     """One optimizer object, so that schedules, clipping and checkpoints need to know of one only.
 
     Matrices of the same shape, and stacks of them such as the weights of experts, take their step in one batched
-    product; sharded ones are gathered for it, so that all of a shape are on every rank at once, and every rank takes
-    the whole step. A parameter of two axes is (out, in) as in nn.Linear; one of three is a stack of (in, out); a kernel
-    of four is the matrix (out, in·h·w).
+    product; sharded ones are gathered for it. Of several ranks each orthogonalises some of the matrices, and gets the
+    others from the rest. A parameter of two axes is (out, in) as in nn.Linear; one of three is a stack of (in, out); a
+    kernel of four is the matrix (out, in·h·w).
 
     Args:
         groups: every trainable parameter, once; those with `matrices` take Muon's step, the others AdamW's.
@@ -102,15 +103,20 @@ class Muon(Optimizer):
         directions = [gradient.clone() for gradient in gradients]
         torch._foreach_lerp_(directions, buffers, group["momentum"])  # Nesterov: look one step ahead
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        for indices in _same_shape(parameters).values():
-            shape = parameters[indices[0]].shape
-            stack = torch.stack([whole(directions[i]) for i in indices])
-            matrices = stack.flatten(2) if len(shape) == 4 else stack.flatten(0, -3)
-            updates = orthogonalize(matrices, steps=group["steps"]).to(stack.dtype).view_as(stack)
-            fan_in, fan_out = matrices.shape[-2:] if len(shape) == 3 else reversed(matrices.shape[-2:])
+        together = list(_same_shape(parameters).values())
+        sizes = [_matrices(parameters[indices[0]].shape, len(indices)) for indices in together]
+        updates = []
+        for indices, size, owners in zip(together, sizes, share_out(sizes, dist.get_world_size()), strict=True):
+            matrices = torch.stack([whole(directions[i]) for i in indices]).view(size)
+            updates.append(_orthogonalized(matrices, owners, steps=group["steps"]))
+        for indices, (_, rows, columns), update in zip(together, sizes, updates, strict=True):
+            dist.all_reduce(update)  # to which the other ranks add zeros
+            stack = [parameters[i] for i in indices]
+            fan_in, fan_out = (rows, columns) if stack[0].ndim == 3 else (columns, rows)
             scale = group["lr"] * max(1.0, fan_out / fan_in) ** 0.5
-            parts = [sharded(update, like=parameters[i]) for i, update in zip(indices, updates, strict=True)]
-            torch._foreach_add_([parameters[i] for i in indices], parts, alpha=-scale)
+            updated = update.view(len(stack), *stack[0].shape)
+            parts = [sharded(part, like=parameter) for part, parameter in zip(updated, stack, strict=True)]
+            torch._foreach_add_(stack, parts, alpha=-scale)
 
     def _adamw_step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         steps = [self._state(p, "step", scalar=True) for p in parameters]
@@ -153,6 +159,37 @@ def orthogonalize(matrices: Tensor, *, steps: int) -> Tensor:
         square = x @ x.mT
         x = a * x + torch.baddbmm(b * square, square, square, alpha=c) @ x
     return x.mT if transposed else x
+
+
+def _orthogonalized(matrices: Tensor, owners: Sequence[int], *, steps: int) -> Tensor:
+    """Those of this rank, in the dtype of all of them, and zeros in place of the others."""
+    ours = [i for i, owner in enumerate(owners) if owner == dist.get_global_rank()]
+    if len(ours) == len(owners):
+        return orthogonalize(matrices, steps=steps).to(matrices.dtype).contiguous()
+    made = torch.zeros_like(matrices)
+    if ours:
+        made[ours] = orthogonalize(matrices[ours], steps=steps).to(matrices.dtype)
+    return made
+
+
+def share_out(sizes: Sequence[tuple[int, int, int]], ranks: int) -> list[list[int]]:
+    """The rank of each matrix of stacks (S, m, n): the dearest first, each for the rank with the least to do so far."""
+    costs = [min(m, n) * m * n for _, m, n in sizes]
+    owners: list[list[int]] = [[] for _ in sizes]
+    loads = [0] * ranks
+    for i in sorted(range(len(sizes)), key=lambda i: -costs[i]):
+        for _ in range(sizes[i][0]):
+            owner = loads.index(min(loads))
+            loads[owner] += costs[i]
+            owners[i].append(owner)
+    return owners
+
+
+def _matrices(shape: torch.Size, count: int) -> tuple[int, int, int]:
+    """(S, m, n) of so many parameters of a shape."""
+    if len(shape) == 3:
+        return count * shape[0], shape[1], shape[2]
+    return count, shape[0], shape[1:].numel()
 
 
 def _same_shape(parameters: Sequence[Tensor]) -> dict[torch.Size, list[int]]:

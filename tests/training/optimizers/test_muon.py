@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from micro_diffusion.training.optimizers.adamw import adamw
-from micro_diffusion.training.optimizers.muon import Muon, orthogonalize
+from micro_diffusion.training.optimizers.muon import Muon, orthogonalize, share_out
 
 SETTINGS = {
     "lr": 1e-2, "matrix_lr_scale": 10.0, "momentum": 0.95, "steps": 5, "betas": (0.9, 0.99), "eps": 1e-8,
@@ -83,6 +83,13 @@ def test_a_kernel_steps_like_the_matrix_of_its_filters():
     for parameter in (kernel, matrix):
         Muon([group([parameter], matrices=True)], **SETTINGS).step()
     torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach(), rtol=1e-2, atol=1e-3)
+
+
+def test_ranks_share_the_matrices():
+    """By hand: 8·8·8 twice, 4·4·8 five times; the dearest first, each for the rank that has the least."""
+    assert share_out([(5, 4, 8), (2, 8, 8)], ranks=2) == [[0, 1, 0, 1, 0], [0, 1]]
+    assert share_out([(5, 4, 8), (1, 8, 8)], ranks=2) == [[1, 1, 1, 1, 0], [0]]
+    assert share_out([(1, 4, 8), (2, 8, 4)], ranks=1) == [[0], [0, 0]]
 
 
 def test_the_rest_steps_like_adamw():

@@ -1,6 +1,6 @@
-"""Equal compute: how many steps a number of floating-point operations buys.
+"""What a whole training costs, and how many steps a number of floating-point operations buys.
 
-Counted are the matrix products and convolutions of forward pass, backward pass and optimizer step, as `plan` does.
+Counted are the matrix products and convolutions of forward pass, backward pass and optimizer step.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from micro_diffusion.performance.training_step import training_flops, update_flops
 
@@ -25,6 +25,10 @@ class Cost(NamedTuple):
     def step(self, batch: int) -> float:
         """Of a step with a batch of so many images."""
         return batch * self.image + self.update
+
+    def of_an_image(self, batch: int) -> float:
+        """Of an image with its share of the update, which the devices of a training share among them."""
+        return self.step(batch) / batch
 
     def steps(self, budget: float, batch: int) -> int:
         """The whole steps that come nearest to a budget.
@@ -60,11 +64,3 @@ def moments(config: DictConfig) -> list[tuple[float, float]]:
         for start, end in itertools.pairwise(ends)
         for i in range(pieces)
     ]
-
-
-def with_length(config: DictConfig, budget: float) -> tuple[DictConfig, Cost]:
-    """The training of the length that a budget buys, and what it costs."""
-    cost = cost_of(config)
-    steps = cost.steps(budget, config.train_loader.batch_size)
-    longer: DictConfig = OmegaConf.merge(config, {"trainer": {"max_duration": f"{steps}ba"}})  # pyright: ignore[reportAssignmentType]
-    return longer, cost

@@ -10,8 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from micro_diffusion.checkpoint import write_config
-from micro_diffusion.lab.budget import Cost, cost_of, moments, with_length
 from micro_diffusion.lab.experiments import composed
+from micro_diffusion.lab.planning import with_length
+from micro_diffusion.performance.cost import Cost, cost_of, moments
 from micro_diffusion.performance.counting import count_flops
 from micro_diffusion.performance.training_step import build_model, training_flops
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
