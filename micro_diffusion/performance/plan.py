@@ -185,14 +185,13 @@ def measure_stage(
         images: of the data set, for a length in epochs.
     """
     keep_freed_memory(device.type)  # as training does
-    machine, flops = this_machine(device), cost_of(config).of_an_image(config.train_loader.batch_size)
-    plan = _plan(stage, config, flops, math.nan, machine, images)
-    in_time = int(TIMED_SECONDS * machine.flops_per_second / flops)
+    machine, cost, batch = this_machine(device), cost_of(config), config.train_loader.batch_size
+    plan = _plan(stage, config, cost.of_an_image(batch), math.nan, machine, images)
+    in_time = int(TIMED_SECONDS * machine.flops_per_second / cost.image)
     timed = batch_size or max(1, min(plan.microbatch, plan.largest, in_time))
     step = TrainingStep(config=config, batch_size=timed, device=device, precision=precision, compile=False)
     parts = [step.backward, step.update]
     passes, update = measure_in_turn(parts, warmup=2, repeats=steps, device=device, clock=clock)
-    batch = config.train_loader.batch_size
     speed = batch / (batch / timed * passes.seconds + update.seconds)
     return plan._replace(images_per_second=speed, timed=timed)
 

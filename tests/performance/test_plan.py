@@ -15,6 +15,7 @@ from micro_diffusion.data.format.caption_formats import CaptionFeatures
 from micro_diffusion.data.prepare.random_latents import write_latents
 from micro_diffusion.machine.precision import computes_in_bf16
 from micro_diffusion.performance import plan as plan_module
+from micro_diffusion.performance.cost import cost_of
 from micro_diffusion.performance.counting import count_flops, count_saved_bytes
 from micro_diffusion.performance.disk import DataSize, data_size
 from micro_diffusion.performance.loading import bytes_per_sample
@@ -112,9 +113,16 @@ def test_checkpointing_keeps_less_and_computes_one_layer_again():
     kept = activation_bytes(checkpointed, half=True)
     assert kept < plain.each and economical.each == kept + LARGEST_LAYER * plain.each // 3  # three layers
     assert training_flops(checkpointed) == training_flops(small) == training_flops(small, recomputed=True)
-    planned = plan_stage("s", checkpointed, Machine(1, 1e12, 1e9), mfu=0.5).flops_per_image
+    planned = cost_of(checkpointed).image
     assert planned == training_flops(checkpointed, recomputed=True)
     assert 1.1 < planned / training_flops(small) < 4 / 3  # one forward of the layers more
+
+
+def test_an_image_has_its_share_of_muon_s_step():
+    muon, adamw = config("quickstart_32_pretrain", *SMALL), config("quickstart_32_pretrain", *SMALL, *ADAMW)
+    (ours, none) = (plan_stage("s", c, Machine(2, 1e12, 1e9), mfu=0.5).flops_per_image for c in (muon, adamw))
+    assert none == training_flops(adamw)
+    assert ours - none == pytest.approx(cost_of(muon).update / muon.train_loader.batch_size) and ours > none
 
 
 def test_weights_in_bf16_take_less():
