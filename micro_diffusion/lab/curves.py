@@ -14,12 +14,14 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Result]]) -> None:
 
     Runs of an experiment are evaluated after the same shares of their budget.
     """
+    from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=[f"C{i}" for i in range(10)]))
     for name, mine in runs.items():
         points = list(zip(*(run.curve for run in mine), strict=False))
         across = [point[0].flops / 1e12 for point in points]
@@ -31,6 +33,8 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Result]]) -> None:
     axes.set_xlabel("TFLOP")
     axes.set_ylabel("evaluation loss")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:.2f}")
+    axes.yaxis.set_minor_formatter("{x:.2f}")
     axes.grid(visible=True, which="both", linewidth=0.3)
     axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
