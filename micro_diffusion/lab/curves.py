@@ -14,7 +14,6 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Result]]) -> None:
 
     Runs of an experiment are evaluated after the same shares of their budget.
     """
-    from cycler import cycler
     from matplotlib import rcParamsDefault
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -22,7 +21,8 @@ def draw_curves(path: Path, runs: Mapping[str, Sequence[Result]]) -> None:
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * rcParamsDefault["axes.prop_cycle"])
+    colors = rcParamsDefault["axes.prop_cycle"].by_key()["color"]
+    axes.set_prop_cycle(color=3 * colors, linestyle=[style for style in ("-", "--", ":") for _ in colors])
     for name, mine in runs.items():
         points = list(zip(*(run.curve for run in mine), strict=False))
         across = [point[0].flops / 1e12 for point in points]
