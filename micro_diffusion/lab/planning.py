@@ -100,6 +100,7 @@ class Planner:
         self.bench = bench
         self.experiment = cache(lambda name: read_experiment(configs / "experiment" / f"{name}.yaml"))
         self.composed = cache(lambda name: composed(configs, name, overrides, bench=bench))
+        self.samples_only = cache(self._samples_only)
         self.ground = cache(lambda: digest(resolved(anywhere(self.composed(BASE)))))
         # of a copy, since building a model resolves interpolations in its configuration
         self.with_length = cache(lambda name, budget: with_length(self.composed(name).copy(), budget))
@@ -107,8 +108,7 @@ class Planner:
     def plan(self, name: str, seed: int, budget: float) -> Plan:
         """Of one experiment, and of the runs that it needs."""
         experiment, training = self.experiment(name), None
-        self._check(experiment)
-        if experiment.parent is not None and only_samples(self.composed(name), self.composed(experiment.parent)):
+        if experiment.parent is not None and self.samples_only(name, experiment.parent):
             parent = self.plan(experiment.parent, seed, budget)
             training, config, cost = parent.training or parent, self.composed(name).copy(), parent.cost
             config.trainer.max_duration = training.config.trainer.max_duration
@@ -123,19 +123,18 @@ class Planner:
             OmegaConf.update(config, WEAKER, str(weaker.folder))
         return Plan(experiment, seed, budget, config, cost, key, training, weaker, self.bench, self.ground())
 
-    def _check(self, experiment: Experiment) -> None:
-        """Refuse what the overrides, or the bench, leave nothing of to compare."""
-        name, parent = experiment.name, experiment.parent
-        if parent is None:
-            return
-        changed = list(differences(self.composed(name), self.composed(parent)))
-        if not changed:
+    def _samples_only(self, name: str, parent: str) -> bool:
+        """Whether it trains nothing; an error when the overrides, or the bench, leave nothing of it to compare."""
+        ours, theirs = self.composed(name), self.composed(parent)
+        if not any(differences(ours, theirs)):
             raise ValueError(f"with these overrides {name} is the same as {parent}; leave one of them out")
-        if are_of_sampling(changed):
-            if self.bench != "shapes":
-                raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
-            if self.composed(name).callbacks.get("composition") is None:
-                raise ValueError(f"{name} is judged by images; leave it out, or callbacks.composition=null")
+        if not only_samples(ours, theirs):
+            return False
+        if self.bench != "shapes":
+            raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
+        if ours.callbacks.get("composition") is None:
+            raise ValueError(f"{name} is judged by images; leave it out, or callbacks.composition=null")
+        return True
 
     def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:
         """The run that guidance leads away from, whose name takes the place of what the experiment says of it."""
@@ -162,12 +161,7 @@ def with_length(config: DictConfig, budget: float) -> tuple[DictConfig, Cost]:
 def only_samples(config: DictConfig, parent: DictConfig) -> bool:
     """Whether two trainings are the same, and only their images are made otherwise."""
     changed = list(differences(config, parent))
-    return bool(changed) and are_of_sampling(changed)
-
-
-def are_of_sampling(keys: Sequence[str]) -> bool:
-    """Whether all that changes below these dotted keys is how images are made."""
-    return all(f"{key}.".startswith(tuple(f"{one}." for one in SAMPLING)) for key in keys)
+    return bool(changed) and all(f"{key}.".startswith(tuple(f"{one}." for one in SAMPLING)) for key in changed)
 
 
 def anywhere(config: DictConfig) -> DictConfig:

@@ -189,9 +189,8 @@ def commit(root: Path) -> str:
     found = git("rev-parse", "--short=10", "HEAD")
     if found.returncode:
         return "unknown"
-    return found.stdout.strip() + (
-        "+" if git("status", "--porcelain", "--untracked-files=no", "--", *CODE).stdout.strip() else ""
-    )
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *CODE).stdout.strip()
+    return found.stdout.strip() + ("+" if changed else "")
 
 
 def machine() -> str:

@@ -113,7 +113,8 @@ def test_checkpointing_keeps_less_and_computes_one_layer_again():
     kept = activation_bytes(checkpointed, half=True)
     assert kept < plain.each and economical.each == kept + LARGEST_LAYER * plain.each // 3  # three layers
     assert training_flops(checkpointed) == training_flops(small) == training_flops(small, recomputed=True)
-    planned = cost_of(checkpointed).image
+    by_adamw = config("quickstart_32_pretrain", *SMALL, *ADAMW, "machine.activation_checkpointing=true")
+    planned = plan_stage("s", by_adamw, Machine(1, 1e12, 1e9), mfu=0.5).flops_per_image
     assert planned == training_flops(checkpointed, recomputed=True)
     assert 1.1 < planned / training_flops(small) < 4 / 3  # one forward of the layers more
 
