@@ -16,7 +16,7 @@ from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
 from micro_diffusion.lab.sampled import images_table, scored, scored_sentence
-from micro_diffusion.lab.words import Runs, finding, made, p_value, signed
+from micro_diffusion.lab.words import Runs, finding, made, markdown_table, p_value, signed
 
 MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
 
@@ -153,7 +153,7 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
     order = sorted(runs, key=lambda name: rows[name].flops.of.value if name in rows else -math.inf)
     kinds = list(dict.fromkeys(kind for mine in runs.values() for run in mine.values() for kind in run.scores))
     heading = [*HEADING, *(kind.replace("_", " ") for kind in kinds)]
-    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    lines = []
     for name in order:
         mine = list(runs[name].values())
         seconds = mean([run.last.processor for run in mine])
@@ -166,8 +166,8 @@ def table(runs: Mapping[str, Runs], compared: Sequence[Compared]) -> list[str]:
             cells += [row.verdict, signed(row.seconds), signed(row.images)]
         told = [[run.scores[kind] for run in mine if kind in run.scores] for kind in kinds]
         cells += [f"{mean(values):.2f}" if values else "" for values in told]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return markdown_table(heading, lines)
 
 
 def parts(runs: Mapping[str, Runs], experiments: Path) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
 from micro_diffusion.lab.results import Result
-from micro_diffusion.lab.words import Runs, finding, p_value, signed
+from micro_diffusion.lab.words import Runs, finding, markdown_table, p_value, signed
 
 KINDS = ("single", "two", "held_out")
 HEADING = (
@@ -55,7 +55,7 @@ def images_table(runs: Mapping[str, Runs], sampled: Mapping[str, Runs]) -> list[
     """One row an experiment, the best difference first."""
     rows = {row.name: row for row in scored(runs, sampled)}
     order = sorted(sampled, key=lambda name: -rows[name].apart.of.value if name in rows else math.inf)
-    lines = ["| " + " | ".join(HEADING) + " |", "|" + "---|" * len(HEADING)]
+    lines = []
     for name in order:
         mine = list(sampled[name].values())
         cells = [name, str(len(mine)), f"{mine[0].scores.get('calls', math.nan):.0f}", *_fractions(mine)]
@@ -63,8 +63,8 @@ def images_table(runs: Mapping[str, Runs], sampled: Mapping[str, Runs]) -> list[
             cells += [""] * 4
         else:
             cells += [mine[0].parent or "", signed(row.apart), p_value(row.apart.paired), row.verdict]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return markdown_table(HEADING, lines)
 
 
 def _fractions(runs: Sequence[Result]) -> list[str]:

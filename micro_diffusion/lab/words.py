@@ -1,4 +1,4 @@
-"""Numbers as the lab's page shows them."""
+"""Numbers and tables as the lab's page shows them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def finding(runs: Sequence[Result], what: str, apart: Difference, p: float, verd
 def p_value(p: float) -> str:
     """Short."""
     return "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (heading, *rows))
+    return [first, "|" + "---|" * len(heading), *others]
