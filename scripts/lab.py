@@ -38,10 +38,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("command", choices=COMMANDS)
     top.add_argument("words", nargs="*", metavar="EXPERIMENT|KEY=VALUE")
-    top.add_argument("--all", action="store_true", help="every experiment")
+    top.add_argument("--all", action="store_true", help="every experiment that the bench can tell from its parent")
     top.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     top.add_argument("--budget", type=float, default=BUDGET, help=f"floating-point operations of a run; {BUDGET:.0e}")
-    top.add_argument("--bench", choices=_options("bench"), default="shapes", help="what is trained on; shapes")
+    benches = sorted(path.stem for path in (CONFIGS / "bench").glob("*.yaml"))
+    top.add_argument("--bench", choices=benches, default="shapes", help="what is trained on; shapes")
     top.add_argument("--jobs", type=int, default=1, help="runs side by side")
     top.add_argument("--threads", type=int, default=1, help="of each run; 1")
     top.add_argument("--again", action="store_true", help="try failed runs again")
@@ -50,31 +51,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
-def _names(options: argparse.Namespace) -> list[str]:
-    everything = _options("experiment")
-    names = everything if options.all else [word for word in options.words if "=" not in word]
-    if not names:
-        raise ValueError(f"no experiment is named; choose some of {', '.join(everything)}, or --all")
-    return names
-
-
 def _list(options: argparse.Namespace) -> None:
-    from micro_diffusion.lab.experiments import read_experiment
+    from micro_diffusion.lab.experiments import experiment_names, read_experiment
 
-    for name in _options("experiment"):
+    for name in experiment_names(CONFIGS):
         found = read_experiment(CONFIGS / "experiment" / f"{name}.yaml")
         print(f"{found.name:24}{found.parent or '-':12}{found.says.get('Changes', '-'):36}{found.says['Hypothesis']}")
 
 
 def _plans(options: argparse.Namespace):
+    from micro_diffusion.lab.experiments import experiment_names
     from micro_diffusion.lab.planning import planned
 
     overrides = [word for word in options.words if "=" in word]
-    return planned(CONFIGS, _names(options), options.seeds, options.budget, overrides, bench=options.bench)
+    names = None if options.all else [word for word in options.words if word not in overrides]
+    if names == []:
+        there = ", ".join(experiment_names(CONFIGS))
+        raise ValueError(f"no experiment is named; choose some of {there}, or --all")
+    return planned(CONFIGS, names, options.seeds, options.budget, overrides, bench=options.bench)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -35,6 +35,11 @@ class Experiment(NamedTuple):
     says: Mapping[str, str]
 
 
+def experiment_names(configs: Path) -> list[str]:
+    """All experiments, in alphabetical order."""
+    return sorted(path.stem for path in (configs / "experiment").glob("*.yaml"))
+
+
 def read_experiment(path: Path) -> Experiment:
     """What an experiment's file says of itself.
 

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.lab.experiments import Experiment, composed, differences, digest, read_experiment, resolved
+from micro_diffusion.lab.experiments import (
+    Experiment,
+    composed,
+    differences,
+    digest,
+    experiment_names,
+    read_experiment,
+    resolved,
+)
 from micro_diffusion.performance.cost import Cost, cost_of
 from micro_diffusion.sampling.guidance import ROUTE
 
@@ -69,22 +77,43 @@ class Plan(NamedTuple):
         return resolved(config)
 
 
+class NothingToCompareError(ValueError):
+    """An experiment of which these overrides, or this bench, leave nothing to compare with its parent."""
+
+
 def planned(
     configs: Path,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     seeds: Sequence[int],
     budget: float,
     overrides: Sequence[str] = (),
     *,
     bench: str = "shapes",
 ) -> list[Plan]:
-    """Every experiment with every seed, the seeds outermost: when time runs out, all experiments have as many.
+    """Experiments with every seed, the seeds outermost: when time runs out, all experiments have as many.
+
+    names: None takes all of which there is something to compare, and prints why the others are left out.
 
     Raises:
-        ValueError: for an experiment that does not compose, or names a weaker run that there cannot be.
+        ValueError: for an experiment that does not compose, of which there is nothing to compare, or which names a
+            weaker run that there cannot be.
     """
     planner = Planner(configs, overrides, bench=bench)
+    if names is None:
+        names = comparable(planner, experiment_names(configs))
     return [planner.plan(name, seed, budget) for seed in seeds for name in names]
+
+
+def comparable(planner: Planner, names: Sequence[str]) -> list[str]:
+    """The experiments of which there is something to compare; says why the others are left out."""
+    found = []
+    for name in names:
+        try:
+            planner.plan(name, seed=1, budget=1e12)
+            found.append(name)
+        except NothingToCompareError as error:
+            print(f"left out: {error}", flush=True)
+    return found
 
 
 class Planner:
@@ -127,13 +156,15 @@ class Planner:
         """Whether it trains nothing; an error when the overrides, or the bench, leave nothing of it to compare."""
         ours, theirs = self.composed(name), self.composed(parent)
         if not any(differences(ours, theirs)):
-            raise ValueError(f"with these overrides {name} is the same as {parent}; leave one of them out")
+            raise NothingToCompareError(f"with these overrides {name} is the same as {parent}; leave one of them out")
         if not only_samples(ours, theirs):
             return False
         if self.bench != "shapes":
-            raise ValueError(f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out")
+            raise NothingToCompareError(
+                f"{name} is judged by what images show, which bench {self.bench} cannot; leave it out"
+            )
         if ours.callbacks.get("composition") is None:
-            raise ValueError(f"{name} is judged by images; leave it out, or callbacks.composition=null")
+            raise NothingToCompareError(f"{name} is judged by images; leave it out, or callbacks.composition=null")
         return True
 
     def _weaker(self, config: DictConfig, seed: int, budget: float) -> Plan | None:

@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.lab.experiments import composed, differences, digest, read_experiment, resolved, undeclared
+from micro_diffusion.lab.experiments import (
+    composed,
+    differences,
+    digest,
+    experiment_names,
+    read_experiment,
+    resolved,
+    undeclared,
+)
 from micro_diffusion.training.config_checks.coherence import check_coherence
 from micro_diffusion.training.config_checks.schema import validate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = experiment_names(CONFIGS)
 
 
 @cache

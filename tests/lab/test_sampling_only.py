@@ -1,6 +1,7 @@
 """Experiments that change only how images are made take the weights of their parent, and are compared by images."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_these_experiments_train_nothing(name: str):
 def test_only_the_judge_of_shapes_can_tell_them_apart():
     with pytest.raises(ValueError, match="steps_18 is judged by what images show, which bench emoji cannot"):
         planned(CONFIGS, ["steps_18"], [1], 1e12, bench="emoji")
+
+
+def test_all_are_those_that_the_bench_can_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    for path in (configs / "experiment").glob("*.yaml"):
+        if path.stem not in ("base", "no_rotary", "steps_18"):
+            path.unlink()
+    made = planned(configs, None, [1], 1e12, bench="emoji")
+    assert [plan.experiment.name for plan in made] == ["base", "no_rotary"]
+    assert "left out: steps_18 is judged by what images show" in capsys.readouterr().out
 
 
 def test_plans_name_the_run_of_the_parent_and_the_weaker_one():
