@@ -66,8 +66,7 @@ def load_when_free(remote, cache, patience=20.0):
     raise AssertionError(f"{cache} is still in use")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize(("compression", "workers"), [(None, 0), ("zstd", 2)])
 def test_remote_data_are_the_local_ones(client, tmp_path, compression, workers):
     folder = make_latents(tmp_path / "latents", compression=compression)
     remote = upload(client, folder)
@@ -95,12 +94,12 @@ def test_a_remote_folder_of_several_shapes_is_the_local_one(client, tmp_path):
 
 
 def test_the_cache_stays_below_its_limit(client, tmp_path):
-    folder = make_latents(tmp_path / "latents", 200, size_limit="8kb")
-    limit = 40_000
+    folder = make_latents(tmp_path / "latents", 80, size_limit="4kb")
+    limit = 16_000
     assert sum(file.stat().st_size for file in folder.glob("*.mds")) > 2 * limit
     loader = load(upload(client, folder), tmp_path / "cache", cache_limit=str(limit) + "b", predownload=8)
     for _ in range(2):
-        assert sorted(numbers(loader)) == list(range(200))
+        assert sorted(numbers(loader)) == list(range(80))
         copies = [file.stat().st_size for file in (tmp_path / "cache").glob("*.mds")]
         assert sum(copies) <= limit + 2 * max(copies)  # three threads fetch, each counts what was there before
 
@@ -120,10 +119,9 @@ def test_copies_stay_in_their_folder(client, tmp_path, form, compression):
     assert [path for path in cache.parent.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("damage", "compression"),
-    [(truncate, None), (empty, None), (change, None), (change_hash, None), (change, "zstd")],
+    ("damage", "compression", "workers"),
+    [(truncate, None, 2), (empty, None, 0), (change, None, 0), (change_hash, None, 0), (change, "zstd", 2)],
 )
 def test_a_damaged_remote_shard_is_fetched_twice_and_named(client, tmp_path, damage, compression, workers, caplog):
     folder = make_latents(tmp_path / "latents", compression=compression)
@@ -146,9 +144,7 @@ def test_a_missing_remote_shard_is_named(client, tmp_path, workers):
         list(load(upload(client, folder), tmp_path / "cache", workers=workers))
 
 
-@pytest.mark.parametrize(
-    ("damage", "verify", "workers"), [(truncate, True, 0), (change, True, 2), (empty, False, 0), (truncate, False, 2)]
-)
+@pytest.mark.parametrize(("damage", "verify", "workers"), [(change, True, 2), (empty, False, 0)])
 def test_a_damaged_copy_is_replaced(client, tmp_path, damage, verify, workers):
     folder, cache = make_latents(tmp_path / "latents"), tmp_path / "cache"
     remote = upload(client, folder)
