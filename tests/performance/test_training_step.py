@@ -72,7 +72,7 @@ def test_what_tiny_keeps_of_an_image_in_half_precision(mask_ratio, megabytes):
     assert round(activation_bytes(tiny, half=True) / 1e6) == megabytes
 
 
-@pytest.mark.parametrize(("mask_ratio", "megabytes"), [(0.0, 39), (0.75, 22)])
+@pytest.mark.parametrize(("mask_ratio", "megabytes"), [pytest.param(0.0, 39, marks=pytest.mark.slow), (0.75, 22)])
 def test_what_a_few_of_its_blocks_keep_in_bf16_on_a_cpu(mask_ratio, megabytes):
     """Where attention keeps no scores; counted on real tensors, for it looks at their values."""
     few = config("backbone=tiny", *SMALL, f"model.train_mask_ratio={mask_ratio}", "model.cpu_precision=bf16")

@@ -190,7 +190,7 @@ class Keys(Callback):
         file.write_text(" ".join(state.batch["key"]))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_other_ranks_go_on_with_the_samples_that_are_left(workplace, before, after):
     """One or two processes, killed in the second epoch, are followed by another number."""
     seen = workplace / f"keys_{before}_{after}"

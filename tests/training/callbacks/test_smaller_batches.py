@@ -122,7 +122,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     "case",
-    [case if case in ("forward", "third step") else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+    [case if case == "forward" else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
 )
 def test_all_ranks_take_the_step_again_in_halves(workplace, whole, case):
     spoil, expected, microbatch = CASES[case]
