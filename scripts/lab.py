@@ -64,11 +64,11 @@ def _plans(options: argparse.Namespace):
     from micro_diffusion.lab.planning import planned
 
     overrides = [word for word in options.words if "=" in word]
-    names = None if options.all else [word for word in options.words if word not in overrides]
-    if names == []:
+    names = [word for word in options.words if word not in overrides]
+    if bool(names) == options.all:
         there = ", ".join(experiment_names(CONFIGS))
-        raise ValueError(f"no experiment is named; choose some of {there}, or --all")
-    return planned(CONFIGS, names, options.seeds, options.budget, overrides, bench=options.bench)
+        raise ValueError(f"{len(names)} experiments are named; choose some of {there}, or --all alone")
+    return planned(CONFIGS, names or None, options.seeds, options.budget, overrides, bench=options.bench)
 
 
 def _plan(options: argparse.Namespace) -> None:

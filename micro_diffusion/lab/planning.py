@@ -100,16 +100,16 @@ def planned(
     """
     planner = Planner(configs, overrides, bench=bench)
     if names is None:
-        names = comparable(planner, experiment_names(configs))
+        names = comparable(planner, experiment_names(configs), budget)
     return [planner.plan(name, seed, budget) for seed in seeds for name in names]
 
 
-def comparable(planner: Planner, names: Sequence[str]) -> list[str]:
+def comparable(planner: Planner, names: Sequence[str], budget: float) -> list[str]:
     """The experiments of which there is something to compare; says why the others are left out."""
     found = []
     for name in names:
         try:
-            planner.plan(name, seed=1, budget=1e12)
+            planner.plan(name, 1, budget)
             found.append(name)
         except NothingToCompareError as error:
             print(f"left out: {error}", flush=True)
