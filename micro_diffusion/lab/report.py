@@ -7,16 +7,20 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from micro_diffusion.files.whole_file import whole_file
-from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
+from micro_diffusion.lab.comparison import Difference, Mean, difference, holm, mean, verdict
 from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
 from micro_diffusion.lab.sampled import images_table, scored, scored_sentence
 from micro_diffusion.lab.words import Runs, finding, made, markdown_table, p_value, signed
+
+TOGETHER = timedelta(hours=1)
+"""Runs that ended further apart are not compared by their seconds: a shared machine was another one by then."""
 
 MARKS = ("<!-- made by scripts/lab.py report -->", "<!-- end of what scripts/lab.py report makes -->")
 
@@ -113,8 +117,10 @@ def comparisons(runs: Mapping[str, Runs]) -> list[Compared]:
     for name, ours in runs.items():
         parent = next(iter(ours.values())).parent
         if parent is not None and parent in runs:
-            apart = (_difference_at(ours, runs[parent], axis) for axis in AXES.values())
-            rows.append((name, *apart))
+            theirs = runs[parent]
+            seconds = _difference_at(*side_by_side(ours, theirs), lambda point: point.processor)
+            flops = _difference_at(ours, theirs, lambda point: point.flops)
+            rows.append((name, flops, seconds, _difference_at(ours, theirs, lambda point: point.images)))
     adjusted = holm([row[1].welch for row in rows])
     return [Compared(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
 
@@ -124,15 +130,18 @@ HEADING = (
     "Δ at equal seconds", "Δ at equal images",
 )  # fmt: skip
 
-AXES: dict[str, Callable[[Point], float]] = {
-    "flops": lambda point: point.flops,
-    "seconds": lambda point: point.processor,
-    "images": lambda point: point.images,
-}
+
+def side_by_side(ours: Runs, theirs: Runs) -> tuple[Runs, Runs]:
+    """The seeds of which both runs ended within `TOGETHER`: what else a machine did is no part of a comparison."""
+    ends = [{seed: datetime.fromisoformat(run.date) for seed, run in runs.items()} for runs in (ours, theirs)]
+    seeds = [seed for seed in ours.keys() & theirs.keys() if abs(ends[0][seed] - ends[1][seed]) <= TOGETHER]
+    return {seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds}
 
 
 def _difference_at(ours: Runs, theirs: Runs, axis: Callable[[Point], float]) -> Difference:
-    """Of the losses where the shortest run ends."""
+    """Of the losses where the shortest run ends; nan where there are no runs."""
+    if not (ours and theirs):
+        return Difference(Mean(math.nan, math.nan, 0), math.nan, math.nan)
     end = min(axis(run.last) for run in (*ours.values(), *theirs.values()))
     a, b = ({seed: loss_at(run.curve, end, axis) for seed, run in runs.items()} for runs in (ours, theirs))
     return difference(a, b)

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from micro_diffusion.lab.comparison import mean
-from micro_diffusion.lab.report import MARKS, by_experiment, loss_at, write_between_marks, write_report
+from micro_diffusion.lab.report import MARKS, by_experiment, comparisons, loss_at, write_between_marks, write_report
 from micro_diffusion.lab.results import Point, Result, append, curve_of, read
+from micro_diffusion.lab.words import signed
 
 HEAD = """# @package _global_
 # Changes:    model.train_mask_ratio
@@ -159,3 +160,17 @@ def test_benches_have_tables_of_their_own_and_heads_tell_of_shapes(place: Path):
     assert "| fid random conv | copied |" in emoji and "| 12.50 ± 0.00 | 0.25 ± 0.00 |" in emoji
     assert "| single | two | held out |" in shapes and "0.7" in emoji and "0.2100" in shapes
     assert "loss 0.2100" in (place / "experiment/mask.yaml").read_text()
+
+
+def test_seconds_of_another_day_are_not_compared():
+    theirs = {seed: result("base", seed, loss) for seed, loss in enumerate(THEIRS, start=1)}
+    dates = ["2026-01-02 10:59", "2026-01-02 11:01", "2026-01-03 10:00"]
+    ours = {
+        seed: result("mask", seed, loss, "base", date=date)
+        for seed, (loss, date) in enumerate(zip(OURS, dates, strict=True), start=1)
+    }
+    (row,) = comparisons({"base": theirs, "mask": ours})
+    assert (row.flops.of.count, row.images.of.count, row.seconds.of.count) == (3, 3, 1)
+    assert row.seconds.of.value == pytest.approx(OURS[0] - THEIRS[0])
+    (row,) = comparisons({"base": theirs, "mask": {3: ours[3]}})
+    assert signed(row.seconds) == "" and signed(row.flops) != ""
