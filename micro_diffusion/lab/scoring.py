@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from micro_diffusion.checkpoint import WEIGHT_FILES, choose_weights, load_strictly, read_config
 from micro_diffusion.files.weight_file import read_tensors
@@ -23,7 +23,8 @@ def score(config: DictConfig, folder: Path, training: Path) -> None:
         folder: where `metrics.jsonl` is written.
         training: the run.
     """
-    model = instantiate({**config.model, "auxiliary": None}, _convert_="all")
+    # within the whole, for what the model refers to outside of itself
+    model = instantiate(OmegaConf.merge(config, {"model": {"auxiliary": None}}).model, _convert_="all")
     assert isinstance(model, LatentDiffusion)
     model.cpu_precision = read_config(training)["model"]["cpu_precision"]  # which "auto" was settled on
     path = training / WEIGHT_FILES[choose_weights(training)]
