@@ -34,9 +34,9 @@ class Difference(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """The mean of at least one value; nan with one that is."""
+    """The mean of the values; nan of none, and with one that is."""
     count = len(values)
-    if any(map(math.isnan, values)):
+    if not values or any(map(math.isnan, values)):
         return Mean(math.nan, math.nan, count)
     error = statistics.stdev(values) / math.sqrt(count) if count > 1 else math.nan
     return Mean(statistics.fmean(values), error, count)

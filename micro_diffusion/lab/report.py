@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from micro_diffusion.files.whole_file import whole_file
-from micro_diffusion.lab.comparison import Difference, Mean, difference, holm, mean, verdict
+from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
 from micro_diffusion.lab.curves import draw_curves
 from micro_diffusion.lab.experiments import read_experiment
 from micro_diffusion.lab.results import Point, Result, read
@@ -140,9 +140,7 @@ def side_by_side(ours: Runs, theirs: Runs) -> tuple[Runs, Runs]:
 
 def _difference_at(ours: Runs, theirs: Runs, axis: Callable[[Point], float]) -> Difference:
     """Of the losses where the shortest run ends; nan where there are no runs."""
-    if not (ours and theirs):
-        return Difference(Mean(math.nan, math.nan, 0), math.nan, math.nan)
-    end = min(axis(run.last) for run in (*ours.values(), *theirs.values()))
+    end = min((axis(run.last) for run in (*ours.values(), *theirs.values())), default=math.nan)
     a, b = ({seed: loss_at(run.curve, end, axis) for seed, run in runs.items()} for runs in (ours, theirs))
     return difference(a, b)
 
