@@ -71,8 +71,19 @@ def assert_same_gradients(made, plain):
 
 @pytest.mark.parametrize(
     ("shape", "keep", "checkpointing"),
-    [(SHORT, None, False), (SHORT, KEEP, True), (FUSED, KEEP, True)],
-    ids=["every patch", "masked checkpointed", "fused routed checkpointed"],
+    [
+        (SHORT, None, False),
+        (SHORT, KEEP, True),
+        (FUSED, KEEP, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(NANO, None, False), (NANO, KEEP, True), (TINY, None, True), (TINY, KEEP, False)]
+        ),
+    ],
+    ids=[
+        *("every patch", "masked checkpointed", "fused routed checkpointed"),
+        *("nano", "nano masked checkpointed", "tiny checkpointed", "tiny masked"),
+    ],
 )
 def test_the_network_is_one_graph(shape, keep, checkpointing):
     torch.compiler.reset()

@@ -356,15 +356,20 @@ def test_a_driver_without_a_usable_gpu_is_a_warning(tmp_path: Path, monkeypatch:
         machine.check_device("cpu")
 
 
-def test_without_a_stage_all_are_built_and_nothing_else_is_needed(monkeypatch: pytest.MonkeyPatch):
-    """On a processor that multiplies bf16, which stages of weights in bf16 need; test_configs builds all of them."""
-    some = ["256_pretrain", "quickstart_64_finetune", "train_autoencoder"]
-    assert set(some) <= set(all_stages(CONFIGS))
-    monkeypatch.setattr(examination, "all_stages", lambda configs: some)
+SOME = ["256_pretrain", "quickstart_64_finetune", "train_autoencoder"]
+
+
+@pytest.mark.parametrize(
+    "stages", [SOME, pytest.param(all_stages(CONFIGS), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_without_a_stage_all_are_built_and_nothing_else_is_needed(stages, monkeypatch: pytest.MonkeyPatch):
+    """On a processor that multiplies bf16, which stages of weights in bf16 need."""
+    monkeypatch.setattr(examination, "all_stages", lambda configs: stages)
     monkeypatch.setattr(coherence, "has_bf16", lambda kind: True)
     found = list(examine(CONFIGS, [], ["machine=cpu"]))
-    assert [each.subject.split()[0] for each in found if each.subject.endswith(" configuration")] == some
+    assert [each.subject.split()[0] for each in found if each.subject.endswith(" configuration")] == stages
     assert [finding for finding in found if finding.state == "bad"] == []
+    assert {*SOME} <= set(all_stages(CONFIGS)) and len(all_stages(CONFIGS)) >= 9 and "xl" not in all_stages(CONFIGS)
 
 
 def test_a_line_shows_its_state():
