@@ -109,7 +109,7 @@ class LatentDataset(StreamingDataset):
         for part in parts:
             if part.remote is not None:
                 claim(part.folder, self)
-        with registration([part.folder for part in parts]):
+        with registration([part.folder for part in parts]) as own:
             super().__init__(
                 streams=[part.stream(verify=verify, keep_zip=keep_zip) for part in parts],
                 batch_size=batch_size,
@@ -118,6 +118,7 @@ class LatentDataset(StreamingDataset):
                 cache_limit=cache_limit,
                 predownload=predownload,
             )
+            own(self._shm_prefix_int)
         self._kept = None if selection is None else selection.kept(self.shards)
         if self._kept is not None:
             self.epoch_size = sum(self._samples_of_parts())

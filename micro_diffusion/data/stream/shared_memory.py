@@ -1,17 +1,21 @@
 """Shared memory that a killed process has left behind.
 
 The streaming library names its segments by a running number, and fails or misbehaves on ones left over. Its own remedy
-also removes those of other jobs that run at this moment; here only abandoned ones of the same data folder go.
+also removes those of other jobs that run at this moment; here only abandoned ones of the same data folder go. What
+tells them is one more segment, `NNNNNN_owner`, which names the folders and which a job holds locked as long as any of
+its processes lives. That a process has mapped a segment tells nothing: to find a free number, the library maps those
+of all other jobs, and keeps them.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -25,13 +29,16 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def registration(folders: Sequence[Path]) -> Iterator[None]:
+def registration(folders: Sequence[Path]) -> Iterator[Callable[[int], None]]:
     """The time in which a data set takes its number: without abandoned segments, one job of this machine at a time.
 
     Two jobs that begin together would otherwise take the same number, and one of them would fail.
 
     Args:
         folders: of the data set.
+
+    Yields:
+        What takes the number, to own its segments.
 
     Raises:
         OSError: when a program that does not ask for this lock has taken the same number.
@@ -41,7 +48,7 @@ def registration(folders: Sequence[Path]) -> Iterator[None]:
         for folder in folders:
             remove_stale_segments(folder)
         try:
-            yield
+            yield lambda number: _own(number, folders) if first else None
         except FileExistsError as error:
             raise OSError(
                 f"another program took the shared memory {error.filename} in the same instant; give the same command "
@@ -97,39 +104,37 @@ def remove_stale_segments(data: Path) -> list[str]:
 
 
 def stale_segments(data: Path) -> list[Path]:
-    """The abandoned segments of a data folder: of this user, for this very folder, mapped by no running process."""
+    """The abandoned segments of a data folder: for this very folder, and their owner, of this user, has ended."""
+    owners = SEGMENTS.glob("[0-9]*_owner")
+    return [
+        segment
+        for owner in sorted(owners)
+        if _is_abandoned(owner, data)
+        for segment in sorted(SEGMENTS.glob(f"{owner.name.removesuffix('owner')}*"))
+    ]
+
+
+def _own(number: int, folders: Sequence[Path]) -> None:
+    """Lock the segments of that number until this process and those that it forks have ended, whatever ends them."""
     if not SEGMENTS.is_dir():
-        return []
-    stale, mapped = [], _mapped_segments()
-    for locals_segment in sorted(SEGMENTS.glob("[0-9]*_locals")):
-        family = sorted(SEGMENTS.glob(f"{locals_segment.name.removesuffix('locals')}*"))
-        if _names(locals_segment, data) and not any(segment.name in mapped for segment in family):
-            stale += family
-    return stale
+        return
+    owner = SEGMENTS / f"{number:06}_owner"
+    descriptor = os.open(owner, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    os.write(descriptor, b"\0".join(os.fsencode(os.path.abspath(folder)) for folder in folders))
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    atexit.register(owner.unlink, missing_ok=True)
 
 
-def _names(segment: Path, data: Path) -> bool:
-    """Whether a segment of this user lists the folder: 4 bytes, then folders and a number, split by NUL."""
+def _is_abandoned(owner: Path, data: Path) -> bool:
     try:
-        if segment.stat().st_uid != os.getuid():
-            return False
-        content = segment.read_bytes()
-    except OSError:  # it went away, or is not ours to read
+        descriptor = os.open(owner, os.O_RDONLY)
+    except OSError:  # it went away, or is another user's
         return False
-    folders = content[4:].split(b"\0")[:-1]
-    return os.fsencode(os.path.abspath(data)) in folders
-
-
-def _mapped_segments() -> set[str]:
-    """Names of the segments that processes have mapped, as far as this user may see."""
-    names = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            lines = maps.read_text(errors="replace").splitlines()
-        except OSError:  # ended meanwhile, or another user's
-            continue
-        names.update(Path(line.split(maxsplit=5)[5]).name for line in lines if f"{SEGMENTS}/" in line)
-    return names
+    try:
+        folders = owner.read_bytes().split(b"\0")
+        return os.fsencode(os.path.abspath(data)) in folders and _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(segment: Path) -> bool:

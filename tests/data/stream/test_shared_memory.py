@@ -1,39 +1,37 @@
 """What killed processes leave in shared memory is removed, and nothing else."""
 
-import mmap
+import fcntl
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
-from streaming import MDSWriter
 
 from micro_diffusion.data.stream import shared_memory
 from micro_diffusion.data.stream.loader import build_loader
-from micro_diffusion.data.stream.shared_memory import SEGMENTS, _names, remove_stale_segments
+from micro_diffusion.data.stream.shared_memory import SEGMENTS, remove_stale_segments
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
 from tests.forked_process import fork
 from tests.small_training import make_latents
 
 pytestmark = pytest.mark.skipif(not SEGMENTS.is_dir(), reason="needs Linux's /dev/shm")
-NAMES = ("locals", "barrier")
+NAMES = ("barrier", "locals", "owner")
 
 
 @pytest.fixture
 def family():
-    """Makes the segments of a data set, as the streaming library writes them, and cleans up after the test."""
+    """Makes the segments of a data set that a killed process has left, and cleans up after the test."""
     made = []
 
     def make(number: int, folder) -> list:
         paths = [SEGMENTS / f"{number}_{name}" for name in NAMES]
         for path in paths:
-            path.write_bytes(b"\0\0\0\0" + os.fsencode(folder) + b"\0" + str(number).encode())
+            path.write_bytes(os.fsencode(folder))
         made.extend(paths)
         return paths
 
@@ -58,7 +56,8 @@ def test_a_path_that_leads_up_and_down_is_the_same_folder(family, tmp_path):
 
 def test_segments_in_use_stay(family, tmp_path):
     paths = family(999992, tmp_path)
-    with paths[1].open("r+b") as file, mmap.mmap(file.fileno(), 0):
+    with paths[-1].open() as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
         assert remove_stale_segments(tmp_path) == []
         assert all(path.exists() for path in paths)
     assert len(remove_stale_segments(tmp_path)) == len(paths)
@@ -103,7 +102,7 @@ def test_programs_that_begin_together_do_not_disturb_each_other(two_data_sets, t
     """Eight of them, twice, on the same data and on others."""
     for _ in range(2):
         assert at_once([partial(read, two_data_sets[number % 2]) for number in range(8)], tmp_path) == []
-    assert not [path for path in SEGMENTS.glob("*_locals") if any(_names(path, data) for data in two_data_sets)]
+    assert not [path for data in two_data_sets for path in segments(data)]
 
 
 def test_a_program_that_hangs_in_its_start_is_not_waited_for(tmp_path, monkeypatch, caplog):
@@ -120,30 +119,43 @@ def test_without_the_lock_they_do(two_data_sets, tmp_path, monkeypatch):
     assert "Error: another program took the shared memory /" in said[0] and "same command again" in said[0]
 
 
-READ = """
-import signal, sys
-from streaming import StreamingDataset
-
-dataset = StreamingDataset(local=sys.argv[1], batch_size=2)
-next(iter(dataset))
-print("ready", flush=True)
-signal.pause()
-"""
+def segments(data: Path) -> set[str]:
+    """All segments of the programs that read a folder, by name."""
+    numbers = [path.name[:6] for path in SEGMENTS.glob("*_locals") if os.fsencode(data) in path.read_bytes()]
+    return {segment.name for number in numbers for segment in SEGMENTS.glob(f"{number}_*")}
 
 
-@pytest.mark.slow
-def test_a_killed_reader_leaves_nothing_for_the_next(tmp_path):
-    with MDSWriter(out=str(tmp_path / "data"), columns={"number": "int"}) as writer:
-        for number in range(4):
-            writer.write({"number": number})
-    command = [sys.executable, "-c", READ, str(tmp_path / "data")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.readline().strip() == "ready"
-        (mine_locals,) = (p for p in SEGMENTS.glob("*_locals") if os.fsencode(tmp_path / "data") in p.read_bytes())
-        mine = {path.name for path in SEGMENTS.glob(f"{mine_locals.name[:6]}_*")}
-        assert len(mine) >= 5
-        assert remove_stale_segments(tmp_path / "data") == []
-        os.killpg(reader.pid, signal.SIGKILL)
-    assert set(remove_stale_segments(tmp_path / "data")) == mine
-    assert not any((SEGMENTS / name).exists() for name in mine)
+@contextmanager
+def reading(data: Path, log: Path) -> Iterator[int]:
+    """The process of a program that is about to read, and waits until it is killed."""
+
+    def work() -> None:
+        loader = build_loader(path=str(data), resolution=16, batch_size=4, shuffle=False)
+        print("ready with", loader)
+        signal.pause()
+
+    child, deadline = fork(work, log), time.monotonic() + 60
+    try:
+        while "ready" not in (log.read_text() if log.exists() else ""):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_killed_program_leaves_nothing_for_the_next_though_another_has_found_its_segments(two_data_sets, tmp_path):
+    data, other = two_data_sets
+    resource_tracker.ensure_running()  # that of a program by itself removes them, unless it is killed as well
+    with ExitStack() as killed:
+        killed.enter_context(reading(data, tmp_path / "killed.log"))
+        with reading(other, tmp_path / "beside.log") as beside:
+            mine, others = segments(data), segments(other)
+            assert {name[7:] for name in mine} == {name[7:] for name in others} >= {"locals", "barrier", "owner"}
+            assert any(name in Path(f"/proc/{beside}/maps").read_text() for name in mine)
+            assert remove_stale_segments(data) == remove_stale_segments(other) == []
+            killed.close()
+            assert set(remove_stale_segments(data)) == mine and segments(data) == set()
+            assert remove_stale_segments(other) == [] and segments(other) == others
+    assert set(remove_stale_segments(other)) == others
