@@ -6,14 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
-from micro_diffusion.lab.experiments import Experiment, composed
+from micro_diffusion.checkpoint import save_weights, write_config
+from micro_diffusion.lab.experiments import Experiment, composed, resolved
 from micro_diffusion.lab.planning import Plan, only_samples, planned
 from micro_diffusion.lab.report import write_report
 from micro_diffusion.lab.results import append, read
 from micro_diffusion.lab.running import missing, run_all, waves
-from micro_diffusion.lab.sampled import images_table, scored
+from micro_diffusion.lab.sampled import KINDS, images_table, scored
+from micro_diffusion.lab.scoring import score
 from tests.lab.test_report import HEAD, MARKS, result
 from tests.lab.test_running import ROOT, Trainer, plan
 
@@ -103,6 +106,26 @@ def test_a_run_that_failed_is_not_tried_for_others(tmp_path: Path):
     run_all([sampled(tmp_path, training=base)], out, train=worker)
     assert worker.trained == ["steps1"]
     assert {one.key: one.error is None for one in read(out)} == {"base1": False, "steps1": False}
+
+
+def test_scores_are_those_of_the_weights_of_the_training(tmp_path: Path):
+    """Of the whole configuration, to which parts of the model refer."""
+    small = [f"output_dir={tmp_path}", "prompts.captions.count=1", "backbone.depth=1", "model.cpu_precision=fp32"]
+    (steps,) = planned(CONFIGS, ["steps_18"], [1], 1e10, small)
+    training = steps.training
+    assert training is not None
+    write_config(training.folder, resolved(training.config))
+    network = instantiate(training.config.model, _convert_="all").network
+    save_weights(training.folder, network.state_dict(), "ema")
+    steps.folder.mkdir(parents=True)
+    config = DictConfig(OmegaConf.create(OmegaConf.to_yaml(steps.config)))  # as the process of a run gets it
+    score(config, steps.folder, training.folder)
+    made = json.loads((steps.folder / "metrics.jsonl").read_text())
+    assert made["images/calls"] == 2 * 18 and made["step"] > 0
+    assert {made[f"images/{kind}"] for kind in KINDS} == {0.0}  # a network that has learned nothing
+    save_weights(training.folder, {name: weight[:1] for name, weight in network.state_dict().items()}, "ema")
+    with pytest.raises(ValueError, match=str(training.folder)):
+        score(config, steps.folder, training.folder)
 
 
 def scores(value: float) -> dict[str, float]:
