@@ -2,7 +2,7 @@
 
 python scripts/lab.py list                                  the experiments, each with what it changes
 python scripts/lab.py plan base dense                       what a budget buys for each
-python scripts/lab.py run base mask_075 --seeds 1 2 3       train them, resuming where it stopped
+python scripts/lab.py run base mask_075 --seeds 5           train them, resuming where it stopped
 python scripts/lab.py run --all --jobs 4 train_loader.path=data/quickstart/latents/train
 python scripts/lab.py run base --bench emoji                the same on other images
 python scripts/lab.py report                                tables and curves into docs/lab.md
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("command", choices=COMMANDS)
     top.add_argument("words", nargs="*", metavar="EXPERIMENT|KEY=VALUE")
     top.add_argument("--all", action="store_true", help="every experiment that the bench can tell from its parent")
-    top.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    top.add_argument("--seeds", type=int, default=3, help="how many runs of each, with seeds 1, 2, 3, …; 3")
     top.add_argument("--budget", type=float, default=BUDGET, help=f"floating-point operations of a run; {BUDGET:.0e}")
     benches = sorted(path.stem for path in (CONFIGS / "bench").glob("*.yaml"))
     top.add_argument("--bench", choices=benches, default="shapes", help="what is trained on; shapes")
@@ -59,22 +59,23 @@ def _list(options: argparse.Namespace) -> None:
         print(f"{found.name:24}{found.parent or '-':12}{found.says.get('Changes', '-'):36}{found.says['Hypothesis']}")
 
 
-def _plans(options: argparse.Namespace):
+def _plans(options: argparse.Namespace, seeds: int):
     from micro_diffusion.lab.experiments import experiment_names
     from micro_diffusion.lab.planning import planned
 
     overrides = [word for word in options.words if "=" in word]
     names = [word for word in options.words if word not in overrides]
+    if seeds < 1:
+        raise ValueError(f"--seeds is {seeds}; say how many runs each experiment shall have, at least 1")
     if bool(names) == options.all:
         there = ", ".join(experiment_names(CONFIGS))
         raise ValueError(f"{len(names)} experiments are named; choose some of {there}, or --all alone")
-    return planned(CONFIGS, names or None, options.seeds, options.budget, overrides, bench=options.bench)
+    return planned(CONFIGS, names or None, range(1, seeds + 1), options.budget, overrides, bench=options.bench)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    options.seeds = options.seeds[:1]
     print(f"{'experiment':24}{'MFLOP/image':>12}{'MFLOP/update':>14}{'batch':>7}{'steps':>8}{'images':>10}")
-    for plan in _plans(options):
+    for plan in _plans(options, seeds=1):
         batch, steps = plan.config.train_loader.batch_size, int(plan.config.trainer.max_duration.removesuffix("ba"))
         image, update = plan.cost.image / 1e6, plan.cost.update / 1e6
         print(f"{plan.experiment.name:24}{image:12.1f}{update:14.1f}{batch:7}{steps:8}{steps * batch:10,}")
@@ -83,7 +84,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from micro_diffusion.lab.running import run_all
 
-    run_all(_plans(options), options.results, jobs=options.jobs, again=options.again)
+    run_all(_plans(options, options.seeds), options.results, jobs=options.jobs, again=options.again)
 
 
 def _report(options: argparse.Namespace) -> None:
