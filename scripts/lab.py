@@ -3,7 +3,7 @@
 python scripts/lab.py list                                  the experiments, each with what it changes
 python scripts/lab.py plan base dense                       what a budget buys for each
 python scripts/lab.py run base mask_075 --seeds 5           train them, resuming where it stopped
-python scripts/lab.py run --all --jobs 4 train_loader.path=data/quickstart/latents/train
+python scripts/lab.py run --all --jobs 4                    everything, four side by side
 python scripts/lab.py run base --bench emoji                the same on other images
 python scripts/lab.py report                                tables and curves into docs/lab.md
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
+PAGE = ROOT / "docs" / "lab.md"
 BUDGET = 5e12
 
 
@@ -47,16 +48,17 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--threads", type=int, default=1, help="of each run; 1")
     top.add_argument("--again", action="store_true", help="try failed runs again")
     top.add_argument("--results", type=Path, default=ROOT / "docs/lab/results.jsonl")
-    top.add_argument("--page", type=Path, default=ROOT / "docs/lab.md")
+    top.add_argument("--page", type=Path, default=PAGE)
     return top
 
 
 def _list(options: argparse.Namespace) -> None:
     from micro_diffusion.lab.experiments import experiment_names, read_experiment
 
+    _takes_no_words(options)
     for name in experiment_names(CONFIGS):
         found = read_experiment(CONFIGS / "experiment" / f"{name}.yaml")
-        print(f"{found.name:24}{found.parent or '-':12}{found.says.get('Changes', '-'):36}{found.says['Hypothesis']}")
+        print(f"{found.name:24}{found.parent or '-':16}{found.says.get('Changes', '-'):41}{found.says['Hypothesis']}")
 
 
 def _plans(options: argparse.Namespace, seeds: int):
@@ -90,7 +92,15 @@ def _run(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from micro_diffusion.lab.report import write_report
 
-    write_report(options.results, options.page, CONFIGS / "experiment")
+    _takes_no_words(options)
+    heads = options.page.resolve() == PAGE  # another page is not what the files of the experiments tell of
+    write_report(options.results, options.page, CONFIGS / "experiment", heads=heads)
+
+
+def _takes_no_words(options: argparse.Namespace) -> None:
+    if options.words:
+        said = " ".join(options.words)
+        raise ValueError(f"{options.command} takes no experiments or overrides; leave out {said}")
 
 
 COMMANDS = {"list": _list, "plan": _plan, "run": _run, "report": _report}

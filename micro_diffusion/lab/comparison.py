@@ -47,17 +47,16 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
 
     Welch's test takes the seeds of either for independent samples of unequal variance. The paired one takes the
     differences of equal seeds, which share the order of the data and the first weights of equal layers; the standard
-    error of the difference is that of Welch.
+    error of the difference is that of Welch. Where these differences are all the same, the paired test
+    is nan: they tell nothing of their spread.
     """
     a, b = mean(list(ours.values())), mean(list(theirs.values()))
     apart = Mean(a.value - b.value, math.hypot(a.error, b.error), min(a.count, b.count))
     if apart.count < 2:
         return Difference(apart, math.nan, math.nan)
     welch = _p(stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False))
-    common = sorted(ours.keys() & theirs.keys())
-    paired = math.nan
-    if len(common) > 1:
-        paired = _p(stats.ttest_rel([ours[seed] for seed in common], [theirs[seed] for seed in common]))
+    each = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    paired = _p(stats.ttest_1samp(each, 0.0)) if len(each) > 1 and max(each) - min(each) > 1e-9 else math.nan
     return Difference(apart, welch, paired)
 
 

@@ -20,9 +20,9 @@ from micro_diffusion.training.config_checks.errors import sentence
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 
 STAGE = "lab"
-FIELDS = ("Changes", "With it", "Hypothesis", "Reference", "Command", "Expect", "Result")
+FIELDS = ("Changes", "With it", "Bench", "Hypothesis", "Reference", "Command", "Expect", "Result")
 """What a head says. `Changes`: a dotted key, below which all differences to the parent lie; `With it`: keys that have
-to follow. The base of all changes nothing, and has neither."""
+to follow. `Bench`: the only one that has what it needs. The base of all changes nothing, and has none of them."""
 
 _FIELD = re.compile(rf"^# ({'|'.join(FIELDS)}):\s+(.*)$")
 
@@ -64,7 +64,7 @@ def read_experiment(path: Path) -> Experiment:
     assert isinstance(content, DictConfig)
     first = content.get("defaults", ["_self_"])[0]
     parent = first if isinstance(first, str) and first != "_self_" else None
-    wanted = set(FIELDS) - {"With it"} - (set() if parent else {"Changes"})
+    wanted = set(FIELDS) - {"With it", "Bench"} - (set() if parent else {"Changes"})
     if missing := [field for field in FIELDS if field in wanted - says.keys()]:
         raise ValueError(f"the comments at the head of {path} lack {', '.join(missing)}; say it as the others do")
     return Experiment(path.stem, parent, says)

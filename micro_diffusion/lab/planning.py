@@ -137,6 +137,8 @@ class Planner:
     def plan(self, name: str, seed: int, budget: float) -> Plan:
         """Of one experiment, and of the runs that it needs."""
         experiment, training = self.experiment(name), None
+        if (only := experiment.says.get("Bench", self.bench)) != self.bench:
+            raise NothingToCompareError(f"{name} needs what bench {only} has, and {self.bench} has not; leave it out")
         if experiment.parent is not None and self.samples_only(name, experiment.parent):
             parent = self.plan(experiment.parent, seed, budget)
             training, config, cost = parent.training or parent, self.composed(name).copy(), parent.cost

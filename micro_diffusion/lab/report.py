@@ -44,8 +44,8 @@ class Compared(NamedTuple):
         return verdict(self.flops, self.adjusted)
 
 
-def write_report(results: Path, page: Path, experiments: Path) -> None:
-    """Write tables and curves into the page, and what was found into the head of each experiment's file.
+def write_report(results: Path, page: Path, experiments: Path, *, heads: bool = True) -> None:
+    """Write tables and curves into the page, and with `heads` what was found into the head of each experiment's file.
 
     Raises:
         ValueError: when there are no results, or the page has no marks.
@@ -66,14 +66,14 @@ def write_report(results: Path, page: Path, experiments: Path) -> None:
         if sampled:
             lines += [*images_table(runs, sampled), ""]
         for part, names in parts(trained, experiments).items():
-            image = page.parent / "images" / f"lab_{bench}_{budget / 1e12:g}_{part}.png"
+            image = page.parent / "images" / f"{page.stem}_{bench}_{budget / 1e12:g}_{part}.png"
             draw_curves(image, {name: list(runs[name].values()) for name in names})
             lines += [f"![{part}]({image.relative_to(page.parent).as_posix()})", ""]
         for row in compared:
             said[row.name].append(sentence(runs, row))
         for row in scored(runs, sampled):
             said[row.name].append(scored_sentence(runs, row))
-    for name, sentences in said.items():
+    for name, sentences in said.items() if heads else ():
         write_result(experiments / f"{name}.yaml", sentences)
     lines += [*failures(everything), *provenance(everything)]
     write_between_marks(page, "\n".join(lines))

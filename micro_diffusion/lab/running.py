@@ -58,7 +58,9 @@ def run_all(
     """
     failed = {result.key: result.error is not None for result in read(out)}
     wanted = [plan for plan in plans if plan.key not in failed or (again and failed[plan.key])]
-    wanted += missing(wanted, failed)
+    if there := len(plans) - len(wanted):
+        print(f"{there} of {len(plans)} runs are in {out} already", flush=True)
+    wanted += missing(wanted, {} if again else failed)
     train, writing = train or in_own_process(), Lock()
     of_code = commit(Path(__file__).parents[2])
 
@@ -71,6 +73,9 @@ def run_all(
             return
         result = result_of(plan, status, of_code)
         with writing:
+            if any(other.key == result.key and other.error is None for other in read(out)):
+                print(f"{datetime.now():%H:%M:%S} {plan.folder}: another command has recorded it", flush=True)
+                return
             append(out, result)
         said = result.error or f"loss {result.last.loss:.4f}"
         print(f"{datetime.now():%H:%M:%S} {plan.folder}: {said}, {time.monotonic() - start:.0f} s", flush=True)
@@ -150,6 +155,7 @@ def result_of(plan: Plan, status: int | None, of_code: str) -> Result:
     complete = trained.folder / "complete.json"
     is_whole = complete.is_file() and bool(curve if plan.training is None else scores)
     error = None if status == 0 and is_whole else _why(plan.folder / "log", status)
+    ended = time.time() if error or plan.training else complete.stat().st_mtime
     return Result(
         experiment=plan.experiment.name,
         parent=plan.experiment.parent,
@@ -157,7 +163,7 @@ def result_of(plan: Plan, status: int | None, of_code: str) -> Result:
         budget=plan.budget,
         key=plan.key,
         commit=of_code,
-        date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}",
+        date=f"{datetime.fromtimestamp(ended, timezone.utc):%Y-%m-%d %H:%M}",
         machine=machine(),
         error=error,
         steps=steps,

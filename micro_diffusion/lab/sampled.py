@@ -41,7 +41,9 @@ def scored(runs: Mapping[str, Runs], sampled: Mapping[str, Runs]) -> list[Scored
     for name, ours in sampled.items():
         theirs = runs.get(next(iter(ours.values())).parent or "", {})
         if theirs and all(run.scores for run in theirs.values()):
-            rows.append((name, difference(*({seed: right(run) for seed, run in r.items()} for r in (ours, theirs)))))
+            a, b = ({seed: right(run) for seed, run in each.items()} for each in (ours, theirs))
+            apart = mean([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+            rows.append((name, difference(a, b)._replace(of=apart)))
     adjusted = holm([apart.paired for _, apart in rows])
     return [Scored(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
 

@@ -32,6 +32,7 @@ def test_seeds_are_paired_by_their_number():
     assert difference(OURS, shuffled).paired == pytest.approx(difference(OURS, THEIRS).paired)
     assert math.isnan(difference(OURS, {4: 0.35, 5: 0.36}).paired)
     assert math.isnan(difference({1: 0.3}, THEIRS).welch)
+    assert math.isnan(difference({1: 0.25, 2: 0.5}, {1: 0.5, 2: 0.75}).paired)  # twice the same tells no spread
 
 
 def test_holm_s_adjustment():

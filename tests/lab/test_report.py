@@ -70,6 +70,14 @@ def test_the_page_has_tables_curves_and_failures(place: Path):
     assert told.replace("2026", "").count("Result") == 1 and told.endswith("defaults: [base, _self_]\n")
 
 
+def test_another_page_leaves_the_heads_and_has_images_of_its_own(place: Path):
+    before = (place / "experiment/mask.yaml").read_text()
+    (place / "other.md").write_text("\n".join(MARKS))
+    write_report(place / "results.jsonl", place / "other.md", place / "experiment", heads=False)
+    assert (place / "experiment/mask.yaml").read_text() == before
+    assert [path.name for path in (place / "images").iterdir()] == ["other_shapes_1_model.png"]
+
+
 def test_a_head_says_the_result_of_every_budget(place: Path):
     for name, loss, parent in (("base", 0.2, None), ("mask", 0.25, "base")):
         append(place / "results.jsonl", result(name, 1, loss, parent, key=f"{name}, longer", budget=4e12))

@@ -76,6 +76,20 @@ def test_what_is_there_is_not_run_again(tmp_path: Path):
     assert [result.key for result in read(out) if result.error is not None] == ["mask1"]
 
 
+def test_a_run_of_two_commands_is_recorded_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The second finds the folder complete; when it began, the run was not in the file."""
+    out, one = tmp_path / "results.jsonl", plan(tmp_path)
+
+    def beside(made: Plan) -> int:
+        run_all([made], out, train=Trainer())
+        return 0
+
+    run_all([one], out, train=beside)
+    assert len(read(out)) == 1 and "another command has recorded it" in capsys.readouterr().out
+    run_all([one], out, train=Trainer())
+    assert "1 of 1 runs are in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("status", [-2, -15, 130, 143, 255])
 def test_a_run_that_was_told_to_end_is_no_result(tmp_path: Path, status: int):
     out, worker = tmp_path / "results.jsonl", Trainer()

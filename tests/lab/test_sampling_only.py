@@ -62,11 +62,13 @@ def test_only_the_judge_of_shapes_can_tell_them_apart():
 def test_all_are_those_that_the_bench_can_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     configs = shutil.copytree(CONFIGS, tmp_path / "configs")
     for path in (configs / "experiment").glob("*.yaml"):
-        if path.stem not in ("base", "no_rotary", "steps_18"):
+        if path.stem not in ("base", "no_rotary", "steps_18", "repa"):
             path.unlink()
     made = planned(configs, None, [1], 1e12, bench="emoji")
     assert [plan.experiment.name for plan in made] == ["base", "no_rotary"]
-    assert "left out: steps_18 is judged by what images show" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out: steps_18 is judged by what images show" in said
+    assert "left out: repa needs what bench shapes has, and emoji has not" in said
 
 
 def test_plans_name_the_run_of_the_parent_and_the_weaker_one():
@@ -106,6 +108,9 @@ def test_a_run_that_failed_is_not_tried_for_others(tmp_path: Path):
     run_all([sampled(tmp_path, training=base)], out, train=worker)
     assert worker.trained == ["steps1"]
     assert {one.key: one.error is None for one in read(out)} == {"base1": False, "steps1": False}
+    again = Worker()
+    run_all([sampled(tmp_path, training=base)], out, train=again, again=True)
+    assert again.trained == ["base1", "steps1"]
 
 
 def test_scores_are_those_of_the_weights_of_the_training(tmp_path: Path):
@@ -140,6 +145,7 @@ def test_images_are_compared_by_seed():
     }
     (row,) = scored({"base": theirs, "steps": better}, {"steps": better})
     assert row.apart.of.value == pytest.approx(0.102) and row.apart.paired < 0.001 < row.apart.welch
+    assert row.apart.of.error == pytest.approx(0.001 / 3**0.5)  # of the differences, as the test is
     assert row.verdict == "better"
     line = images_table({"base": theirs, "steps": better}, {"steps": better})[-1]
     assert line.startswith("| steps | 3 | 18 | 0.80 ± 0.06 | 0.80 ± 0.06 | 0.80 ± 0.06 | 0.80 ± 0.06 | base | +0.1020")
