@@ -9,7 +9,6 @@ of all other jobs, and keeps them.
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import logging
 import os
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from streaming.base.shared import SharedMemory
 from torch import distributed
 
 log = logging.getLogger(__name__)
@@ -119,10 +119,11 @@ def _own(number: int, folders: Sequence[Path]) -> None:
     if not SEGMENTS.is_dir():
         return
     owner = SEGMENTS / f"{number:06}_owner"
-    descriptor = os.open(owner, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    os.write(descriptor, b"\0".join(os.fsencode(os.path.abspath(folder)) for folder in folders))
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    atexit.register(owner.unlink, missing_ok=True)
+    owner.unlink(missing_ok=True)  # the library's remedy leaves it, and frees the number
+    named = b"\0".join(os.fsencode(os.path.abspath(folder)) for folder in folders)
+    segment = SharedMemory(owner.name, True, len(named))  # removed as the others of this number are
+    segment.buf[:] = named
+    fcntl.flock(os.open(owner, os.O_RDONLY), fcntl.LOCK_EX)
 
 
 def _is_abandoned(owner: Path, data: Path) -> bool:
