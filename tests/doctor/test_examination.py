@@ -301,7 +301,7 @@ def test_data_of_another_encoder_are_red(latents: Path):
 
 
 def test_latents_of_an_unusual_size_are_a_warning(latents: Path):
-    finding = findings(latents, "objective.sigma_data=4")["train_loader"]
+    finding = findings(latents, "objective=edm_small", "objective.sigma_data=4")["train_loader"]
     assert finding.state == "warning" and "but objective.sigma_data is 4; set it to about that" in finding.text
 
 

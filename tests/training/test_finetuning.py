@@ -119,7 +119,8 @@ def test_the_demo_is_tuned_and_generates(tmp_path: Path):
     result = run_script(
         ROOT / "train.py", "--config-path", "./configs", "--config-name", "quickstart_64_finetune",
         "exp_name=mine", f"output_dir={tmp_path}/runs", *data, *small, "machine=cpu", "model.cpu_precision=fp32",
-        f"init_from={find_run('demo')}", "adapter=lora", "algorithms.ema.start=1ba", "eval_loader.batch_size=8",
+        f"init_from={find_run('demo')}", "backbone=nano", "objective=edm_small", "adapter=lora",
+        "algorithms.ema.start=1ba", "eval_loader.batch_size=8",
         cwd=ROOT,
     )  # fmt: skip
     succeeded(result)
