@@ -23,6 +23,7 @@ FIXTURE = ROOT / "tests" / "fixtures" / "earlier_version"
 SETTINGS = [
     *SMALL,
     "objective=edm_small",
+    "backbone=nano",
     "text_encoder.dim=24",
     "text_encoder.max_length=12",
     "text_encoder.window=3",
