@@ -55,9 +55,14 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
     if apart.count < 2:
         return Difference(apart, math.nan, math.nan)
     welch = _p(stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False))
-    each = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    each = by_seed(ours, theirs)
     paired = _p(stats.ttest_1samp(each, 0.0)) if len(each) > 1 and max(each) - min(each) > 1e-9 else math.nan
     return Difference(apart, welch, paired)
+
+
+def by_seed(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """Ours minus theirs, of the seeds that both have."""
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
 def _p(test: Any) -> float:

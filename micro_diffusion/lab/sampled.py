@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from micro_diffusion.lab.comparison import Difference, difference, holm, mean, verdict
+from micro_diffusion.lab.comparison import Difference, by_seed, difference, holm, mean, verdict
 from micro_diffusion.lab.results import Result
 from micro_diffusion.lab.words import Runs, finding, markdown_table, p_value, signed
 
@@ -42,8 +42,7 @@ def scored(runs: Mapping[str, Runs], sampled: Mapping[str, Runs]) -> list[Scored
         theirs = runs.get(next(iter(ours.values())).parent or "", {})
         if theirs and all(run.scores for run in theirs.values()):
             a, b = ({seed: right(run) for seed, run in each.items()} for each in (ours, theirs))
-            apart = mean([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
-            rows.append((name, difference(a, b)._replace(of=apart)))
+            rows.append((name, difference(a, b)._replace(of=mean(by_seed(a, b)))))
     adjusted = holm([apart.paired for _, apart in rows])
     return [Scored(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
 
