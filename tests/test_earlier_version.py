@@ -24,6 +24,8 @@ SETTINGS = [
     *SMALL,
     "objective=edm_small",
     "backbone=nano",
+    "algorithms.ema.smoothing=0.998",
+    "algorithms.ema.width=null",
     "text_encoder.dim=24",
     "text_encoder.max_length=12",
     "text_encoder.window=3",

@@ -105,12 +105,14 @@ class Muon(Optimizer):
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         together = list(_same_shape(parameters).values())
         sizes = [_matrices(parameters[indices[0]].shape, len(indices)) for indices in together]
+        ranks = dist.get_world_size()
         updates = []
-        for indices, size, owners in zip(together, sizes, share_out(sizes, dist.get_world_size()), strict=True):
+        for indices, size, owners in zip(together, sizes, share_out(sizes, ranks), strict=True):
             matrices = torch.stack([whole(directions[i]) for i in indices]).view(size)
             updates.append(_orthogonalized(matrices, owners, steps=group["steps"]))
         for indices, (_, rows, columns), update in zip(together, sizes, updates, strict=True):
-            dist.all_reduce(update)  # to which the other ranks add zeros
+            if ranks > 1:
+                dist.all_reduce(update)  # to which the other ranks add zeros
             stack = [parameters[i] for i in indices]
             fan_in, fan_out = (rows, columns) if stack[0].ndim == 3 else (columns, rows)
             scale = group["lr"] * max(1.0, fan_out / fan_in) ** 0.5
