@@ -26,8 +26,10 @@ SETTLED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 TASKS = Path("/proc/self/task")
 SECONDS = 0.5
 """Between two looks at how long threads have waited."""
-BUSY, IDLE = 0.1, 0.03
+BUSY, IDLE = 0.1, 0.05
 """Share of that time for which they wait, one after the other, beside another program, and on an idle machine."""
+COMPUTES = 0.1
+"""Share of that time for which a thread that computes wants a processor; others only look for work, often."""
 CALM = 4
 """So many looks in a row have to find the machine idle."""
 LARGE = 2**20
@@ -51,15 +53,22 @@ def yield_when_busy(device_type: str) -> None:
         threading.Thread(target=_watch, name="yields when busy", daemon=True).start()
 
 
-def waited() -> float | None:
-    """Seconds that the threads of this process have waited for a processor, together; None where nobody counts them."""
-    total = None
+def waited() -> dict[str, tuple[float, float]] | None:
+    """Seconds for which each thread has run, and has waited for a processor; None where nobody counts them."""
+    seconds = {}
     for task in TASKS.iterdir() if TASKS.is_dir() else ():
         try:
-            total = (total or 0.0) + int((task / "schedstat").read_text().split()[1]) / 1e9
-        except (OSError, IndexError, ValueError):  # it has ended, or the kernel does not count
+            ran, waits, _ = (task / "schedstat").read_text().split()
+        except (OSError, ValueError):  # it has ended, or the kernel does not count
             continue
-    return total
+        seconds[task.name] = int(ran) / 1e9, int(waits) / 1e9
+    return seconds or None
+
+
+def waiting_share(before: dict[str, tuple[float, float]], now: dict[str, tuple[float, float]], seconds: float) -> float:
+    """Share of the seconds between two answers of `waited` for which threads that compute waited, together."""
+    spent = [(now[task][0] - before[task][0], now[task][1] - before[task][1]) for task in now.keys() & before.keys()]
+    return sum(waits for ran, waits in spent if ran + waits > COMPUTES * seconds) / seconds
 
 
 def missing_helpers(threads: int, processors: int) -> int:
@@ -73,11 +82,11 @@ def _processors() -> int:
 
 def _watch() -> None:
     helpers = Helpers(missing_helpers(torch.get_num_threads(), _processors()))
-    calm, before, then, told = 0, waited() or 0.0, time.monotonic(), False
+    calm, before, then, told = 0, waited() or {}, time.monotonic(), False
     while True:
         time.sleep(SECONDS)
-        total, now = waited() or 0.0, time.monotonic()
-        share, before, then = (total - before) / (now - then), total, now
+        after, now = waited() or {}, time.monotonic()
+        share, before, then = waiting_share(before, after, now - then), after, now
         calm = calm + 1 if share < IDLE else 0
         if share > BUSY and not helpers.here:
             helpers.come()

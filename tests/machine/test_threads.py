@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from micro_diffusion.machine import threads
-from micro_diffusion.machine.threads import Helpers, missing_helpers, waited, yield_when_busy
+from micro_diffusion.machine.threads import Helpers, missing_helpers, waited, waiting_share, yield_when_busy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,13 @@ def test_a_kernel_that_counts_no_waits_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "schedstat").write_text("5 2000000000 7\n")
     (tmp_path / "2").mkdir()
-    assert waited() == 2.0
+    assert waited() == {"1": (5e-9, 2.0)}
+
+
+def test_threads_that_only_look_for_work_do_not_count():
+    before = {"computes": (1.0, 0.5), "starved": (0.0, 0.0), "looks": (1.0, 1.0), "ended": (3.0, 3.0)}
+    now = {"computes": (1.9, 0.6), "starved": (0.0, 0.7), "looks": (1.02, 1.07), "new": (9.0, 9.0)}
+    assert waiting_share(before, now, 1.0) == pytest.approx(0.1 + 0.7)
 
 
 WATCHED = """
@@ -49,7 +55,7 @@ import logging, time, torch
 from micro_diffusion.machine import threads
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 waits = iter([0.0, 0.0, 0.0, *[10.0 * i for i in range(1, 4)], *[30.0] * 100])
-threads.SECONDS, threads.waited = 0.05, lambda: next(waits)
+threads.SECONDS, threads.waited = 0.05, lambda: {"1": 2 * (next(waits),)}
 torch.set_num_threads(2)
 threads.os.environ = {}
 threads._processors = lambda: 2
