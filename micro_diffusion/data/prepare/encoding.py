@@ -77,6 +77,7 @@ class LatentEncoder:
             r: (h // autoencoder.downsampling, w // autoencoder.downsampling) for r, (h, w) in sizes.items()
         }
         self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        self._autoencoder_name = autoencoder.name  # of a digest of all weights, hence not asked for with every batch
         self.sample, self.seed = sample, seed
         self.row_format = RowFormat(
             latents=latent_format,
@@ -93,7 +94,7 @@ class LatentEncoder:
         return {
             "resolutions": self.resolutions,
             "latent_sizes": {str(resolution): size for resolution, size in self.latent_sizes.items()},
-            "autoencoder": self.autoencoder.name,
+            "autoencoder": self._autoencoder_name,
             "channels": self.autoencoder.channels,
             "downsampling": self.autoencoder.downsampling,
             "text_encoder": self.text_encoder.name,
@@ -142,7 +143,7 @@ class LatentEncoder:
         crops = normalise(torch.stack([item.crops[resolution] for item in batch]))
         draws = [_generator(self.seed, item.key, resolution) for item in batch] if self.sample else None
         latents = self.autoencoder.encode(crops, generator=draws, sample=self.sample).float().cpu()
-        what = f"latents at {resolution} px by the autoencoder {self.autoencoder.name}"
+        what = f"latents at {resolution} px by the autoencoder {self._autoencoder_name}"
         check_finite(latents, what, [item.key for item in batch])
         statistics.add(resolution, latents, enlarged=sum(resolution in item.enlarged for item in batch))
         return latents.numpy()
