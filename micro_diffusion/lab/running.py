@@ -82,7 +82,12 @@ def run_all(
 
     for together in waves(wanted):
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(one, together))
+            try:
+                list(pool.map(one, together))
+            except BaseException:  # such as Ctrl-C, or the exit that SIGTERM asks for; the pool waits for its threads
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
 
 
 def missing(wanted: Sequence[Plan], failed: Mapping[str, bool]) -> list[Plan]:

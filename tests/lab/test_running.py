@@ -99,6 +99,42 @@ def test_a_run_that_was_told_to_end_is_no_result(tmp_path: Path, status: int):
     assert worker.trained == ["base1"] and len(read(out)) == 1
 
 
+def test_a_signal_to_the_command_ends_its_runs(tmp_path: Path):
+    """As a scheduler sends it, to one process alone."""
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            begun = 0
+            while begun < 2:
+                begun += process.stdout.readline() == "begun\n"
+            process.terminate()
+            said = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert said.count("told to end") == 2 and "base/3" not in said
+    assert read(tmp_path / "results.jsonl") == []
+
+
+ENDLESS = """
+import multiprocessing, signal, sys, time
+from pathlib import Path
+from micro_diffusion.lab.running import run_all
+from tests.lab.test_running import plan
+
+def train(plan):
+    process = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(300,))
+    process.start()
+    print("begun", flush=True)
+    process.join()
+    return process.exitcode
+
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+folder = Path(sys.argv[1])
+run_all([plan(folder, seed=seed) for seed in (1, 2, 3)], folder / "results.jsonl", jobs=2, train=train)
+"""
+
+
 def test_seeds_are_outermost_and_runs_have_their_own_folder():
     plans = planned(ROOT / "configs", ["base", "mask_075"], [4, 5], 1e12, ["output_dir=somewhere"])
     assert [(made.experiment.name, made.seed) for made in plans] == [
