@@ -159,7 +159,7 @@ def orthogonalize(matrices: Tensor, *, steps: int) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + torch.baddbmm(b * square, square, square, alpha=c) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if transposed else x
 
 
