@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,7 +55,9 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
     apart = Mean(a.value - b.value, math.hypot(a.error, b.error), min(a.count, b.count))
     if apart.count < 2:
         return Difference(apart, math.nan, math.nan)
-    welch = _p(stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss")  # where seeds agree, the spread is that of the other side
+        welch = _p(stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False))
     each = by_seed(ours, theirs)
     paired = _p(stats.ttest_1samp(each, 0.0)) if len(each) > 1 and max(each) - min(each) > 1e-9 else math.nan
     return Difference(apart, welch, paired)
