@@ -109,7 +109,7 @@ def launched(workplace: Path, *arguments: str, ranks: int | None = None, seconds
 
 
 def succeeded(result: CompletedProcess[str]) -> str:
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-30000:]
     return result.stdout + result.stderr
 
 
