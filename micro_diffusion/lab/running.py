@@ -84,7 +84,7 @@ def run_all(
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 list(pool.map(one, together))
-            except BaseException:  # such as Ctrl-C, or the exit that SIGTERM asks for; the pool waits for its threads
+            except (KeyboardInterrupt, SystemExit):  # of Ctrl-C and SIGTERM; the pool waits for its threads
                 for process in multiprocessing.active_children():
                     process.terminate()
                 raise
