@@ -171,6 +171,13 @@ fingerprint() {
     [[ ! -e $1 ]] || cksum <"$1"
 }
 
+# splits NAME FOLDER COMMAND...: a step of train and eval at once, whose name stands in place of {split} in the command.
+splits() {
+    local name=$1 folder=$2
+    shift 2
+    step "$name" "$folder/train/index.json" xargs -P 2 -I '{split}' "$@" <<<$'train\neval'
+}
+
 # once NAME RESULT COMMAND...: a step that is skipped when its result is there.
 once() {
     if [[ -e $2 ]]; then
@@ -244,13 +251,10 @@ examine() {
 
 # shapes DATA KIND CONFIG: the shapes as MDS images, and as the latents or pixels that are trained on.
 shapes() {
-    local split
-    for split in train eval; do
-        step "convert_$split" "$1/images/$split/index.json" \
-            python scripts/convert.py --config-name "quickstart_convert_$split" out="$1/images/$split"
-        step "precompute_$split" "$1/$2/$split/index.json" \
-            python scripts/precompute.py --config-name "$3" images="$1/images/$split" out="$1/$2/$split"
-    done
+    splits convert "$1/images" python scripts/convert.py --config-name 'quickstart_convert_{split}' \
+        out="$1/images/{split}"
+    splits precompute "$1/$2" python scripts/precompute.py --config-name "$3" images="$1/images/{split}" \
+        out="$1/$2/{split}"
 }
 
 quickstart() {
@@ -289,7 +293,7 @@ cascade() {
 
 # mine FOLDER [preset=NAME] [OVERRIDES...]: somebody's own images, from the folder to a grid.
 mine() {
-    local folder=${1-} preset=laptop data=data/mine split previous=() stage word final=$output_dir/mine_large_finetune
+    local folder=${1-} preset=laptop data=data/mine previous=() stage word final=$output_dir/mine_large_finetune
     [[ -d $folder ]] || fail "'$folder' is no folder; give your folder of images: bash execute.sh mine FOLDER"
     shift
     if [[ ${1-} == preset=* ]]; then
@@ -303,19 +307,15 @@ mine() {
         [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$stage.args" \
             with "$data/steps/plan.args" with "$data/own.args" micro-diffusion plan "mine_$stage"
     done
-    for split in train eval; do
-        with "$data/steps/convert.args" step "convert_$split" "$data/images/$split/index.json" \
-            python scripts/convert.py "preparation.split=$split" "out=$data/images/$split"
-    done
+    with "$data/steps/convert.args" splits convert "$data/images" \
+        python scripts/convert.py 'preparation.split={split}' "out=$data/images/{split}"
     with "$data/steps/autoencoder.args" step autoencoder "$output_dir/mine_autoencoder/complete.json" \
         python train.py --config-path ./configs --config-name train_autoencoder.yaml exp_name=mine_autoencoder \
         "output_dir=$output_dir" "train_loader.paths=[$data/images/train]" "eval_loader.paths=[$data/images/eval]"
     local encoder=autoencoder.path=$output_dir/mine_autoencoder/autoencoder
-    for split in train eval; do
-        with "$data/steps/precompute.args" step "precompute_$split" "$data/latents/$split/index.json" \
-            python scripts/precompute.py --config-name quickstart_precompute \
-            "images=$data/images/$split" "out=$data/latents/$split" "$encoder"
-    done
+    with "$data/steps/precompute.args" splits precompute "$data/latents" \
+        python scripts/precompute.py --config-name quickstart_precompute \
+        "images=$data/images/{split}" "out=$data/latents/{split}" "$encoder"
     for stage in mine_{small,large}_{pretrain,finetune}; do
         with "$data/steps/train.args" with "$data/steps/${stage#mine_}.args" with "$data/own.args" \
             step "$stage" "$output_dir/$stage/complete.json" python train.py --config-path ./configs \
@@ -333,7 +333,7 @@ mine() {
 
 # ldm KEY=VALUE...: preset chooses the stages, source.* and preparation.* go to convert, the rest to every training.
 ldm() {
-    local preset=ldm source=() overrides=() word split data=data/ldm launcher=python
+    local preset=ldm source=() overrides=() word data=data/ldm launcher=python
     local vaes=(ldm_vae_l1 ldm_vae_gan) unet=ldm_unet
     for word in "$@"; do
         case $word in
@@ -355,17 +355,11 @@ ldm() {
     fi
     examine "$unet" --data-later "${vaes[@]}" "$unet" "$@"
     mkdir -p "$output_dir"
-    for split in train eval; do
-        step "convert_$split" "$data/images/$split/index.json" \
-            python scripts/convert.py --config-name "${preset%_*}_convert" preparation.split="$split" \
-            out="$data/images/$split" ${source[@]+"${source[@]}"}
-    done
+    splits convert "$data/images" python scripts/convert.py --config-name "${preset%_*}_convert" \
+        'preparation.split={split}' out="$data/images/{split}" ${source[@]+"${source[@]}"}
     stages "$launcher" "${vaes[@]}" -- "$@"
-    for split in train eval; do
-        step "precompute_$split" "$data/latents/$split/index.json" \
-            python scripts/precompute.py --config-name "${preset%_*}_precompute" autoencoder.path="$encoder" \
-            images="$data/images/$split" out="$data/latents/$split"
-    done
+    splits precompute "$data/latents" python scripts/precompute.py --config-name "${preset%_*}_precompute" \
+        autoencoder.path="$encoder" images="$data/images/{split}" out="$data/latents/{split}"
     stages "$launcher" "$unet" -- "$@"
     after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --count 8 --out "$final/samples.png"
     after "$final" score "$final/metrics.json" \

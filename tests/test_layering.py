@@ -113,3 +113,11 @@ def test_core_imports_with_torch_alone():
     command = [sys.executable, "-W", "ignore", "-c", IMPORT_WITH_TORCH_ALONE, *modules]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_data_commands_do_not_wait_for_the_trainer():
+    code = (
+        "import sys, scripts.convert, scripts.precompute, micro_diffusion.data.prepare.convert as c, "
+        "micro_diffusion.data.prepare.precompute as p; sys.exit('composer' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT).returncode == 0

@@ -22,12 +22,15 @@ from typing import Annotated, Any, Literal, Union
 
 import torch
 from annotated_types import Ge, Le, MinLen
-from composer import Time
-from pydantic import AfterValidator, AllowInfNan, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AllowInfNan, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 
 from micro_diffusion.bounds import NonNegativeFloat, NonNegativeInt
-from micro_diffusion.training.config_checks.composer_arguments import ComposerArguments, in_words
 from micro_diffusion.training.nodes import accepted, is_node
+
+
+def in_words(text: str) -> WithJsonSchema:
+    """Metadata of an annotation: what to set the argument to."""
+    return WithJsonSchema({"description": text})
 
 
 def _made(value: Any) -> Any:
@@ -44,19 +47,10 @@ def _device(text: str) -> str:
     return text
 
 
-def _time(text: str) -> str:
-    if Time.from_timestring(text).value < 0:
-        raise ValueError("before the start")
-    return text
-
-
 _MADE = Annotated[dict[str, Any], AfterValidator(_made), in_words("a node with a _target_")]
 _TEXT = Annotated[str, MinLen(1)]
-_NAMED = {
-    torch.device: Annotated[_TEXT, AfterValidator(_device), in_words("cpu or cuda")],
-    Time: Annotated[_TEXT, AfterValidator(_time), in_words("a time such as 1000ba (steps), 2ep (epochs) or 0.5dur")],
-}
-"""Types that say which texts name their values, as enumerations do too."""
+_NAMED: dict[Any, Any] = {torch.device: Annotated[_TEXT, AfterValidator(_device), in_words("cpu or cuda")]}
+"""Types that say which texts name their values, as enumerations do too; Composer's are `composer_arguments.NAMED`."""
 
 _PLAIN = {int: int, bool: bool, type(None): None, **dict.fromkeys((str, Path, PathLike, torch.dtype), _TEXT)}
 _OURS = {**_PLAIN, float: Annotated[float, AllowInfNan(False)]}
@@ -97,8 +91,12 @@ def argument_types(target: str) -> dict[str, Any]:
     is_composers = target.startswith("composer.")
     scalars = _COMPOSER if is_composers else _OURS if target.startswith("micro_diffusion.") else _OTHERS
     found = {name: settable(hints.get(name, Any), scalars) for name in taken}
-    declared = typing.get_type_hints(ComposerArguments, include_extras=True) if is_composers else {}
-    return found | {name: settable(hint) for name, hint in declared.items() if name in found}
+    if is_composers:
+        from micro_diffusion.training.config_checks.composer_arguments import ComposerArguments
+
+        declared = typing.get_type_hints(ComposerArguments, include_extras=True)
+        found |= {name: settable(hint) for name, hint in declared.items() if name in found}
+    return found
 
 
 def settable(hint: Any, scalars: Mapping[Any, Any] = _OURS) -> Any:
@@ -129,11 +127,20 @@ def settable(hint: Any, scalars: Mapping[Any, Any] = _OURS) -> Any:
         return dict[str, settable(members[1], scalars) if members else Any]
     if inspect.isclass(hint) and issubclass(hint, Enum):
         return Literal[tuple(member.value for member in hint)]
-    return _NAMED.get(hint) or scalars.get(hint, _MADE)
+    return _named(hint) or scalars.get(hint, _MADE)
 
 
 def _is_named(hint: Any) -> bool:
-    return hint in _NAMED or (inspect.isclass(hint) and issubclass(hint, Enum))
+    return _named(hint) is not None or (inspect.isclass(hint) and issubclass(hint, Enum))
+
+
+def _named(hint: Any) -> Any:
+    if inspect.isclass(hint) and hint.__module__.startswith("composer."):
+        # here and above only where Composer is already: its import takes seconds, which data commands need not wait
+        from micro_diffusion.training.config_checks.composer_arguments import NAMED
+
+        return NAMED.get(hint)
+    return _NAMED.get(hint)
 
 
 @cache

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
+from composer import Time
 from composer.core import Precision
-from pydantic import WithJsonSchema
+from pydantic import AfterValidator
 
 from micro_diffusion.bounds import PositiveInt
+from micro_diffusion.training.config_checks.arguments import in_words
 from micro_diffusion.training.times import Duration, Interval
 
 
-def in_words(text: str) -> WithJsonSchema:
-    """Metadata of an annotation: what to set the argument to."""
-    return WithJsonSchema({"description": text})
+def _time(text: str) -> str:
+    if Time.from_timestring(text).value < 0:
+        raise ValueError("before the start")
+    return text
 
+
+NAMED: dict[Any, Any] = {
+    Time: Annotated[
+        str, MinLen(1), AfterValidator(_time), in_words("a time such as 1000ba (steps), 2ep (epochs) or 0.5dur")
+    ]
+}
+"""Types that say which texts name their values."""
 
 _Batches = Annotated[PositiveInt | Literal[-1], in_words("1 or more, or to -1 for all batches")]
 

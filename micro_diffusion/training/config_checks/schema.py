@@ -19,8 +19,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from micro_diffusion.bounds import PositiveInt, Seed
 from micro_diffusion.checkpoint import Weights
-from micro_diffusion.training.config_checks.arguments import argument_types, expected, fits, settable
-from micro_diffusion.training.config_checks.composer_arguments import in_words
+from micro_diffusion.training.config_checks.arguments import argument_types, expected, fits, in_words, settable
 from micro_diffusion.training.config_checks.secrets import refuse_secrets
 from micro_diffusion.training.nodes import HYDRA_KEYS, accepted, is_node
 
