@@ -8,11 +8,14 @@ import logging
 import os
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -20,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 SHOW_STACKS = signal.SIGUSR2
 """Has a forked process write the stacks of its threads into its log."""
+_PORTS = count(20_000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
@@ -45,6 +49,34 @@ def fork(work: Callable[[], object], out: Path, err: Path | None = None) -> int:
     finally:
         atexit._run_exitfuncs()
         os._exit(status if isinstance(status, int) else 1)
+
+
+def fork_ranks(work: Callable[[int], object], logs: Sequence[Path]) -> list[int]:
+    """The process ids of children that do some work as the ranks of one job, each with its number and its log."""
+    ranks, port = len(logs), free_port()
+
+    def as_rank(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+        work(rank)
+
+    return [fork(partial(as_rank, rank), log) for rank, log in enumerate(logs)]
+
+
+def free_port() -> int:
+    """A port that nobody uses, and that neither another worker nor a connection gets before it is bound.
+
+    Those that the system chooses for connections, and for who asks for any, are higher.
+    """
+    for port in _PORTS:
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("counting does not end")
 
 
 def wait(children: list[int], *, seconds: float, together: bool = False) -> list[int]:

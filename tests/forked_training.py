@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from composer.utils import get_free_tcp_port
-
 from micro_diffusion.training.config_checks.errors import one_sentence_errors
-from tests.forked_process import fork, wait
+from tests.forked_process import fork, fork_ranks, wait
 from tests.small_training import train_here
 
 Prepare = Callable[[int], list[str]]
@@ -31,11 +28,9 @@ def run_forked(
 
     `seconds` and `together` are those of `wait`.
     """
-    port = get_free_tcp_port()
-    children = [
-        fork(partial(_train, workplace, arguments, rank, ranks, port, prepare), workplace / f"rank{rank}.log")
-        for rank in range(ranks)
-    ]
+    work = partial(_train, workplace, arguments, prepare)
+    logs = [workplace / f"rank{rank}.log" for rank in range(ranks)]
+    children = fork_ranks(work, logs) if ranks > 1 else [fork(partial(work, 0), logs[0])]
     return wait(children, seconds=seconds, together=together)
 
 
@@ -44,10 +39,7 @@ def output(workplace: Path, rank: int = 0) -> str:
     return (workplace / f"rank{rank}.log").read_text()
 
 
-def _train(workplace: Path, arguments: tuple[str, ...], rank: int, ranks: int, port: int, prepare: Prepare) -> None:
-    if ranks > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+def _train(workplace: Path, arguments: tuple[str, ...], prepare: Prepare, rank: int) -> None:
     sys.path.insert(0, str(workplace))
     logging.getLogger("micro_diffusion").setLevel(logging.INFO)
     with one_sentence_errors():

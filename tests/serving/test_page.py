@@ -4,7 +4,6 @@ import io
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from PIL import Image
 from micro_diffusion.checkpoint import save_weights, write_config
 from micro_diffusion.evaluation.recognition import recognise
 from micro_diffusion.generation.recipe import read_recipe
+from tests.forked_process import free_port
 from tests.run_folder import BACKBONE, CONFIG, random_backbone
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
@@ -39,9 +39,7 @@ def browser() -> Iterator[Any]:
 
 
 def served(*runs: str, **environment: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-m", "micro_diffusion.cli", "demo", *runs, "--port", str(port)],

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.forked_process import free_port
 from tests.run_folder import make_run
 
 PROMPT = "a large red circle on a white background"
@@ -24,9 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     make_run(tmp_path / "first")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "micro_diffusion.cli", "serve", str(tmp_path / "first"), "--port", str(port)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MICRO_DIFFUSION_TOKEN": "secret-of-the-test"},

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from composer.core import Callback
-from composer.utils import get_free_tcp_port
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import load_file
@@ -33,7 +32,7 @@ from micro_diffusion.training.autoencoder_training import AutoencoderTraining
 from micro_diffusion.training.build import build_model, train
 from micro_diffusion.training.config_checks.resolvers import register_resolvers
 from micro_diffusion.training.seeded_random import Draws
-from tests.forked_process import fork, wait
+from tests.forked_process import fork, fork_ranks, wait
 from tests.small_training import losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -309,14 +308,11 @@ def test_twenty_kills_change_nothing(workplace, whole):
 
 def on_ranks(workplace: Path, name: str, *overrides: str, ranks: int) -> dict[int, float]:
     """The losses of a run on so many ranks."""
-    port = get_free_tcp_port()
 
     def work(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
         train(configured(workplace, name, *overrides))
 
-    children = [fork(partial(work, rank), workplace / f"log{rank}") for rank in range(ranks)]
+    children = fork_ranks(work, [workplace / f"log{rank}" for rank in range(ranks)])
     assert wait(children, seconds=200, together=True) == [0] * ranks, (workplace / "log0").read_text()[-3000:]
     return losses(workplace / "runs" / name)
 

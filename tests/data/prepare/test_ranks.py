@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from micro_diffusion.data.prepare.ranks import joined, rank
 from micro_diffusion.data.prepare.storage import LocalStorage
 from micro_diffusion.data.sources.shapes import Shapes
 from micro_diffusion.text.tiny import TinyTextEncoder
+from tests.forked_process import free_port
 
 PARTS = 7
 
@@ -78,9 +78,7 @@ def as_rank(number: int, ranks: int, port: int, work: Callable[[], None], said: 
 
 def launch(ranks: int, work: Callable[[], None], said: Path) -> Sequence[BaseProcess]:
     said.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("forkserver")  # an earlier test's group of ranks is not theirs
     context.set_forkserver_preload([__name__])
     jobs = [context.Process(target=as_rank, args=(number, ranks, port, work, said)) for number in range(ranks)]

@@ -3,12 +3,10 @@
 import json
 import os
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from composer.utils import get_free_tcp_port
 from streaming import MDSWriter
 
 from micro_diffusion.data.format.caption_formats import EXACT_CAPTIONS
@@ -18,7 +16,7 @@ from micro_diffusion.data.format.record import write_record
 from micro_diffusion.data.prepare.description import DataFolder
 from micro_diffusion.data.stream.latents import repeats
 from micro_diffusion.data.stream.loader import build_loader
-from tests.forked_process import fork, wait
+from tests.forked_process import fork_ranks, wait
 
 COUNT = 50
 
@@ -302,17 +300,15 @@ def test_bad_arguments_say_what_to_set(folder, monkeypatch):
 
 @pytest.mark.parametrize(("count", "workers"), [(7, 0), (6, 0), (9, 2)])
 def test_an_evaluation_counts_each_sample_once_however_many_ranks_there_are(tmp_path, count, workers):
-    folder, port = make_latents(tmp_path / "latents", count=count), get_free_tcp_port()
+    folder = make_latents(tmp_path / "latents", count=count)
 
     def evaluate(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": str(port)}
         batches = list(load(folder, batch_size=4, workers=workers))
         pairs = [pair for batch in batches for pair in zip(numbers([batch]), batch["repeated"], strict=True)]
         kept = [number for number, again in pairs if not again]
         (tmp_path / f"{rank}.json").write_text(json.dumps([kept, len(batches)]))
 
-    children = [fork(partial(evaluate, rank), tmp_path / f"{rank}.log") for rank in range(2)]
+    children = fork_ranks(evaluate, [tmp_path / f"{rank}.log" for rank in range(2)])
     assert wait(children, seconds=60) == [0, 0]
     (first, batches), (second, as_many) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert sorted(first + second) == list(range(count))

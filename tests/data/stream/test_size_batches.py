@@ -1,20 +1,17 @@
 """Latents of several sizes in one run: each batch of one size, every sample once, the same on any number of ranks."""
 
 import json
-import os
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from composer.utils import get_free_tcp_port
 
 from micro_diffusion.data.format.buckets import BUCKETS, buckets_text
 from micro_diffusion.data.stream.loader import build_loader
 from micro_diffusion.data.stream.mixture import Part
 from micro_diffusion.data.stream.size_batches import one_size_batches
 from tests.data.stream.test_loader import make_latents, numbers
-from tests.forked_process import fork, wait
+from tests.forked_process import fork_ranks, wait
 
 COUNTS = {"1x1": 27, "4x3": 18, "3x4": 5}
 SIZES = {"1x1": (4, 4), "4x3": (2, 6), "3x4": (6, 2)}
@@ -88,11 +85,8 @@ def on_ranks(folder, tmp_path, ranks, state=None, **changes):
 
     A repeat in an evaluation is -1.
     """
-    port = get_free_tcp_port()
 
     def read(rank):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
         loader = load(folder, **changes)
         if state is not None:
             loader.load_state_dict(state)
@@ -103,7 +97,7 @@ def on_ranks(folder, tmp_path, ranks, state=None, **changes):
             after = loader.state_dict() if len(found) == 3 else after
         (tmp_path / f"{ranks}-{rank}.json").write_text(json.dumps([found, after]))
 
-    children = [fork(partial(read, rank), tmp_path / f"{ranks}-{rank}.log") for rank in range(ranks)]
+    children = fork_ranks(read, [tmp_path / f"{ranks}-{rank}.log" for rank in range(ranks)])
     assert wait(children, seconds=60) == [0] * ranks
     each = [json.loads((tmp_path / f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
     return [found for found, _ in each], each[0][1]
