@@ -171,11 +171,13 @@ fingerprint() {
     [[ ! -e $1 ]] || cksum <"$1"
 }
 
-# splits NAME FOLDER COMMAND...: a step of train and eval at once, whose name stands in place of {split} in the command.
+# splits AT_ONCE NAME FOLDER COMMAND...: a step of train and eval, whose name stands in place of {split} in the command.
+# With AT_ONCE 1 one follows the other, as encoders should on a GPU that may not hold them twice.
 splits() {
-    local name=$1 folder=$2
-    shift 2
-    step "$name" "$folder/train/index.json" xargs -P 2 -I '{split}' "$@" <<<$'train\neval'
+    local at_once=$1 name=$2 folder=$3
+    shift 3
+    step "$name" "$folder/train/index.json" xargs -P "$at_once" -I '{split}' \
+        bash -c '"$@" || exit 255' '{split}' "$@" <<<$'train\neval' # after a 255 xargs begins nothing more
 }
 
 # once NAME RESULT COMMAND...: a step that is skipped when its result is there.
@@ -251,9 +253,9 @@ examine() {
 
 # shapes DATA KIND CONFIG: the shapes as MDS images, and as the latents or pixels that are trained on.
 shapes() {
-    splits convert "$1/images" python scripts/convert.py --config-name 'quickstart_convert_{split}' \
+    splits 2 convert "$1/images" python scripts/convert.py --config-name 'quickstart_convert_{split}' \
         out="$1/images/{split}"
-    splits precompute "$1/$2" python scripts/precompute.py --config-name "$3" images="$1/images/{split}" \
+    splits 2 precompute "$1/$2" python scripts/precompute.py --config-name "$3" images="$1/images/{split}" \
         out="$1/$2/{split}"
 }
 
@@ -307,13 +309,13 @@ mine() {
         [[ -e $final/complete.json ]] || with "$data/steps/train.args" with "$data/steps/$stage.args" \
             with "$data/steps/plan.args" with "$data/own.args" micro-diffusion plan "mine_$stage"
     done
-    with "$data/steps/convert.args" splits convert "$data/images" \
+    with "$data/steps/convert.args" splits 1 convert "$data/images" \
         python scripts/convert.py 'preparation.split={split}' "out=$data/images/{split}"
     with "$data/steps/autoencoder.args" step autoencoder "$output_dir/mine_autoencoder/complete.json" \
         python train.py --config-path ./configs --config-name train_autoencoder.yaml exp_name=mine_autoencoder \
         "output_dir=$output_dir" "train_loader.paths=[$data/images/train]" "eval_loader.paths=[$data/images/eval]"
     local encoder=autoencoder.path=$output_dir/mine_autoencoder/autoencoder
-    with "$data/steps/precompute.args" splits precompute "$data/latents" \
+    with "$data/steps/precompute.args" splits 1 precompute "$data/latents" \
         python scripts/precompute.py --config-name quickstart_precompute \
         "images=$data/images/{split}" "out=$data/latents/{split}" "$encoder"
     for stage in mine_{small,large}_{pretrain,finetune}; do
@@ -355,10 +357,10 @@ ldm() {
     fi
     examine "$unet" --data-later "${vaes[@]}" "$unet" "$@"
     mkdir -p "$output_dir"
-    splits convert "$data/images" python scripts/convert.py --config-name "${preset%_*}_convert" \
+    splits 1 convert "$data/images" python scripts/convert.py --config-name "${preset%_*}_convert" \
         'preparation.split={split}' out="$data/images/{split}" ${source[@]+"${source[@]}"}
     stages "$launcher" "${vaes[@]}" -- "$@"
-    splits precompute "$data/latents" python scripts/precompute.py --config-name "${preset%_*}_precompute" \
+    splits 1 precompute "$data/latents" python scripts/precompute.py --config-name "${preset%_*}_precompute" \
         autoencoder.path="$encoder" images="$data/images/{split}" out="$data/latents/{split}"
     stages "$launcher" "$unet" -- "$@"
     after "$final" samples "$final/samples.png" micro-diffusion generate "$final" --count 8 --out "$final/samples.png"
