@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -68,15 +69,12 @@ def free_port() -> int:
 
     Those that the system chooses for connections, and for who asks for any, are higher.
     """
-    for port in _PORTS:
-        with socket.socket() as tried:
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as tried, suppress(OSError):
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+            tried.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("counting does not end")
 
 
 def wait(children: list[int], *, seconds: float, together: bool = False) -> list[int]:
