@@ -52,6 +52,16 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def process_group() -> Iterator[None]:
+    """A training leaves its own, which the next test would take for its."""
+    yield
+    if "torch.distributed" in sys.modules:
+        from tests.forked_process import leave_process_group
+
+        leave_process_group()
+
+
+@pytest.fixture(autouse=True)
 def shared_memory() -> Iterator[None]:
     """What streaming opens in a test is closed after it.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from hydra.core.global_hydra import GlobalHydra
+from torch import distributed
 
 SHOW_STACKS = signal.SIGUSR2
 """Has a forked process write the stacks of its threads into its log."""
@@ -30,6 +31,7 @@ _FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 def fork(work: Callable[[], object], out: Path, err: Path | None = None) -> int:
     """The process id of a child that does some work as a program of its own, with its output in files."""
+    leave_process_group()
     child = os.fork()
     if child:
         return child
@@ -50,6 +52,13 @@ def fork(work: Callable[[], object], out: Path, err: Path | None = None) -> int:
     finally:
         atexit._run_exitfuncs()
         os._exit(status if isinstance(status, int) else 1)
+
+
+def leave_process_group() -> None:
+    """End what a training in this process has left: a child takes it for its own, and waits for threads it has not."""
+    if distributed.is_initialized() and distributed.get_world_size() == 1:
+        time.sleep(0.05)  # else it was seen to wait for good, for a thread that has a last tensor to let go
+        distributed.destroy_process_group()
 
 
 def fork_ranks(work: Callable[[int], object], logs: Sequence[Path]) -> list[int]:

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
 from hydra import compose, initialize_config_dir
-from torch import distributed
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.prepare.convert import convert
@@ -116,13 +114,8 @@ def succeeded(result: CompletedProcess[str]) -> str:
 def train_here(workplace: Path, *arguments: str, config: str = "quickstart_32_pretrain") -> None:
     """The same in this process, which has imported everything already."""
     register_resolvers()
-    try:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            train(compose(config, overrides=[*overrides(workplace), *arguments]))
-    finally:
-        if distributed.is_initialized() and distributed.get_world_size() == 1:
-            time.sleep(0.05)  # else it was seen to wait for good, for a thread that has a last tensor to let go
-            distributed.destroy_process_group()  # which processes forked later would take for theirs
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        train(compose(config, overrides=[*overrides(workplace), *arguments]))
 
 
 def losses(run: Path) -> dict[int, float]:

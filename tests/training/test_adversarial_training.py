@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from composer.core import Callback
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import load_file
-from torch import Tensor, distributed
+from torch import Tensor
 
 from micro_diffusion.autoencoder.adversarial import Adversarial
 from micro_diffusion.autoencoder.kl import KLAutoencoder
@@ -169,14 +168,6 @@ def test_a_crop_below_the_patch_of_the_discriminator_is_an_error():
 
 
 # --------------------------------------------------------------------------------------------------- whole trainings
-
-
-@pytest.fixture(autouse=True)
-def process_group() -> Iterator[None]:
-    """A training leaves its own, which a process forked later would take for its."""
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from torch import distributed
 
 from micro_diffusion.autoencoder.kl import KLAutoencoder
 from micro_diffusion.data.prepare.convert import convert
@@ -28,14 +26,6 @@ from tests.forked_process import fork, wait
 from tests.small_training import KILLER, losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-@pytest.fixture(autouse=True)
-def process_group() -> Iterator[None]:
-    """A training leaves its own, which a process forked later would take for its."""
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 @pytest.fixture

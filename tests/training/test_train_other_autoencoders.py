@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from hydra import compose, initialize_config_dir
-from torch import distributed
 
 from micro_diffusion.autoencoder.saved import load_autoencoder
 from micro_diffusion.data.prepare.convert import convert
@@ -38,8 +37,6 @@ def run(tmp_path: Path, *overrides: str) -> Path:
                 overrides=[*overrides, f"output_dir={tmp_path}/runs", *places, *sizes, *length],
             )
         )
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
     return tmp_path / "runs" / "autoencoder"
 
 

@@ -35,12 +35,10 @@ from micro_diffusion.training.optimizers.muon import Muon
 
 @pytest.fixture(scope="module", autouse=True)
 def process_group():
-    began = not dist.is_initialized()
-    if began:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    """In place of the one of a single test."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    if began:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 class Network(nn.Module):
