@@ -14,7 +14,7 @@ from micro_diffusion.diffusion.prediction import X0, EDMOutput, Noise, Velocity
 from micro_diffusion.diffusion.process import LinearInterpolation, VariancePreserving
 from micro_diffusion.diffusion.schedule import BetaTable, CosineLogSNR
 from micro_diffusion.diffusion.told import LinearTime, LogSNR, QuarterLogSigma, TableStep
-from micro_diffusion.diffusion.training_levels import Beta, LogitNormal, LogNormal, UniformTime
+from micro_diffusion.diffusion.training_levels import Beta, Laplace, LogitNormal, LogNormal, UniformTime
 from tests.sampling.gaussian import DEVIATION, MEAN, gaussian_denoiser
 
 TABLE = BetaTable("cosine", 500)
@@ -160,6 +160,8 @@ def test_parts_that_do_not_fit_are_refused(parts, message):
         (LinearTime, {"scale": 0}, "scale of the told time is 0"),
         (LogNormal, {"std": -1}, "std of the training levels is -1"),
         (LogitNormal, {"shift": 0}, "shift of the training levels is 0"),
+        (Laplace, {"scale": 0}, "scale of the training levels is 0"),
+        (Laplace, {"scale": 1, "shift": 0}, "shift of the training levels is 0"),
         (Beta, {"a": 0, "b": 1}, "a=0, b=1 of a Beta distribution"),
     ],
 )

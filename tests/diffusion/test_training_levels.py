@@ -1,11 +1,13 @@
 """Distributions of training levels against their quantiles."""
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 
 from micro_diffusion.diffusion.schedule import BetaTable, LinearLogSNR
-from micro_diffusion.diffusion.training_levels import Beta, LogitNormal, LogNormal, UniformTime
+from micro_diffusion.diffusion.training_levels import Beta, Laplace, LogitNormal, LogNormal, UniformTime
 
 NORMAL = torch.linspace(-5, 5, 101, dtype=torch.float64)
 
@@ -30,6 +32,13 @@ def test_logit_normal_is_shifted_as_in_the_paper():
     torch.testing.assert_close(s_shifted, 3 * s / (1 + 2 * s))
 
 
+def test_laplace_has_the_quantiles_of_scipy():
+    drawn = Laplace(mean=0.35, scale=0.5, shift=2)(NORMAL).log().numpy()
+    low, quantiles = NORMAL.numpy() < 0, stats.laplace(0.35 + math.log(2), 0.5)
+    assert drawn[low] == pytest.approx(quantiles.ppf(stats.norm.cdf(NORMAL))[low], abs=1e-9)
+    assert drawn[~low] == pytest.approx(quantiles.isf(stats.norm.sf(NORMAL))[~low], abs=1e-9)
+
+
 def test_every_step_of_a_table_is_equally_likely():
     table = BetaTable("sigmoid", 10)
     quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
@@ -47,7 +56,13 @@ def test_times_of_a_continuous_schedule_are_uniform():
 
 @pytest.mark.parametrize(
     "levels",
-    [LogNormal(), Beta(a=1, b=2.5), UniformTime(schedule=BetaTable("cosine")), UniformTime(schedule=LinearLogSNR())],
+    [
+        LogNormal(),
+        Laplace(scale=1),
+        Beta(a=1, b=2.5),
+        UniformTime(schedule=BetaTable("cosine")),
+        UniformTime(schedule=LinearLogSNR()),
+    ],
 )
 def test_extreme_draws_stay_finite_and_keep_their_type(levels):
     sigma = levels(torch.tensor([-9.0, -5.5, 0.0, 5.5, 9.0]))
