@@ -167,27 +167,31 @@ def place(description: Description, rng: np.random.Generator, *, candidates: int
         outlines = [OUTLINES[item.shape] * r for item, r in zip(description.objects, radii, strict=True)]
         low = np.array([MARGIN - outline.min(axis=0) for outline in outlines])
         high = np.array([1 - MARGIN - outline.max(axis=0) for outline in outlines])
-        for centres in rng.uniform(low, high, size=(candidates, *low.shape)):
-            if description.relation is None or _fits(centres, outlines, description.relation):
-                places = (Placement(float(x), float(y), r) for (x, y), r in zip(centres, radii, strict=True))
-                return Scene(description, tuple(places))
+        drawn = rng.uniform(low, high, size=(candidates, *low.shape))
+        centres = drawn[0] if description.relation is None else _first_fit(drawn, outlines, description.relation)
+        if centres is not None:
+            places = (Placement(float(x), float(y), r) for (x, y), r in zip(centres, radii, strict=True))
+            return Scene(description, tuple(places))
 
 
-def _fits(centres: np.ndarray, outlines: list[np.ndarray], relation: str) -> bool:
-    """Whether two objects at `centres` (2, 2) hold the relation and stay apart."""
-    step = centres[0] - centres[1]
+def _first_fit(drawn: np.ndarray, outlines: list[np.ndarray], relation: str) -> np.ndarray | None:
+    """The first of N centres of two objects (N, 2, 2) that hold the relation and keep them apart, or None."""
+    steps = drawn[:, 0] - drawn[:, 1]
     direction = np.array(RELATIONS[relation])
-    along, across = step @ direction, abs(step @ direction[::-1])
-    if along < DOMINANCE * across:
-        return False
+    along, across = steps @ direction, abs(steps @ direction[::-1])
     reach = [np.linalg.norm(outline, axis=1).max() for outline in outlines]
-    distance = np.linalg.norm(step)
-    if distance < max(reach):  # one might lie inside the other
-        return False
-    if distance >= sum(reach) + GAP:
-        return True
-    between = outlines[0][:, None] + centres[0] - outlines[1] - centres[1]
-    return bool((between**2).sum(axis=-1).min() >= GAP**2)
+    distance = np.linalg.norm(steps, axis=1)
+    related = (along >= DOMINANCE * across) & (distance >= max(reach))  # nearer, one might lie inside the other
+    for place in np.flatnonzero(related):
+        if distance[place] >= sum(reach) + GAP or _apart(outlines, steps[place]):
+            return drawn[place]
+    return None
+
+
+def _apart(outlines: list[np.ndarray], step: np.ndarray) -> bool:
+    """Whether no point of one outline, moved by `step` (2,), comes near one of the other."""
+    x, y = (np.subtract.outer(*axes) for axes in zip((outlines[0] + step).T, outlines[1].T, strict=True))
+    return bool((x**2 + y**2).min() >= GAP**2)
 
 
 def render(scene: Scene, resolution: int) -> np.ndarray:
