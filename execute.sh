@@ -72,7 +72,7 @@ create_environment() {
 install_locked() {
     echo "Installing the packages of requirements.lock into .venv (about 6 GB)"
     if command -v uv >/dev/null; then
-        set -- uv pip install --python .venv/bin/python
+        set -- uv pip install --compile-bytecode --python .venv/bin/python # as pip does, or else every start compiles
     else
         .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip
         set -- .venv/bin/python -m pip install --disable-pip-version-check
