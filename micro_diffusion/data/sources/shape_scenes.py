@@ -182,9 +182,9 @@ def _first_fit(drawn: np.ndarray, outlines: list[np.ndarray], relation: str) -> 
     reach = [np.linalg.norm(outline, axis=1).max() for outline in outlines]
     distance = np.linalg.norm(steps, axis=1)
     related = (along >= DOMINANCE * across) & (distance >= max(reach))  # nearer, one might lie inside the other
-    for place in np.flatnonzero(related):
-        if distance[place] >= sum(reach) + GAP or _apart(outlines, steps[place]):
-            return drawn[place]
+    for number in np.flatnonzero(related):
+        if distance[number] >= sum(reach) + GAP or _apart(outlines, steps[number]):
+            return drawn[number]
     return None
 
 
